@@ -1,0 +1,58 @@
+// What the CNI verbs and main see of the datapath. Inside: desired (pure) -> diff (pure) -> apply, on the state that
+// `actual` reads from the kernel by dumps.
+
+import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
+
+/** What ADD must build for one pod, beyond its lease. */
+export interface PodLinkRequest {
+  readonly lease: Lease;
+  /** Absolute path of the pod's network namespace, already checked to be one. */
+  readonly netnsPath: string;
+}
+
+/** What was built, for the CNI result. MAC addresses are lower-case, colon-separated. */
+export interface PodLink {
+  readonly hostIfname: string;
+  readonly hostMac: string;
+  readonly podMac: string;
+  readonly mtuBytes: number;
+  /** Gateways as the pod sees them, one per family of the lease. */
+  readonly gateways: readonly string[];
+}
+
+/** One thing that CHECK found altered. */
+export interface LinkFault {
+  readonly what: string;
+  readonly expected: string;
+  readonly actual: string;
+}
+
+export interface Datapath {
+  /** Builds the overlay device, tables and routes for the first time and adopts what a predecessor left. */
+  start(view: IpamView, leases: readonly Lease[]): Promise<void>;
+  /** Level-triggered: brings the kernel to what the view and the leases ask for. Calls are merged, never lost. */
+  reconcile(view: IpamView, leases: readonly Lease[]): Promise<void>;
+  /** Builds the pod's link; on error everything is undone before it throws. */
+  attach(request: PodLinkRequest, signal: AbortSignal): Promise<PodLink>;
+  /** Removes whatever is left of the lease's link; succeeds when there is nothing. */
+  detach(lease: Lease): Promise<void>;
+  /** Each difference between what ADD promised and the kernel; tolerates what chained plugins may change. */
+  check(request: PodLinkRequest): Promise<readonly LinkFault[]>;
+  /** One line per part, for status and metrics. */
+  status(): DatapathStatus;
+  /** Leaves every kernel object in place. */
+  stop(): Promise<void>;
+}
+
+export interface DatapathStatus {
+  readonly ready: boolean;
+  readonly waitingFor: string;
+  readonly overlayDevice: string;
+  readonly mtuBytes: number;
+  readonly vtepMac: string;
+  readonly peersProgrammed: number;
+  readonly podLinks: number;
+  readonly lastReconcileMs: number | undefined;
+  readonly reconciles: number;
+  readonly repairs: number;
+}

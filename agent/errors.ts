@@ -1,0 +1,96 @@
+// The error catalogue: every failure that reaches a user has a name here, a CNI code (CNI spec 1.1.0, "Error"), whether a
+// retry can heal it, and what the operator does next. docs/errors.md lists the same; a test compares the two.
+
+/** What the catalogue knows about one kind of failure. */
+export interface ErrorKind {
+  /** CNI error code: 1-99 as the spec has them, 100 and above are Weft's own. */
+  readonly cniCode: number;
+  /** True where the same call may succeed later with nothing changed by a person. */
+  readonly retryable: boolean;
+  /** The operator's next step, one sentence. */
+  readonly nextStep: string;
+}
+
+export const errorCatalogue = {
+  incompatibleVersion: { cniCode: 1, retryable: false, nextStep: 'Use a cniVersion that `weft` lists under VERSION.' },
+  unsupportedField: { cniCode: 2, retryable: false, nextStep: 'Remove the named field from the network configuration.' },
+  unknownContainer: { cniCode: 3, retryable: false, nextStep: 'Nothing to do: the container has no attachment here.' },
+  invalidEnvironment: {
+    cniCode: 4,
+    retryable: false,
+    nextStep: 'The container runtime must set the named CNI_* variables as the CNI specification says.',
+  },
+  io: { cniCode: 5, retryable: true, nextStep: 'Look at the agent log for the failing path or socket.' },
+  undecodable: { cniCode: 6, retryable: false, nextStep: 'Correct the JSON of the network configuration.' },
+  invalidConfig: { cniCode: 7, retryable: false, nextStep: 'Correct the named value in the network configuration.' },
+  invalidNetns: {
+    cniCode: 8,
+    retryable: false,
+    nextStep: 'CNI_NETNS must be the absolute path of a network namespace other than the host\'s.',
+  },
+  agentAway: {
+    cniCode: 11,
+    retryable: true,
+    nextStep: 'Check that the weft agent runs on this node (kubectl -n weft get pods -o wide, or systemctl status weft).',
+  },
+  noAddress: {
+    cniCode: 11,
+    retryable: true,
+    nextStep: 'Run `weft ipam` to see who holds the space; free addresses or add a pool.',
+  },
+  notReady: { cniCode: 11, retryable: true, nextStep: 'The agent is starting; see `weft status` for what it waits for.' },
+  interrupted: { cniCode: 11, retryable: true, nextStep: 'The call was cut short; the runtime tries again.' },
+  statusUnavailable: { cniCode: 50, retryable: true, nextStep: 'See `weft status` on this node.' },
+  statusDegraded: { cniCode: 51, retryable: true, nextStep: 'See `weft doctor` on this node.' },
+  attachmentExists: {
+    cniCode: 100,
+    retryable: false,
+    nextStep: 'DEL the existing attachment of this container and interface first.',
+  },
+  interfaceExists: {
+    cniCode: 101,
+    retryable: false,
+    nextStep: 'The pod already has an interface of this name; choose another CNI_IFNAME or remove it.',
+  },
+  kernel: { cniCode: 102, retryable: true, nextStep: 'Look at the kernel\'s words in the message and at `weft doctor`.' },
+  checkFailed: { cniCode: 103, retryable: false, nextStep: 'Recreate the pod; `weft doctor` names what altered it.' },
+  store: { cniCode: 104, retryable: true, nextStep: 'Check free space and permissions of the state directory.' },
+  invalidSetting: { cniCode: 7, retryable: false, nextStep: 'Correct the named setting; `weft agent --help` lists them.' },
+  registry: { cniCode: 11, retryable: true, nextStep: 'Check that the registry (API server or voters) can be reached.' },
+  internal: { cniCode: 999, retryable: true, nextStep: 'Report this with the agent log: it is a defect of Weft.' },
+} as const satisfies Record<string, ErrorKind>;
+
+export type ErrorName = keyof typeof errorCatalogue;
+
+/** A failure out of the catalogue. `message` says what happened; the catalogue adds what to do. */
+export class WeftError extends Error {
+  override readonly name = 'WeftError';
+  readonly kind: ErrorName;
+  /** Machine detail for CNI's `details`: kernel errno and extended ACK, file path, field name. */
+  readonly details: string;
+
+  constructor(kind: ErrorName, message: string, options: { readonly details?: string; readonly cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.kind = kind;
+    this.details = options.details ?? '';
+  }
+
+  get cniCode(): number {
+    return errorCatalogue[this.kind].cniCode;
+  }
+
+  get retryable(): boolean {
+    return errorCatalogue[this.kind].retryable;
+  }
+
+  get nextStep(): string {
+    return errorCatalogue[this.kind].nextStep;
+  }
+}
+
+/** Any thrown value as a catalogue error: what is not from the catalogue is an internal defect. */
+export function toWeftError(thrown: unknown): WeftError {
+  if (thrown instanceof WeftError) return thrown;
+  const message = thrown instanceof Error ? thrown.message : String(thrown);
+  return new WeftError('internal', message, { cause: thrown });
+}

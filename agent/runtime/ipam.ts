@@ -1,0 +1,93 @@
+// What the rest of the agent sees of IPAM. The runtime behind it feeds the pure core (ipam-peer/) with events and executes
+// its effects; this file holds only the shapes, so that cni/, datapath/ and observe/ do not depend on how it is done.
+
+/** One attachment of a container to the network: CNI's key, plus the generation that tells two uses of one key apart. */
+export interface AttachmentKey {
+  readonly containerId: string;
+  readonly ifname: string;
+}
+
+/** Where a lease's owner can be found by a person. */
+export interface LeaseOwner {
+  readonly podNamespace?: string;
+  readonly podName?: string;
+  readonly podUid?: string;
+  /** The network name of the CNI configuration (`name`). */
+  readonly network: string;
+  /** CNI_NETNS as given at ADD. */
+  readonly netnsPath: string;
+  /** Inode of that namespace (nsfs), so that a path used again is told apart. */
+  readonly netnsInode: bigint;
+}
+
+export interface LeaseRequest extends AttachmentKey {
+  readonly owner: LeaseOwner;
+  /** Addresses asked for by name (the `ips` capability); plain addresses without prefix length. Empty: any. */
+  readonly addresses: readonly string[];
+}
+
+export interface Lease extends AttachmentKey {
+  /** Random 64-bit hex: a DEL acts only on the generation that it names. */
+  readonly generation: string;
+  /** Plain addresses, at most one per family; IPv4 first. */
+  readonly addresses: readonly string[];
+  readonly owner: LeaseOwner;
+  /** `pending` until ADD has finished: a pending lease found at start is undone. */
+  readonly state: 'pending' | 'active';
+  /** Milliseconds since the epoch. */
+  readonly sinceMs: number;
+  /** Host end of the veth, known from the moment of the lease (derived from the key). */
+  readonly hostIfname: string;
+}
+
+/** A peer as the datapath and the status page need it. */
+export interface PeerView {
+  /** Record name: `<node>.<first 8 of the Node UID>`. */
+  readonly name: string;
+  readonly nodeName: string;
+  readonly self: boolean;
+  /** Underlay address where VXLAN packets go. */
+  readonly underlayAddress: string | undefined;
+  /** The node's own overlay addresses (`weft0`), at most one per family. */
+  readonly overlayAddresses: readonly string[];
+  /** Blocks whose effective owner this peer is, CIDR strings, sorted. */
+  readonly blocks: readonly string[];
+}
+
+export interface IpamView {
+  /** The pool's ranges and what is never given out of them, CIDR strings. Empty until the universe was read once. */
+  readonly ranges: readonly string[];
+  readonly reserved: readonly string[];
+  readonly peers: readonly PeerView[];
+  /** Overlay addresses of this node; empty until the first block is owned. */
+  readonly overlayAddresses: readonly string[];
+  /** Addresses that could be leased right now, own usable blocks less leases and resting ones. */
+  readonly freeAddresses: number;
+  readonly leasedAddresses: number;
+  readonly restingAddresses: number;
+  /** True when an ADD would find an address. */
+  readonly ready: boolean;
+  /** Why not ready, one sentence; empty when ready. */
+  readonly waitingFor: string;
+  /** Milliseconds since the epoch of the registry's last answer; undefined before the first. */
+  readonly registryAnsweredAtMs: number | undefined;
+}
+
+export interface Ipam {
+  /**
+   * Leases addresses for one attachment, durable (state `pending`) when resolved. A lease of the same key fails with
+   * `attachmentExists`; no free address waits up to `allocateWaitMs` for a grant, then fails with `noAddress`.
+   */
+  lease(request: LeaseRequest, signal: AbortSignal): Promise<Lease>;
+  /** Marks a pending lease active; durable on return. */
+  activate(lease: Lease): void;
+  /** Releases the lease; its addresses rest before reuse. Idempotent: undefined when there is none (or another generation). */
+  release(key: AttachmentKey, generation?: string): Lease | undefined;
+  find(key: AttachmentKey): Lease | undefined;
+  leases(): readonly Lease[];
+  view(): IpamView;
+  /** Called after each change of the view that the datapath or the status must follow. Returns the way to stop it. */
+  onChange(listener: () => void): () => void;
+  /** Resolves when the first block is usable and the overlay address is chosen. */
+  whenReady(signal: AbortSignal): Promise<void>;
+}

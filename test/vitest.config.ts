@@ -1,0 +1,27 @@
+// Three projects: unit (pure, no root), sim (the IPAM core under seeded faults), netns (root; run inside throw-away
+// namespaces by test/support/run-tests.ts, one file at a time because they share one kernel).
+import { defineConfig } from 'vitest/config';
+
+const root = new URL('..', import.meta.url).pathname;
+
+export default defineConfig({
+  root,
+  test: {
+    projects: [
+      { root, test: { name: 'unit', include: ['test/unit/**/*.test.ts'], environment: 'node' } },
+      { root, test: { name: 'sim', include: ['test/sim/**/*.test.ts'], environment: 'node', testTimeout: 60_000 } },
+      {
+        root,
+        test: {
+          name: 'netns',
+          include: ['test/netns/**/*.test.ts'],
+          environment: 'node',
+          pool: 'forks',
+          fileParallelism: false,
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+        },
+      },
+    ],
+  },
+});
