@@ -13,7 +13,11 @@ export interface ErrorKind {
 
 export const errorCatalogue = {
   incompatibleVersion: { cniCode: 1, retryable: false, nextStep: 'Use a cniVersion that `weft` lists under VERSION.' },
-  unsupportedField: { cniCode: 2, retryable: false, nextStep: 'Remove the named field from the network configuration.' },
+  unsupportedField: {
+    cniCode: 2,
+    retryable: false,
+    nextStep: 'Remove the named field from the network configuration.',
+  },
   unknownContainer: { cniCode: 3, retryable: false, nextStep: 'Nothing to do: the container has no attachment here.' },
   invalidEnvironment: {
     cniCode: 4,
@@ -26,19 +30,24 @@ export const errorCatalogue = {
   invalidNetns: {
     cniCode: 8,
     retryable: false,
-    nextStep: 'CNI_NETNS must be the absolute path of a network namespace other than the host\'s.',
+    nextStep: "CNI_NETNS must be the absolute path of a network namespace other than the host's.",
   },
   agentAway: {
     cniCode: 11,
     retryable: true,
-    nextStep: 'Check that the weft agent runs on this node (kubectl -n weft get pods -o wide, or systemctl status weft).',
+    nextStep:
+      'Check that the weft agent runs on this node (kubectl -n weft get pods -o wide, or systemctl status weft).',
   },
   noAddress: {
     cniCode: 11,
     retryable: true,
     nextStep: 'Run `weft ipam` to see who holds the space; free addresses or add a pool.',
   },
-  notReady: { cniCode: 11, retryable: true, nextStep: 'The agent is starting; see `weft status` for what it waits for.' },
+  notReady: {
+    cniCode: 11,
+    retryable: true,
+    nextStep: 'The agent is starting; see `weft status` for what it waits for.',
+  },
   interrupted: { cniCode: 11, retryable: true, nextStep: 'The call was cut short; the runtime tries again.' },
   statusUnavailable: { cniCode: 50, retryable: true, nextStep: 'See `weft status` on this node.' },
   statusDegraded: { cniCode: 51, retryable: true, nextStep: 'See `weft doctor` on this node.' },
@@ -52,11 +61,23 @@ export const errorCatalogue = {
     retryable: false,
     nextStep: 'The pod already has an interface of this name; choose another CNI_IFNAME or remove it.',
   },
-  kernel: { cniCode: 102, retryable: true, nextStep: 'Look at the kernel\'s words in the message and at `weft doctor`.' },
+  kernel: {
+    cniCode: 102,
+    retryable: true,
+    nextStep: "Look at the kernel's words in the message and at `weft doctor`.",
+  },
   checkFailed: { cniCode: 103, retryable: false, nextStep: 'Recreate the pod; `weft doctor` names what altered it.' },
   store: { cniCode: 104, retryable: true, nextStep: 'Check free space and permissions of the state directory.' },
-  invalidSetting: { cniCode: 7, retryable: false, nextStep: 'Correct the named setting; `weft agent --help` lists them.' },
-  registry: { cniCode: 11, retryable: true, nextStep: 'Check that the registry (API server or voters) can be reached.' },
+  invalidSetting: {
+    cniCode: 7,
+    retryable: false,
+    nextStep: 'Correct the named setting; `weft agent --help` lists them.',
+  },
+  registry: {
+    cniCode: 11,
+    retryable: true,
+    nextStep: 'Check that the registry (API server or voters) can be reached.',
+  },
   internal: { cniCode: 999, retryable: true, nextStep: 'Report this with the agent log: it is a defect of Weft.' },
 } as const satisfies Record<string, ErrorKind>;
 

@@ -1,0 +1,87 @@
+// `npm test`: the unit and simulation projects as they are, the netns project inside its own mount, network and pid namespaces
+// so that even SIGKILL leaks nothing. `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+interface Counts {
+  passed: number;
+  failed: number;
+}
+
+const allProjects = ['unit', 'sim', 'netns'] as const;
+type Project = (typeof allProjects)[number];
+
+function parseArguments(argv: readonly string[]): { projects: readonly Project[]; rest: readonly string[] } {
+  const at = argv.indexOf('--only');
+  if (at === -1) return { projects: allProjects, rest: argv };
+  const names = (argv[at + 1] ?? '').split(',');
+  const unknown = names.filter((name) => !allProjects.some((project) => project === name));
+  if (unknown.length > 0) {
+    console.error(`weft: --only knows ${allProjects.join(', ')}; not "${unknown.join(', ')}"`);
+    process.exit(2);
+  }
+  return {
+    projects: allProjects.filter((project) => names.includes(project)),
+    rest: [...argv.slice(0, at), ...argv.slice(at + 2)],
+  };
+}
+
+async function runVitest(projects: readonly Project[], rest: readonly string[], isolated: boolean): Promise<Counts> {
+  const directory = await mkdtemp(join(tmpdir(), 'weft-test-'));
+  const report = join(directory, 'report.json');
+  const vitest = [
+    'vitest',
+    'run',
+    '--config',
+    'test/vitest.config.ts',
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${report}`,
+    ...projects.flatMap((project) => ['--project', project]),
+    ...rest,
+  ];
+  const unshare = ['unshare', '--mount', '--net', '--pid', '--fork', '--kill-child', '--propagation', 'private'];
+  // Fresh /proc for the new pid namespace, fresh /run/netns so that names of the machine are not seen, lo up.
+  const setup =
+    'mount -t proc proc /proc && mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up && exec "$@"';
+  const command = isolated ? [...unshare, 'sh', '-c', setup, 'sh', ...vitest] : vitest;
+  const child = spawn(command[0] ?? '', command.slice(1), { stdio: 'inherit' });
+  const code = await new Promise<number>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (status) => resolve(status ?? 1));
+  });
+  const counts = await readCounts(report, code);
+  await rm(directory, { recursive: true, force: true });
+  return counts;
+}
+
+/** A run that ends badly with no failed test to show (a crash, an unhandled error, no test found) counts as one failure. */
+async function readCounts(report: string, code: number): Promise<Counts> {
+  try {
+    const json: unknown = JSON.parse(await readFile(report, 'utf8'));
+    const { numPassedTests: passed, numFailedTests: failed } = json as {
+      numPassedTests: number;
+      numFailedTests: number;
+    };
+    return { passed, failed: failed === 0 && code !== 0 ? 1 : failed };
+  } catch {
+    return { passed: 0, failed: 1 };
+  }
+}
+
+const { projects, rest } = parseArguments(process.argv.slice(2));
+const total: Counts = { passed: 0, failed: 0 };
+const runs: readonly (readonly Project[])[] = [
+  projects.filter((project) => project !== 'netns'),
+  projects.filter((project) => project === 'netns'),
+];
+for (const run of runs) {
+  if (run.length === 0) continue;
+  const counts = await runVitest(run, rest, run.includes('netns'));
+  total.passed += counts.passed;
+  total.failed += counts.failed;
+}
+console.log(`${total.passed} passed, ${total.failed} failed`);
+process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);
