@@ -11,7 +11,31 @@ export interface ErrorKind {
   readonly nextStep: string;
 }
 
-export const errorCatalogue = {
+export type ErrorName =
+  | 'incompatibleVersion'
+  | 'unsupportedField'
+  | 'unknownContainer'
+  | 'invalidEnvironment'
+  | 'io'
+  | 'undecodable'
+  | 'invalidConfig'
+  | 'invalidNetns'
+  | 'agentAway'
+  | 'noAddress'
+  | 'notReady'
+  | 'interrupted'
+  | 'statusUnavailable'
+  | 'statusDegraded'
+  | 'attachmentExists'
+  | 'interfaceExists'
+  | 'kernel'
+  | 'checkFailed'
+  | 'store'
+  | 'invalidSetting'
+  | 'registry'
+  | 'internal';
+
+export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
   incompatibleVersion: { cniCode: 1, retryable: false, nextStep: 'Use a cniVersion that `weft` lists under VERSION.' },
   unsupportedField: {
     cniCode: 2,
@@ -79,9 +103,7 @@ export const errorCatalogue = {
     nextStep: 'Check that the registry (API server or voters) can be reached.',
   },
   internal: { cniCode: 999, retryable: true, nextStep: 'Report this with the agent log: it is a defect of Weft.' },
-} as const satisfies Record<string, ErrorKind>;
-
-export type ErrorName = keyof typeof errorCatalogue;
+};
 
 /** A failure out of the catalogue. `message` says what happened; the catalogue adds what to do. */
 export class WeftError extends Error {

@@ -1,10 +1,10 @@
 // Three projects: unit (pure, no root), sim (the IPAM core under seeded faults), netns (root; run inside throw-away
 // namespaces by test/support/run-tests.ts, one file at a time because they share one kernel).
-import { defineConfig } from 'vitest/config';
+import type { ViteUserConfig } from 'vitest/config';
 
 const root = new URL('..', import.meta.url).pathname;
 
-export default defineConfig({
+const config: ViteUserConfig = {
   root,
   test: {
     projects: [
@@ -24,4 +24,6 @@ export default defineConfig({
       },
     ],
   },
-});
+};
+
+export default config;
