@@ -1,0 +1,267 @@
+// A netlink multicast listener: its own thread drains the socket while JavaScript is busy and hands whole datagrams over by a
+// threadsafe function. Lost notifications (the kernel's ENOBUFS, or more unread bytes than the limit) become an overrun event, never silence.
+//
+//   kernel ──> socket buffer ──> thread (chunks of datagrams) ──> threadsafe queue, bounded ──> callback(kind, value)
+#include "weft.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CHUNK_ROOM (128u << 10)
+#define DATAGRAM_ROOM (64u << 10)
+
+enum event_kind { EVENT_DATA = 0, EVENT_OVERRUN = 1, EVENT_ERROR = 2 };
+
+static const char monitor_tag;
+
+struct monitor {
+  const void *tag;
+  int fd;
+  int stop;
+  bool running;
+  pthread_t thread;
+  napi_threadsafe_function deliver;
+  atomic_size_t pending_bytes;
+  size_t pending_limit;
+};
+
+struct event {
+  enum event_kind kind;
+  int error;
+  size_t length;
+  uint8_t data[];
+};
+
+static bool send_event(struct monitor *monitor, struct event *event) {
+  atomic_fetch_add(&monitor->pending_bytes, event->length);
+  if (napi_call_threadsafe_function(monitor->deliver, event, napi_tsfn_nonblocking) == napi_ok) return true;
+  atomic_fetch_sub(&monitor->pending_bytes, event->length);
+  free(event);
+  return false;
+}
+
+static void send_plain(struct monitor *monitor, enum event_kind kind, int error) {
+  struct event *event = calloc(1, sizeof *event);
+  if (event == NULL) return;
+  event->kind = kind;
+  event->error = error;
+  send_event(monitor, event);
+}
+
+// Reads what is there, up to a chunk. Returns 0, or the errno that ended it (EAGAIN: drained).
+static int read_chunk(struct monitor *monitor, struct event *event) {
+  while (event->length + DATAGRAM_ROOM <= CHUNK_ROOM) {
+    struct sockaddr_nl sender;
+    struct iovec place = {event->data + event->length, DATAGRAM_ROOM};
+    struct msghdr message = {.msg_name = &sender, .msg_namelen = sizeof sender, .msg_iov = &place, .msg_iovlen = 1};
+    ssize_t got = recvmsg(monitor->fd, &message, MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno;
+    if (message.msg_flags & MSG_TRUNC) return ENOBUFS; // larger than any notification is: treat as lost
+    if (sender.nl_pid == 0) event->length += (size_t)got;
+  }
+  return 0;
+}
+
+// One turn: false when the thread must end.
+static bool drain(struct monitor *monitor, bool *overrun) {
+  struct event *event = malloc(sizeof *event + CHUNK_ROOM);
+  if (event == NULL) return true;
+  *event = (struct event){.kind = EVENT_DATA};
+  int error = read_chunk(monitor, event);
+  bool too_much = atomic_load(&monitor->pending_bytes) > monitor->pending_limit;
+  if (event->length > 0 && !too_much) {
+    struct event *fitted = realloc(event, sizeof *event + event->length);
+    send_event(monitor, fitted == NULL ? event : fitted);
+    *overrun = false;
+  } else {
+    too_much = too_much && event->length > 0;
+    free(event);
+  }
+  if (error == ENOBUFS || too_much) {
+    // One event for a run of losses is enough: the listener reads everything anew.
+    if (!*overrun || error == ENOBUFS) send_plain(monitor, EVENT_OVERRUN, ENOBUFS);
+    *overrun = true;
+  } else if (error != 0 && error != EAGAIN) {
+    send_plain(monitor, EVENT_ERROR, error);
+    return false;
+  }
+  return true;
+}
+
+static void *listen_thread(void *argument) {
+  struct monitor *monitor = argument;
+  struct pollfd waiting[2] = {{.fd = monitor->fd, .events = POLLIN}, {.fd = monitor->stop, .events = POLLIN}};
+  bool overrun = false;
+  for (;;) {
+    if (poll(waiting, 2, -1) < 0) {
+      if (errno == EINTR) continue;
+      break;
+    }
+    if (waiting[1].revents != 0) break;
+    if (waiting[0].revents != 0 && !drain(monitor, &overrun)) break;
+  }
+  return NULL;
+}
+
+static void call_javascript(napi_env env, napi_value callback, void *context, void *data) {
+  struct monitor *monitor = context;
+  struct event *event = data;
+  atomic_fetch_sub(&monitor->pending_bytes, event->length);
+  if (env != NULL && callback != NULL) {
+    napi_value receiver, arguments[2];
+    napi_get_undefined(env, &receiver);
+    napi_create_int32(env, event->kind, &arguments[0]);
+    if (event->kind == EVENT_DATA)
+      napi_create_buffer_copy(env, event->length, event->data, NULL, &arguments[1]);
+    else
+      napi_create_int32(env, event->error, &arguments[1]);
+    napi_call_function(env, receiver, callback, 2, arguments, NULL);
+  }
+  free(event);
+}
+
+static void stop_thread(void *argument) {
+  struct monitor *monitor = argument;
+  if (!monitor->running) return;
+  monitor->running = false;
+  uint64_t one = 1;
+  while (write(monitor->stop, &one, sizeof one) < 0 && errno == EINTR) {
+  }
+  pthread_join(monitor->thread, NULL);
+  close(monitor->fd);
+  close(monitor->stop);
+}
+
+// The monitor's memory goes when both the threadsafe function and the JavaScript handle are gone.
+static void release_part(struct monitor *monitor);
+
+static void finalize_deliver(napi_env env, void *data, void *hint) {
+  (void)env;
+  (void)hint;
+  release_part(data);
+}
+
+static void finalize_handle(napi_env env, void *data, void *hint) {
+  (void)hint;
+  struct monitor *monitor = data;
+  if (monitor->running) {
+    napi_remove_env_cleanup_hook(env, stop_thread, monitor);
+    stop_thread(monitor);
+    napi_release_threadsafe_function(monitor->deliver, napi_tsfn_abort);
+  }
+  release_part(monitor);
+}
+
+static void release_part(struct monitor *monitor) {
+  if (monitor->tag == NULL)
+    free(monitor);
+  else
+    monitor->tag = NULL;
+}
+
+static bool join_groups(napi_env env, int fd, napi_value groups, struct failure *failure) {
+  uint32_t count = 0;
+  napi_get_array_length(env, groups, &count);
+  for (uint32_t i = 0; i < count; i++) {
+    napi_value element;
+    int64_t group;
+    if (napi_get_element(env, groups, i, &element) != napi_ok || napi_get_value_int64(env, element, &group) != napi_ok) {
+      *failure = (struct failure){EINVAL, "NETLINK_ADD_MEMBERSHIP"};
+      return false;
+    }
+    int number = (int)group;
+    if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &number, sizeof number) != 0) {
+      *failure = (struct failure){errno, "NETLINK_ADD_MEMBERSHIP"};
+      return false;
+    }
+  }
+  return true;
+}
+
+static bool start_thread(napi_env env, struct monitor *monitor, napi_value callback, struct failure *failure) {
+  napi_value name;
+  napi_create_string_utf8(env, "weft.netlink.monitor", NAPI_AUTO_LENGTH, &name);
+  if (napi_create_threadsafe_function(env, callback, NULL, name, 0, 1, monitor, finalize_deliver, monitor, call_javascript,
+                                      &monitor->deliver) != napi_ok) {
+    *failure = (struct failure){EINVAL, "napi_create_threadsafe_function"};
+    return false;
+  }
+  napi_unref_threadsafe_function(env, monitor->deliver);
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = pthread_create(&monitor->thread, NULL, listen_thread, monitor);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error != 0) {
+    *failure = (struct failure){error, "pthread_create"};
+    monitor->tag = NULL; // no handle will exist: the finalizer of the threadsafe function frees
+    napi_release_threadsafe_function(monitor->deliver, napi_tsfn_abort);
+    return false;
+  }
+  monitor->running = true;
+  // After the threadsafe function's own hook, so it runs before it: the thread ends first.
+  napi_add_env_cleanup_hook(env, stop_thread, monitor);
+  return true;
+}
+
+// monitorOpen(protocol, netnsPath | null, groups, receiveBufferBytes, pendingLimitBytes, callback(kind, value)) -> handle
+static napi_value monitor_open(napi_env env, napi_callback_info info) {
+  napi_value arguments[6], result;
+  int64_t protocol, bytes, limit;
+  char *path;
+  if (!read_arguments(env, info, 6, arguments) || !read_int(env, arguments[0], &protocol) || !read_int(env, arguments[3], &bytes) ||
+      !read_int(env, arguments[4], &limit) || !read_string(env, arguments[1], &path))
+    return NULL;
+  struct failure failure = {0, ""};
+  int fd = netlink_open((int)protocol, path, (int)bytes, &failure);
+  free(path);
+  if (fd < 0) return throw_failure(env, failure);
+  int stop = join_groups(env, fd, arguments[2], &failure) ? eventfd(0, EFD_CLOEXEC) : -1;
+  struct monitor *monitor = stop < 0 ? NULL : calloc(1, sizeof *monitor);
+  if (monitor == NULL) {
+    if (failure.number == 0) failure = (struct failure){errno, "eventfd"};
+    if (stop >= 0) close(stop);
+    close(fd);
+    return throw_failure(env, failure);
+  }
+  monitor->tag = &monitor_tag;
+  monitor->fd = fd;
+  monitor->stop = stop;
+  monitor->pending_limit = (size_t)limit;
+  if (!start_thread(env, monitor, arguments[5], &failure)) {
+    close(stop);
+    close(fd);
+    return throw_failure(env, failure);
+  }
+  napi_create_external(env, monitor, finalize_handle, NULL, &result);
+  return result;
+}
+
+// monitorClose(handle): the thread has ended when this returns; closing again does nothing.
+static napi_value monitor_close(napi_env env, napi_callback_info info) {
+  napi_value argument;
+  void *data;
+  if (!read_arguments(env, info, 1, &argument) || !read_external(env, argument, &monitor_tag, &data)) return NULL;
+  struct monitor *monitor = data;
+  if (monitor->running) {
+    napi_remove_env_cleanup_hook(env, stop_thread, monitor);
+    stop_thread(monitor);
+    napi_release_threadsafe_function(monitor->deliver, napi_tsfn_abort);
+  }
+  return NULL;
+}
+
+void init_monitor(napi_env env, napi_value exports) {
+  static const struct function functions[] = {{"monitorOpen", monitor_open}, {"monitorClose", monitor_close}};
+  add_functions(env, exports, functions, sizeof functions / sizeof functions[0]);
+}

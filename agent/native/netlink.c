@@ -1,0 +1,282 @@
+// Netlink requests: one sendmsg of many messages, then receive until the last one's sequence number is acknowledged, its dump
+// is done or the batch as a whole is refused. The kernel works through rtnetlink messages in order while sendmsg runs, so the last
+// acknowledgement says that every earlier error is already in the queue. Synchronous on the calling thread (about 10 us), or the same
+// on a pool thread.
+#include "weft.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef NETLINK_GET_STRICT_CHK
+#define NETLINK_GET_STRICT_CHK 12
+#endif
+// The kernel's dump datagrams are at most 32 KiB; a single message's echo stays below this too.
+#define DATAGRAM_ROOM (128u << 10)
+
+struct opening {
+  int protocol;
+  int receive_buffer_bytes;
+  int fd;
+  struct failure failure;
+};
+
+static void open_here(void *argument) {
+  struct opening *opening = argument;
+  int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, opening->protocol);
+  if (fd < 0) {
+    opening->failure = (struct failure){errno, "socket"};
+    return;
+  }
+  struct sockaddr_nl local = {.nl_family = AF_NETLINK};
+  if (bind(fd, (struct sockaddr *)&local, sizeof local) != 0) {
+    opening->failure = (struct failure){errno, "bind"};
+    close(fd);
+    return;
+  }
+  int on = 1, bytes = opening->receive_buffer_bytes;
+  setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on);
+  setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
+  setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &on, sizeof on);
+  if (bytes > 0 && setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes) != 0)
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+  int send_bytes = 1 << 20;
+  if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &send_bytes, sizeof send_bytes) != 0)
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
+  opening->fd = fd;
+}
+
+int netlink_open(int protocol, const char *netns_path, int receive_buffer_bytes, struct failure *failure) {
+  struct opening opening = {.protocol = protocol, .receive_buffer_bytes = receive_buffer_bytes, .fd = -1};
+  if (!in_netns(netns_path, open_here, &opening, failure)) return -1;
+  if (opening.fd < 0) *failure = opening.failure;
+  return opening.fd;
+}
+
+// netlinkOpen(protocol, netnsPath | null, receiveBufferBytes) -> fd
+static napi_value open_socket(napi_env env, napi_callback_info info) {
+  napi_value arguments[3], result;
+  int64_t protocol, bytes;
+  char *path;
+  if (!read_arguments(env, info, 3, arguments) || !read_int(env, arguments[0], &protocol) || !read_int(env, arguments[2], &bytes) ||
+      !read_string(env, arguments[1], &path))
+    return NULL;
+  struct failure failure = {0, ""};
+  int fd = netlink_open((int)protocol, path, (int)bytes, &failure);
+  free(path);
+  if (fd < 0) return throw_failure(env, failure);
+  napi_create_int32(env, fd, &result);
+  return result;
+}
+
+// netlinkClose(fd)
+static napi_value close_socket(napi_env env, napi_callback_info info) {
+  napi_value argument;
+  int64_t fd;
+  if (!read_arguments(env, info, 1, &argument) || !read_int(env, argument, &fd)) return NULL;
+  close((int)fd);
+  return NULL;
+}
+
+struct exchange {
+  int fd;
+  uint32_t last_sequence;     // its acknowledgement or NLMSG_DONE ends the exchange
+  uint32_t terminal_sequence; // an error for it ends the exchange too (0: none)
+  int timeout_ms;
+  const uint8_t *request;
+  size_t request_length;
+  uint8_t *reply; // malloc'd, every datagram received, one after the other
+  size_t reply_length;
+  size_t reply_room;
+  struct failure failure;
+};
+
+static bool ends_exchange(const struct exchange *exchange, const uint8_t *data, size_t length) {
+  while (length >= sizeof(struct nlmsghdr)) {
+    const struct nlmsghdr *header = (const struct nlmsghdr *)data;
+    if (header->nlmsg_len < sizeof *header || header->nlmsg_len > length) return false;
+    bool is_end = header->nlmsg_type == NLMSG_ERROR || header->nlmsg_type == NLMSG_DONE;
+    if (is_end && header->nlmsg_seq == exchange->last_sequence) return true;
+    if (is_end && exchange->terminal_sequence != 0 && header->nlmsg_seq == exchange->terminal_sequence) return true;
+    size_t step = NLMSG_ALIGN(header->nlmsg_len);
+    if (step >= length) return false;
+    data += step;
+    length -= step;
+  }
+  return false;
+}
+
+static bool make_room(struct exchange *exchange) {
+  if (exchange->reply_room - exchange->reply_length >= DATAGRAM_ROOM) return true;
+  size_t room = exchange->reply_room == 0 ? 2 * DATAGRAM_ROOM : exchange->reply_room * 2;
+  uint8_t *grown = realloc(exchange->reply, room);
+  if (grown == NULL) {
+    exchange->failure = (struct failure){ENOMEM, "realloc"};
+    return false;
+  }
+  exchange->reply = grown;
+  exchange->reply_room = room;
+  return true;
+}
+
+static int64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+// Waits until the socket is readable or the deadline (0: not yet set) has passed.
+static bool wait_readable(struct exchange *exchange, int64_t *deadline) {
+  int64_t now = now_ms();
+  if (*deadline == 0) *deadline = now + exchange->timeout_ms;
+  struct pollfd waiting = {.fd = exchange->fd, .events = POLLIN};
+  int ready = poll(&waiting, 1, *deadline > now ? (int)(*deadline - now) : 0);
+  if (ready > 0 || (ready < 0 && errno == EINTR)) return true;
+  exchange->failure = (struct failure){ready == 0 ? ETIMEDOUT : errno, ready == 0 ? "recvmsg" : "poll"};
+  return false;
+}
+
+// One datagram from the kernel behind what is there already. False ends the exchange; *fresh is the datagram's length.
+static bool receive_one(struct exchange *exchange, size_t *fresh, int64_t *deadline) {
+  *fresh = 0;
+  if (!make_room(exchange)) return false;
+  struct sockaddr_nl sender;
+  struct iovec place = {exchange->reply + exchange->reply_length, DATAGRAM_ROOM};
+  struct msghdr message = {.msg_name = &sender, .msg_namelen = sizeof sender, .msg_iov = &place, .msg_iovlen = 1};
+  ssize_t got = recvmsg(exchange->fd, &message, MSG_DONTWAIT);
+  if (got < 0 && errno == EINTR) return true;
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return wait_readable(exchange, deadline);
+  if (got < 0) {
+    exchange->failure = (struct failure){errno, "recvmsg"};
+    return false;
+  }
+  if (message.msg_flags & MSG_TRUNC) {
+    exchange->failure = (struct failure){EMSGSIZE, "recvmsg"};
+    return false;
+  }
+  if (message.msg_namelen != sizeof sender || sender.nl_pid != 0) return true; // another process, not the kernel
+  *fresh = (size_t)got;
+  return true;
+}
+
+static void run_exchange(struct exchange *exchange) {
+  struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
+  struct iovec part = {(void *)exchange->request, exchange->request_length};
+  struct msghdr message = {.msg_name = &kernel, .msg_namelen = sizeof kernel, .msg_iov = &part, .msg_iovlen = 1};
+  ssize_t sent;
+  do sent = sendmsg(exchange->fd, &message, 0);
+  while (sent < 0 && errno == EINTR);
+  if (sent < 0) {
+    exchange->failure = (struct failure){errno, "sendmsg"};
+    return;
+  }
+  int64_t deadline = 0;
+  size_t fresh;
+  while (receive_one(exchange, &fresh, &deadline)) {
+    const uint8_t *data = exchange->reply + exchange->reply_length;
+    exchange->reply_length += fresh;
+    if (ends_exchange(exchange, data, fresh)) return;
+  }
+}
+
+static bool read_exchange(napi_env env, napi_callback_info info, struct exchange *exchange) {
+  napi_value arguments[6];
+  int64_t fd, length, last, terminal, timeout;
+  uint8_t *data;
+  size_t available;
+  if (!read_arguments(env, info, 6, arguments) || !read_int(env, arguments[0], &fd) ||
+      !read_bytes(env, arguments[1], &data, &available) || !read_int(env, arguments[2], &length) ||
+      !read_int(env, arguments[3], &last) || !read_int(env, arguments[4], &terminal) || !read_int(env, arguments[5], &timeout))
+    return false;
+  if (length < 0 || (size_t)length > available) {
+    napi_throw_range_error(env, NULL, "weft addon: the length is beyond the buffer's end");
+    return false;
+  }
+  *exchange = (struct exchange){
+      .fd = (int)fd,
+      .last_sequence = (uint32_t)last,
+      .terminal_sequence = (uint32_t)terminal,
+      .timeout_ms = (int)timeout,
+      .request = data,
+      .request_length = (size_t)length,
+  };
+  return true;
+}
+
+// netlinkRequest(fd, buffer, length, lastSequence, terminalSequence, timeoutMs) -> Buffer
+static napi_value request_sync(napi_env env, napi_callback_info info) {
+  struct exchange exchange;
+  if (!read_exchange(env, info, &exchange)) return NULL;
+  run_exchange(&exchange);
+  napi_value result = NULL;
+  if (exchange.failure.number != 0)
+    throw_failure(env, exchange.failure);
+  else
+    napi_create_buffer_copy(env, exchange.reply_length, exchange.reply, NULL, &result);
+  free(exchange.reply);
+  return result;
+}
+
+struct job {
+  struct exchange exchange;
+  napi_async_work work;
+  napi_deferred deferred;
+};
+
+static void execute_job(napi_env env, void *data) {
+  (void)env;
+  run_exchange(&((struct job *)data)->exchange);
+}
+
+static void complete_job(napi_env env, napi_status status, void *data) {
+  struct job *job = data;
+  napi_value result;
+  if (status == napi_cancelled) job->exchange.failure = (struct failure){ECANCELED, "netlinkRequestAsync"};
+  if (job->exchange.failure.number != 0) {
+    napi_reject_deferred(env, job->deferred, failure_value(env, job->exchange.failure));
+  } else {
+    napi_create_buffer_copy(env, job->exchange.reply_length, job->exchange.reply, NULL, &result);
+    napi_resolve_deferred(env, job->deferred, result);
+  }
+  napi_delete_async_work(env, job->work);
+  free((void *)job->exchange.request);
+  free(job->exchange.reply);
+  free(job);
+}
+
+// netlinkRequestAsync(the same) -> Promise<Buffer>; the request's bytes are copied before it returns.
+static napi_value request_async(napi_env env, napi_callback_info info) {
+  struct exchange exchange;
+  if (!read_exchange(env, info, &exchange)) return NULL;
+  struct job *job = calloc(1, sizeof *job);
+  uint8_t *copy = malloc(exchange.request_length + 1);
+  if (job == NULL || copy == NULL) {
+    free(job);
+    free(copy);
+    return throw_failure(env, (struct failure){ENOMEM, "malloc"});
+  }
+  memcpy(copy, exchange.request, exchange.request_length);
+  job->exchange = exchange;
+  job->exchange.request = copy;
+  napi_value promise, name;
+  napi_create_promise(env, &job->deferred, &promise);
+  napi_create_string_utf8(env, "weft.netlink", NAPI_AUTO_LENGTH, &name);
+  napi_create_async_work(env, NULL, name, execute_job, complete_job, job, &job->work);
+  napi_queue_async_work(env, job->work);
+  return promise;
+}
+
+void init_netlink(napi_env env, napi_value exports) {
+  static const struct function functions[] = {
+      {"netlinkOpen", open_socket},
+      {"netlinkClose", close_socket},
+      {"netlinkRequest", request_sync},
+      {"netlinkRequestAsync", request_async},
+  };
+  add_functions(env, exports, functions, sizeof functions / sizeof functions[0]);
+}

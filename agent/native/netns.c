@@ -1,0 +1,186 @@
+// Work inside another network namespace. setns is per thread, so a throw-away thread does it and dies with it: no failure
+// can leave Node's main thread in a pod. Also: what a path is (is it a network namespace at all?), and small sysctl files, which
+// /proc/sys/net resolves by the namespace of the thread that opens them.
+#include "weft.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/nsfs.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#define NSFS_MAGIC_NUMBER 0x6e736673
+
+struct visit {
+  int netns;
+  void (*work)(void *);
+  void *argument;
+  struct failure failure;
+};
+
+static void *visitor(void *argument) {
+  struct visit *visit = argument;
+  if (setns(visit->netns, CLONE_NEWNET) != 0)
+    visit->failure = (struct failure){errno, "setns"};
+  else
+    visit->work(visit->argument);
+  return NULL;
+}
+
+bool in_netns(const char *path, void (*work)(void *), void *argument, struct failure *failure) {
+  if (path == NULL) {
+    work(argument);
+    return true;
+  }
+  // O_NONBLOCK: the path may be a fifo that nobody writes.
+  struct visit visit = {.netns = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), .work = work, .argument = argument};
+  if (visit.netns < 0) {
+    *failure = (struct failure){errno, "open"};
+    return false;
+  }
+  pthread_t thread;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = pthread_create(&thread, NULL, visitor, &visit);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error == 0) pthread_join(thread, NULL);
+  close(visit.netns);
+  *failure = error != 0 ? (struct failure){error, "pthread_create"} : visit.failure;
+  return failure->number == 0;
+}
+
+static void set_number(napi_env env, napi_value object, const char *name, double number) {
+  napi_value value;
+  napi_create_double(env, number, &value);
+  napi_set_named_property(env, object, name, value);
+}
+
+// True when path is a network namespace; identity in *status either way. O_PATH first: looking must not open a device or fifo.
+static bool look(const char *path, struct stat *status, bool *is_netns, struct failure *failure) {
+  *is_netns = false;
+  int fd = open(path, O_PATH | O_CLOEXEC);
+  if (fd < 0) {
+    *failure = (struct failure){errno, "open"};
+    return false;
+  }
+  struct statfs filesystem;
+  bool known = fstat(fd, status) == 0 && fstatfs(fd, &filesystem) == 0;
+  if (!known) *failure = (struct failure){errno, "fstatfs"};
+  close(fd);
+  if (!known || filesystem.f_type != NSFS_MAGIC_NUMBER) return known;
+  fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) {
+    *failure = (struct failure){errno, "open"};
+    return false;
+  }
+  struct stat again;
+  *is_netns = fstat(fd, &again) == 0 && again.st_ino == status->st_ino && ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET;
+  close(fd);
+  return true;
+}
+
+// netnsInfo(path) -> { dev, ino, isNetns }
+static napi_value netns_info(napi_env env, napi_callback_info info) {
+  napi_value argument;
+  char *path;
+  if (!read_arguments(env, info, 1, &argument) || !read_string(env, argument, &path)) return NULL;
+  struct stat status;
+  struct failure failure = {ENOENT, "open"};
+  bool is_netns = false;
+  bool found = path != NULL && look(path, &status, &is_netns, &failure);
+  free(path);
+  if (!found) return throw_failure(env, failure);
+  napi_value result, flag;
+  napi_create_object(env, &result);
+  set_number(env, result, "dev", (double)status.st_dev);
+  set_number(env, result, "ino", (double)status.st_ino);
+  napi_get_boolean(env, is_netns, &flag);
+  napi_set_named_property(env, result, "isNetns", flag);
+  return result;
+}
+
+struct small_file {
+  const char *path;
+  const char *value; // NULL: read
+  char content[4096];
+  size_t length;
+  struct failure failure;
+};
+
+static void touch_file(void *argument) {
+  struct small_file *file = argument;
+  int fd = open(file->path, (file->value == NULL ? O_RDONLY : O_WRONLY) | O_CLOEXEC);
+  if (fd < 0) {
+    file->failure = (struct failure){errno, "open"};
+    return;
+  }
+  ssize_t done;
+  if (file->value == NULL)
+    done = read(fd, file->content, sizeof file->content);
+  else
+    done = write(fd, file->value, strlen(file->value));
+  if (done < 0)
+    file->failure = (struct failure){errno, file->value == NULL ? "read" : "write"};
+  else
+    file->length = (size_t)done;
+  close(fd);
+}
+
+static napi_value visit_file(napi_env env, char *netns_path, char *path, char *value, bool write) {
+  struct small_file file = {.path = path == NULL ? "" : path, .value = write ? (value == NULL ? "" : value) : NULL};
+  struct failure failure = {0, ""};
+  bool visited = in_netns(netns_path, touch_file, &file, &failure);
+  napi_value result = NULL;
+  if (!visited)
+    throw_failure(env, failure);
+  else if (file.failure.number != 0)
+    throw_failure(env, file.failure);
+  else if (!write)
+    napi_create_string_utf8(env, file.content, file.length, &result);
+  free(netns_path);
+  free(path);
+  free(value);
+  return result;
+}
+
+// readFileInNetns(netnsPath | null, path) -> string (at most 4096 bytes)
+static napi_value read_file(napi_env env, napi_callback_info info) {
+  napi_value arguments[2];
+  char *netns_path = NULL, *path = NULL;
+  if (!read_arguments(env, info, 2, arguments) || !read_string(env, arguments[0], &netns_path)) return NULL;
+  if (!read_string(env, arguments[1], &path)) {
+    free(netns_path);
+    return NULL;
+  }
+  return visit_file(env, netns_path, path, NULL, false);
+}
+
+// writeFileInNetns(netnsPath | null, path, value)
+static napi_value write_file(napi_env env, napi_callback_info info) {
+  napi_value arguments[3];
+  char *netns_path = NULL, *path = NULL, *value = NULL;
+  if (!read_arguments(env, info, 3, arguments) || !read_string(env, arguments[0], &netns_path)) return NULL;
+  if (!read_string(env, arguments[1], &path) || !read_string(env, arguments[2], &value)) {
+    free(netns_path);
+    free(path);
+    return NULL;
+  }
+  return visit_file(env, netns_path, path, value, true);
+}
+
+void init_netns(napi_env env, napi_value exports) {
+  static const struct function functions[] = {
+      {"netnsInfo", netns_info},
+      {"readFileInNetns", read_file},
+      {"writeFileInNetns", write_file},
+  };
+  add_functions(env, exports, functions, sizeof functions / sizeof functions[0]);
+}
