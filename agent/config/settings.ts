@@ -1,0 +1,368 @@
+// The one schema of all settings: type, default, unit, description, limits. It feeds validation, `weft agent --help`,
+// docs/settings.md and the Helm values schema. Weave Net's names of the same thing ride along as `aliases`.
+
+import { Ajv } from 'ajv';
+import type { ErrorObject } from 'ajv';
+import { Type } from 'typebox';
+import type { Static, TSchema } from 'typebox';
+import type { Config } from '#agent/config.ts';
+import { formats, hostPort, rangesOverlap } from '#agent/config/formats.ts';
+
+/** What the settings table adds to JSON Schema. */
+export interface SettingNotes {
+  readonly group: string;
+  readonly default: unknown;
+  readonly description: string;
+  /** Empty where the value has none. */
+  readonly unit?: string;
+  /** Text for the docs where the default depends on something else. */
+  readonly defaultText?: string;
+  /** Weave Net's environment variables with the same meaning. */
+  readonly aliases?: readonly string[];
+}
+
+export type SettingSchema = TSchema & SettingNotes & SchemaShape;
+
+/** The parts of JSON Schema that describing a value in words needs. */
+export interface SchemaShape {
+  readonly type?: string;
+  readonly enum?: readonly string[];
+  readonly format?: string;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly items?: SchemaShape;
+}
+
+const port = { minimum: 1, maximum: 65_535 };
+const path = { format: 'absolutePath', maxLength: 4096 };
+
+const properties = {
+  nodeName: Type.String({
+    group: 'Node',
+    format: 'nodeName',
+    default: '',
+    defaultText: "the host's name",
+    description: 'Name of this node. In Kubernetes it must be the name of the Node object.',
+  }),
+  registry: Type.Enum(['kubernetes', 'peers'], {
+    group: 'Node',
+    default: 'kubernetes',
+    description:
+      'Where the nodes agree on who owns which addresses: the API server, or the voters among the nodes themselves.',
+  }),
+  discovery: Type.Enum(['kubernetes', 'static'], {
+    group: 'Node',
+    default: 'kubernetes',
+    defaultText: '`static` with registry `peers`, else `kubernetes`',
+    description: 'Where the list of nodes comes from: Node objects, or the setting `nodes`.',
+  }),
+  kubeconfig: Type.String({
+    group: 'Node',
+    format: 'optionalPath',
+    default: '',
+    defaultText: "the pod's service account",
+    description: 'Kubeconfig file for the API server.',
+  }),
+  nodes: Type.Array(
+    Type.Object(
+      {
+        name: Type.String({ format: 'nodeName' }),
+        addresses: Type.Array(Type.String({ format: 'address' }), { minItems: 1, maxItems: 8 }),
+      },
+      { additionalProperties: false },
+    ),
+    {
+      group: 'Node',
+      maxItems: 5000,
+      default: [],
+      description:
+        'With discovery `static`: every node and its underlay addresses. As text: `host1=192.0.2.1,host2=192.0.2.2`, several addresses joined by `+`.',
+    },
+  ),
+  voters: Type.Array(Type.String({ format: 'nodeName' }), {
+    group: 'Peers registry',
+    maxItems: 7,
+    uniqueItems: true,
+    default: [],
+    description:
+      'Names of the nodes that vote; an odd number, the same list on every node. A majority of them must be up for the range to be shared out anew.',
+  }),
+  tlsCa: Type.String({
+    group: 'Peers registry',
+    ...path,
+    default: '/etc/weft/tls/ca.pem',
+    description: 'Certificate of the authority that signed every node.',
+  }),
+  tlsCert: Type.String({
+    group: 'Peers registry',
+    ...path,
+    default: '/etc/weft/tls/node.pem',
+    description: "This node's certificate.",
+  }),
+  tlsKey: Type.String({
+    group: 'Peers registry',
+    ...path,
+    default: '/etc/weft/tls/node-key.pem',
+    description: "This node's private key.",
+  }),
+  peersPort: Type.Integer({
+    group: 'Peers registry',
+    ...port,
+    default: 6783,
+    description: 'TCP port between the nodes; only with registry `peers`.',
+  }),
+  ranges: Type.Array(Type.String({ format: 'range' }), {
+    group: 'Addresses',
+    minItems: 1,
+    maxItems: 16,
+    uniqueItems: true,
+    default: ['10.32.0.0/12'],
+    aliases: ['IPALLOC_RANGE'],
+    description: 'Ranges that the nodes share among themselves. Read once, when the first node founds the network.',
+  }),
+  reserved: Type.Array(Type.String({ format: 'cidr' }), {
+    group: 'Addresses',
+    maxItems: 64,
+    uniqueItems: true,
+    default: [],
+    description: 'Parts of the ranges that are never given to anybody. Read once, like `ranges`.',
+  }),
+  restTimeMs: Type.Integer({
+    group: 'Addresses',
+    minimum: 0,
+    maximum: 86_400_000,
+    unit: 'ms',
+    default: 60_000,
+    description: 'How long a freed address rests before it is used again.',
+  }),
+  allocateWaitMs: Type.Integer({
+    group: 'Addresses',
+    minimum: 0,
+    maximum: 50_000,
+    unit: 'ms',
+    default: 20_000,
+    description: 'How long an ADD waits for an address when this node has none left.',
+  }),
+  stateDir: Type.String({
+    group: 'Files',
+    ...path,
+    default: '/var/lib/weft',
+    description: 'Durable state: leases, promises. Must survive a reboot.',
+  }),
+  runDir: Type.String({
+    group: 'Files',
+    ...path,
+    default: '/run/weft',
+    description: 'Sockets and marks that end with a reboot.',
+  }),
+  socket: Type.String({
+    group: 'Files',
+    format: 'socketPath',
+    default: '',
+    defaultText: '`<runDir>/cni.sock`',
+    description: 'Unix socket that the CNI plugin asks.',
+  }),
+  spoolDir: Type.String({
+    group: 'Files',
+    format: 'absolutePath',
+    maxLength: 4096,
+    default: '',
+    defaultText: '`<stateDir>/spool`',
+    description: 'Where the CNI plugin leaves DELs while the agent is away.',
+  }),
+  conflistPath: Type.String({
+    group: 'Files',
+    format: 'conflistPath',
+    maxLength: 4096,
+    default: '/etc/cni/net.d/05-weft.conflist',
+    description: 'The network configuration that the agent writes when it can serve an ADD.',
+  }),
+  cniBinDir: Type.String({
+    group: 'Files',
+    ...path,
+    default: '/opt/cni/bin',
+    description: 'Where `weft install` puts the CNI plugin.',
+  }),
+  vxlanPort: Type.Integer({
+    group: 'Overlay',
+    ...port,
+    default: 6784,
+    description: 'UDP port of the overlay; the same on every node.',
+  }),
+  vxlanVni: Type.Integer({
+    group: 'Overlay',
+    minimum: 1,
+    maximum: 16_777_215,
+    default: 6784,
+    description: 'VXLAN network identifier; the same on every node.',
+  }),
+  mtuBytes: Type.Integer({
+    group: 'Overlay',
+    minimum: 0,
+    maximum: 65_485,
+    unit: 'bytes',
+    default: 0,
+    defaultText: "0: the underlay link's less the overlay's header",
+    aliases: ['WEAVE_MTU'],
+    description: 'MTU of the overlay and of the pods, 0 for automatic, otherwise 576 or more.',
+  }),
+  underlayAddress: Type.String({
+    group: 'Overlay',
+    format: 'optionalAddress',
+    default: '',
+    defaultText: "the node's first address",
+    description: 'Address of this node that carries the overlay.',
+  }),
+  underlayInterface: Type.String({
+    group: 'Overlay',
+    format: 'optionalInterface',
+    default: '',
+    defaultText: 'the interface that has the underlay address',
+    description: 'Interface that carries the overlay.',
+  }),
+  nonMasqueradeRanges: Type.Array(Type.String({ format: 'cidr' }), {
+    group: 'Overlay',
+    maxItems: 64,
+    uniqueItems: true,
+    default: [],
+    description: 'Destinations outside the overlay that see pod addresses as they are.',
+  }),
+  resyncMs: Type.Integer({
+    group: 'Overlay',
+    minimum: 1000,
+    maximum: 3_600_000,
+    unit: 'ms',
+    default: 60_000,
+    description: "How often the kernel's state is compared with what it should be when nothing has told of a change.",
+  }),
+  metricsListen: Type.String({
+    group: 'Observation',
+    format: 'listen',
+    default: ':6782',
+    aliases: ['WEAVE_METRICS_ADDR'],
+    description: 'Address and port of `/metrics`, `/healthz`, `/readyz`; without an address: all. `off`: none.',
+  }),
+  statusListen: Type.String({
+    group: 'Observation',
+    format: 'listen',
+    default: '127.0.0.1:6785',
+    aliases: ['WEAVE_STATUS_ADDR', 'WEAVE_HTTP_ADDR'],
+    description: 'Address and port of the status page and its API, which the command `weft` reads. `off`: none.',
+  }),
+  logLevel: Type.Enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace'], {
+    group: 'Observation',
+    default: 'info',
+    description: 'Least severity that is logged.',
+  }),
+  logFormat: Type.Enum(['auto', 'text', 'json'], {
+    group: 'Observation',
+    default: 'auto',
+    description: 'Lines for people or JSON; `auto` is text on a terminal.',
+  }),
+};
+
+const schema = Type.Object(properties, { additionalProperties: false });
+
+// Both directions, so that neither the interface nor the schema can grow a setting alone.
+type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : never) : never;
+type Mutable<T> = T extends readonly (infer U)[]
+  ? Mutable<U>[]
+  : T extends object
+    ? { -readonly [K in keyof T]: Mutable<T[K]> }
+    : T;
+const sameShape: Same<Static<typeof schema>, Mutable<Config>> = true;
+void sameShape;
+
+/** Every setting by name, in the order of the documentation. */
+export const settings: Readonly<Record<keyof Config, SettingSchema>> = properties as unknown as Readonly<
+  Record<keyof Config, SettingSchema>
+>;
+
+/** JSON Schema of the configuration file; nothing is required in it, since everything has a default. */
+export function fileSchema(): Readonly<Record<string, unknown>> {
+  return {
+    $schema: 'https://json-schema.org/draft/2020-12/schema',
+    type: 'object',
+    additionalProperties: false,
+    properties,
+  };
+}
+
+const ajv = new Ajv({ allErrors: true, verbose: true, strict: true });
+ajv.addVocabulary(['group', 'unit', 'defaultText', 'aliases']);
+for (const [name, format] of Object.entries(formats)) ajv.addFormat(name, format.test);
+const validate = ajv.compile(schema);
+
+/** One line for each value that the schema refuses: setting, value, source, what is allowed. */
+export function schemaProblems(values: unknown, sourceOf: (key: string) => string): readonly string[] {
+  if (validate(values)) return [];
+  const seen = new Set<string>();
+  const problems: string[] = [];
+  for (const error of validate.errors ?? []) {
+    const [, key = '', ...rest] = error.instancePath.split('/');
+    if (seen.has(error.instancePath)) continue;
+    seen.add(error.instancePath);
+    const where = rest.length === 0 ? key : `${key} (item ${rest.join('.')})`;
+    problems.push(`${where}: ${show(error.data)} (${sourceOf(key)}) is not allowed: ${reason(error)}`);
+  }
+  return problems;
+}
+
+/** What a value of this schema may be, in words. */
+export function allowed(shape: SchemaShape): string {
+  if (shape.enum !== undefined) return `one of ${shape.enum.join(', ')}`;
+  if (shape.type === 'integer') return `a whole number from ${shape.minimum ?? 0} to ${shape.maximum ?? 'any'}`;
+  if (shape.type === 'array') return `a list; each item: ${shape.items === undefined ? 'any' : allowed(shape.items)}`;
+  if (shape.format !== undefined) return formats[shape.format]?.allowed ?? shape.format;
+  return shape.type === 'object' ? 'an object with `name` and `addresses`' : 'text';
+}
+
+function reason(error: ErrorObject): string {
+  const shape = error.parentSchema as SchemaShape;
+  if (['type', 'enum', 'format', 'minimum', 'maximum'].includes(error.keyword)) return `it must be ${allowed(shape)}`;
+  return `it ${error.message ?? 'is wrong'}`;
+}
+
+function show(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 120 ? `${text.slice(0, 117)}…` : text;
+}
+
+/** What no single value can show to be wrong. Same form of line as schemaProblems. */
+export function crossProblems(config: Config, sourceOf: (key: string) => string): readonly string[] {
+  const problems: string[] = [];
+  const say = (key: keyof Config, text: string): void => {
+    problems.push(`${key}: ${show(config[key])} (${sourceOf(key)}) is not allowed: ${text}`);
+  };
+  const names = config.nodes.map((node) => node.name);
+  const repeated = names.find((name, at) => names.indexOf(name) !== at);
+  if (repeated !== undefined) say('nodes', `${repeated} is named twice`);
+  if (config.discovery === 'static' && !names.includes(config.nodeName)) {
+    say('nodes', `with discovery static the list must name this node, ${config.nodeName}`);
+  }
+  if (config.registry === 'peers') {
+    if (config.voters.length % 2 === 0) say('voters', 'registry peers needs 1, 3, 5 or 7 of them');
+    const stranger = config.voters.find((voter) => !names.includes(voter));
+    if (stranger !== undefined && config.discovery === 'static') say('voters', `${stranger} is not among nodes`);
+  }
+  if (config.registry === 'peers' && config.discovery === 'kubernetes') {
+    say('discovery', 'registry peers works with discovery static');
+  }
+  if (config.mtuBytes !== 0 && config.mtuBytes < 576) say('mtuBytes', 'it must be 0 (automatic) or 576 and more');
+  const overlap = config.ranges.find((a, at) => config.ranges.some((b, bt) => bt > at && rangesOverlap(a, b)));
+  if (overlap !== undefined) say('ranges', `${overlap} overlaps another of them`);
+  for (const [key, text] of portClashes(config)) say(key, text);
+  return problems;
+}
+
+function portClashes(config: Config): readonly (readonly [keyof Config, string])[] {
+  const listeners: readonly (readonly [keyof Config, number])[] = [
+    ...(config.registry === 'peers' ? [['peersPort', config.peersPort] as const] : []),
+    ['metricsListen', hostPort(config.metricsListen)?.port ?? 0],
+    ['statusListen', hostPort(config.statusListen)?.port ?? 0],
+  ];
+  return listeners.flatMap(([key, port], at) => {
+    const other = listeners.slice(0, at).find(([, taken]) => taken === port && port !== 0);
+    return other === undefined ? [] : [[key, `${other[0]} has the same TCP port`] as const];
+  });
+}
