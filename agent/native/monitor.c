@@ -67,7 +67,7 @@ static int read_chunk(struct monitor *monitor, struct event *event) {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return errno;
     if (message.msg_flags & MSG_TRUNC) return ENOBUFS; // larger than any notification is: treat as lost
-    if (sender.nl_pid == 0) event->length += (size_t)got;
+    if (sender.nl_pid == 0) event->length += NLMSG_ALIGN((size_t)got);
   }
   return 0;
 }

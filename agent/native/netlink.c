@@ -179,7 +179,7 @@ static void run_exchange(struct exchange *exchange) {
   size_t fresh;
   while (receive_one(exchange, &fresh, &deadline)) {
     const uint8_t *data = exchange->reply + exchange->reply_length;
-    exchange->reply_length += fresh;
+    exchange->reply_length += NLMSG_ALIGN(fresh); // the next datagram begins aligned, as messages do
     if (ends_exchange(exchange, data, fresh)) return;
   }
 }

@@ -1,0 +1,99 @@
+// The native addon, typed. Loaded when it is first asked for; WEFT_ADDON in the environment names another file (the bundle
+// in the image). Only agent/netlink uses it: errno leaves here as numbers and becomes NetlinkError there.
+
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+import { WeftError } from '#agent/errors.ts';
+
+/** An opaque handle of the addon. */
+export interface MonitorHandle {
+  readonly monitor: never;
+}
+export interface NftablesHandle {
+  readonly nftables: never;
+}
+
+/** What a failed call throws: `errno` is positive, `syscall` the C function that failed. */
+export interface NativeError extends Error {
+  readonly errno: number;
+  readonly syscall: string;
+}
+
+export interface NetnsInfo {
+  readonly dev: number;
+  readonly ino: number;
+  /** False for whatever else the path is: a file, another kind of namespace. */
+  readonly isNetns: boolean;
+}
+
+export interface NftablesResult {
+  /** 0 when all commands were applied; nothing was otherwise. */
+  readonly code: number;
+  readonly output: string;
+  readonly error: string;
+}
+
+export const monitorEvent = { data: 0, overrun: 1, error: 2 } as const;
+
+export interface NativeAddon {
+  netlinkOpen(protocol: number, netnsPath: string | null, receiveBufferBytes: number): number;
+  netlinkClose(fd: number): void;
+  /** Returns every datagram received until `lastSequence` was answered (or `terminalSequence` refused). */
+  netlinkRequest(
+    fd: number,
+    buffer: Buffer,
+    length: number,
+    lastSequence: number,
+    terminalSequence: number,
+    timeoutMs: number,
+  ): Buffer;
+  netlinkRequestAsync(
+    fd: number,
+    buffer: Buffer,
+    length: number,
+    lastSequence: number,
+    terminalSequence: number,
+    timeoutMs: number,
+  ): Promise<Buffer>;
+  monitorOpen(
+    protocol: number,
+    netnsPath: string | null,
+    groups: readonly number[],
+    receiveBufferBytes: number,
+    pendingLimitBytes: number,
+    callback: (kind: number, value: Buffer | number) => void,
+  ): MonitorHandle;
+  monitorClose(handle: MonitorHandle): void;
+  netnsInfo(path: string): NetnsInfo;
+  readFileInNetns(netnsPath: string | null, path: string): string;
+  writeFileInNetns(netnsPath: string | null, path: string, value: string): void;
+  nftOpen(netnsPath: string | null): NftablesHandle;
+  nftRun(handle: NftablesHandle, commands: string, outputFlags: number): NftablesResult;
+  nftRunAsync(handle: NftablesHandle, commands: string, outputFlags: number): Promise<NftablesResult>;
+  nftClose(handle: NftablesHandle): void;
+}
+
+let loaded: NativeAddon | undefined;
+
+/** The addon. Throws WeftError `internal` when its file is missing or does not fit this machine. */
+export function nativeAddon(): NativeAddon {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): NativeAddon {
+  const path = process.env['WEFT_ADDON'] ?? fileURLToPath(new URL('build/weft.node', import.meta.url));
+  try {
+    return createRequire(import.meta.url)(path) as NativeAddon;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new WeftError(
+      'internal',
+      `cannot load the native addon ${path}: ${reason} (build it with: npm run build:native)`,
+      {
+        cause: error,
+      },
+    );
+  }
+}

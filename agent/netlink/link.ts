@@ -1,0 +1,211 @@
+// Links: rt-link of the kernel's YNL specs (linux/if_link.h, linux/rtnetlink.h). Kinds with own data: veth, vxlan, bridge;
+// every other kind keeps its data as bytes.
+
+import { AttributeSet, binary, lladdr, s32, string, u32, u8, type Codec, type WithUnknown } from './attributes.ts';
+import { bridgeData, vxlanData, type BridgeData, type VxlanData } from './link-kinds.ts';
+import { ifaceSpec, type AddressFamilySpec } from './link-af-spec.ts';
+import { createFlags, messageFlag, MessageFormat, type CreateOptions, type NetlinkRequest } from './message.ts';
+import { eachAttribute, type Writer } from './wire.ts';
+
+export const linkMessage = { new: 16, delete: 17, get: 18, set: 19 } as const;
+
+/** IFF_* (linux/if.h). */
+export const linkFlag = {
+  up: 0x1,
+  broadcast: 0x2,
+  loopback: 0x8,
+  pointopoint: 0x10,
+  running: 0x40,
+  noarp: 0x80,
+  promisc: 0x100,
+  allmulti: 0x200,
+  multicast: 0x1000,
+  lowerUp: 0x10000,
+} as const;
+
+/** IFLA_EXT_MASK bits. */
+export const linkExtMask = { vf: 1, brvlan: 2, skipStats: 8 } as const;
+
+export interface LinkHeader {
+  readonly ifiFamily: number;
+  readonly ifiType: number;
+  readonly ifiIndex: number;
+  readonly ifiFlags: number;
+  /** Which bits of ifiFlags a request changes. */
+  readonly ifiChange: number;
+}
+
+/** The veth's other end: a whole link of its own. `ifiFlags` must stay 0 (IFF_UP here fails with ENOTCONN). */
+export interface VethData {
+  readonly peer?: Partial<LinkHeader> & LinkAttributes;
+}
+
+export type LinkInfo =
+  | ({ readonly kind: 'veth'; readonly data?: VethData } & WithUnknown)
+  | ({ readonly kind: 'vxlan'; readonly data?: VxlanData } & WithUnknown)
+  | ({ readonly kind: 'bridge'; readonly data?: BridgeData } & WithUnknown)
+  | ({ readonly kind: 'other'; readonly kindName: string; readonly data?: Uint8Array } & WithUnknown);
+
+export interface LinkAttributes extends WithUnknown {
+  readonly address?: string;
+  readonly broadcast?: string;
+  readonly ifname?: string;
+  /** Bytes. */
+  readonly mtu?: number;
+  /** Ifindex of the lower device, or of a veth's other end (in the namespace linkNetnsid, when given). */
+  readonly link?: number;
+  readonly qdisc?: string;
+  /** Ifindex of the bridge or bond this link is a port of; 0 in a request takes it out. */
+  readonly master?: number;
+  readonly operstate?: number;
+  readonly linkmode?: number;
+  readonly linkinfo?: LinkInfo;
+  readonly netNsPid?: number;
+  readonly ifalias?: string;
+  readonly afSpec?: AddressFamilySpec;
+  readonly group?: number;
+  readonly netNsFd?: number;
+  readonly extMask?: number;
+  readonly promiscuity?: number;
+  readonly numTxQueues?: number;
+  readonly numRxQueues?: number;
+  readonly txqlen?: number;
+  readonly carrier?: number;
+  readonly gsoMaxSegs?: number;
+  readonly gsoMaxSize?: number;
+  readonly linkNetnsid?: number;
+  readonly minMtu?: number;
+  readonly maxMtu?: number;
+  readonly altIfname?: string;
+}
+
+export type Link = LinkHeader & LinkAttributes;
+/** A link as a request names it: by `ifiIndex` or `ifname`. */
+export type LinkRequest = Partial<LinkHeader> & LinkAttributes;
+
+const vethInfoPeer = 1;
+
+const vethData: Codec<VethData> = {
+  write(writer, value) {
+    if (value.peer === undefined) return;
+    const at = writer.open(vethInfoPeer);
+    linkFormat.write(writer, value.peer);
+    writer.close(at);
+  },
+  read(bytes, start, end) {
+    let peer: Link | undefined;
+    eachAttribute(bytes, start, end, (type, from, to) => {
+      if (type === vethInfoPeer) peer = linkFormat.read(bytes, from, to);
+    });
+    return peer === undefined ? {} : { peer };
+  },
+};
+
+interface RawInfo extends WithUnknown {
+  readonly kind?: string;
+  readonly data?: Uint8Array;
+}
+
+const rawInfo: AttributeSet<RawInfo> = new AttributeSet<RawInfo>({ kind: [1, string], data: [2, binary] });
+
+const infoKind = 1;
+const infoData = 2;
+
+function writeInfo(writer: Writer, value: LinkInfo): void {
+  const kindName = value.kind === 'other' ? value.kindName : value.kind;
+  const kindAt = writer.open(infoKind);
+  writer.raw(Buffer.from(kindName)); // the kernel's own answers have a NUL here; both are accepted
+  writer.u8(0);
+  writer.close(kindAt);
+  if (value.data !== undefined) {
+    const dataAt = writer.open(infoData);
+    if (value.kind === 'veth') vethData.write(writer, value.data);
+    else if (value.kind === 'vxlan') vxlanData.write(writer, value.data);
+    else if (value.kind === 'bridge') bridgeData.write(writer, value.data);
+    else writer.raw(value.data);
+    writer.close(dataAt);
+  }
+  rawInfo.write(writer, value.unknown === undefined ? {} : { unknown: value.unknown });
+}
+
+function readInfo(bytes: Buffer, start: number, end: number): LinkInfo {
+  const raw = rawInfo.read(bytes, start, end);
+  const rest: WithUnknown = raw.unknown === undefined ? {} : { unknown: raw.unknown };
+  const kind = raw.kind ?? '';
+  const data = raw.data === undefined ? undefined : Buffer.from(raw.data);
+  if (kind === 'veth')
+    return data === undefined ? { kind, ...rest } : { kind, data: vethData.read(data, 0, data.length), ...rest };
+  if (kind === 'vxlan')
+    return data === undefined ? { kind, ...rest } : { kind, data: vxlanData.read(data, 0, data.length), ...rest };
+  if (kind === 'bridge')
+    return data === undefined ? { kind, ...rest } : { kind, data: bridgeData.read(data, 0, data.length), ...rest };
+  return { kind: 'other', kindName: kind, ...(raw.data === undefined ? {} : { data: raw.data }), ...rest };
+}
+
+const linkInfo: Codec<LinkInfo> = { write: writeInfo, read: readInfo };
+
+export const linkAttributes: AttributeSet<LinkAttributes> = new AttributeSet<LinkAttributes>({
+  address: [1, lladdr],
+  broadcast: [2, lladdr],
+  ifname: [3, string],
+  mtu: [4, u32],
+  link: [5, u32],
+  qdisc: [6, string],
+  master: [10, u32],
+  txqlen: [13, u32],
+  operstate: [16, u8],
+  linkmode: [17, u8],
+  linkinfo: [18, linkInfo],
+  netNsPid: [19, u32],
+  ifalias: [20, string],
+  afSpec: [26, ifaceSpec],
+  group: [27, u32],
+  netNsFd: [28, u32],
+  extMask: [29, u32],
+  promiscuity: [30, u32],
+  numTxQueues: [31, u32],
+  numRxQueues: [32, u32],
+  carrier: [33, u8],
+  linkNetnsid: [37, s32],
+  gsoMaxSegs: [40, u32],
+  gsoMaxSize: [41, u32],
+  minMtu: [50, u32],
+  maxMtu: [51, u32],
+  altIfname: [53, string],
+});
+
+export const linkFormat: MessageFormat<LinkHeader, LinkAttributes> = new MessageFormat<LinkHeader, LinkAttributes>(
+  'link',
+  16,
+  { ifiFamily: [0, 'u8'], ifiType: [2, 'u16'], ifiIndex: [4, 's32'], ifiFlags: [8, 'u32'], ifiChange: [12, 'u32'] },
+  linkAttributes,
+);
+
+function request(name: string, type: number, flags: number, message: LinkRequest): NetlinkRequest<Link> {
+  return { name, type, flags, format: linkFormat, message };
+}
+
+/** RTM_NEWLINK. With `echo` (kernel 6.2 and newer) the answer is the link as made: `ifiIndex`, and `link`, a veth's other end. */
+export function newLink(link: LinkRequest, options: CreateOptions = {}): NetlinkRequest<Link> {
+  return request('newLink', linkMessage.new, createFlags(options), link);
+}
+
+/** RTM_NEWLINK on a link that exists, by `ifiIndex` or `ifname`; `ifiFlags` needs its bits in `ifiChange`. */
+export function setLink(link: LinkRequest, options: { readonly echo?: boolean } = {}): NetlinkRequest<Link> {
+  return request('setLink', linkMessage.new, options.echo === true ? messageFlag.echo : 0, link);
+}
+
+/** RTM_DELLINK by `ifiIndex`, `ifname`, or every member of `group`. */
+export function delLink(link: LinkRequest): NetlinkRequest<Link> {
+  return request('delLink', linkMessage.delete, 0, link);
+}
+
+/** RTM_GETLINK of one link, by `ifiIndex` or `ifname`; ENODEV where there is none. */
+export function getLink(link: LinkRequest): NetlinkRequest<Link> {
+  return request('getLink', linkMessage.get, 0, { extMask: linkExtMask.skipStats, ...link });
+}
+
+/** All links; `linkinfo: { kind }` and `master` filter in the kernel. */
+export function dumpLinks(filter: LinkRequest = {}): NetlinkRequest<Link> {
+  return request('dumpLinks', linkMessage.get, messageFlag.dump, { extMask: linkExtMask.skipStats, ...filter });
+}

@@ -1,0 +1,136 @@
+// Kernel notifications: a thread of the addon drains the socket while JavaScript is busy; here its chunks become decoded
+// messages. Lost ones are an overrun, upon which the listener reads everything anew.
+
+import { monitorEvent, nativeAddon, type MonitorHandle, type NativeAddon } from '#agent/native/addon.ts';
+import { WeftError } from '#agent/errors.ts';
+
+import { addressFormat, addressMessage, type Address } from './addr.ts';
+import { linkFormat, linkMessage, type Link } from './link.ts';
+import { readMessages } from './message.ts';
+import { neighbourFormat, neighbourMessage, type Neighbour } from './neighbour.ts';
+import { fromNative, NetlinkError } from './netlink-error.ts';
+import { nexthopFormat, nexthopMessage, type Nexthop } from './nexthop.ts';
+import { routeFormat, routeMessage, type Route } from './route.ts';
+
+/** RTNLGRP_* (linux/rtnetlink.h). */
+const groupNumbers = {
+  link: 1,
+  neigh: 3,
+  ipv4Ifaddr: 5,
+  ipv4Route: 7,
+  ipv6Ifaddr: 9,
+  ipv6Route: 11,
+  nexthop: 32,
+} as const;
+export type MonitorGroup = keyof typeof groupNumbers;
+
+export type Notification =
+  | { readonly kind: 'newLink' | 'delLink'; readonly link: Link }
+  | { readonly kind: 'newAddress' | 'delAddress'; readonly address: Address }
+  | { readonly kind: 'newRoute' | 'delRoute'; readonly route: Route }
+  /** FDB entries too: family AF_BRIDGE. */
+  | { readonly kind: 'newNeighbour' | 'delNeighbour'; readonly neighbour: Neighbour }
+  | { readonly kind: 'newNexthop' | 'delNexthop'; readonly nexthop: Nexthop }
+  | { readonly kind: 'other'; readonly type: number; readonly payload: Uint8Array };
+
+export interface NetlinkMonitorOptions {
+  readonly groups: readonly MonitorGroup[];
+  readonly netnsPath?: string;
+  /** The socket's; default 2 MiB, which the kernel doubles. */
+  readonly receiveBufferBytes?: number;
+  /** Notifications waiting for JavaScript beyond this are dropped, and reported as an overrun; default 16 MiB. */
+  readonly pendingLimitBytes?: number;
+  /** Some notifications, in order, as many as came since the last call. */
+  readonly onMessages: (notifications: readonly Notification[]) => void;
+  /** Some were lost: read the kernel's state anew. */
+  readonly onOverrun: () => void;
+  /** The monitor ended or got what it cannot read; it reports nothing after a NetlinkError. */
+  readonly onError: (error: WeftError) => void;
+}
+
+const routeProtocolNumber = 0;
+
+function decode(bytes: Buffer, type: number, start: number, end: number): Notification {
+  switch (type) {
+    case linkMessage.new:
+      return { kind: 'newLink', link: linkFormat.read(bytes, start, end) };
+    case linkMessage.delete:
+      return { kind: 'delLink', link: linkFormat.read(bytes, start, end) };
+    case addressMessage.new:
+      return { kind: 'newAddress', address: addressFormat.read(bytes, start, end) };
+    case addressMessage.delete:
+      return { kind: 'delAddress', address: addressFormat.read(bytes, start, end) };
+    case routeMessage.new:
+      return { kind: 'newRoute', route: routeFormat.read(bytes, start, end) };
+    case routeMessage.delete:
+      return { kind: 'delRoute', route: routeFormat.read(bytes, start, end) };
+    case neighbourMessage.new:
+      return { kind: 'newNeighbour', neighbour: neighbourFormat.read(bytes, start, end) };
+    case neighbourMessage.delete:
+      return { kind: 'delNeighbour', neighbour: neighbourFormat.read(bytes, start, end) };
+    case nexthopMessage.new:
+      return { kind: 'newNexthop', nexthop: nexthopFormat.read(bytes, start, end) };
+    case nexthopMessage.delete:
+      return { kind: 'delNexthop', nexthop: nexthopFormat.read(bytes, start, end) };
+    default:
+      return { kind: 'other', type, payload: new Uint8Array(bytes.subarray(start, end)) };
+  }
+}
+
+/** Listens until disposed; after that nothing is called. It does not keep the process alive. */
+export class NetlinkMonitor implements Disposable {
+  readonly #addon: NativeAddon;
+  readonly #options: NetlinkMonitorOptions;
+  #handle: MonitorHandle | undefined;
+
+  private constructor(addon: NativeAddon, options: NetlinkMonitorOptions) {
+    this.#addon = addon;
+    this.#options = options;
+  }
+
+  /** Throws NetlinkError. What happens after `open` returns is reported; what was before is not. */
+  static open(options: NetlinkMonitorOptions): NetlinkMonitor {
+    const addon = nativeAddon();
+    const monitor = new NetlinkMonitor(addon, options);
+    try {
+      monitor.#handle = addon.monitorOpen(
+        routeProtocolNumber,
+        options.netnsPath ?? null,
+        options.groups.map((group) => groupNumbers[group]),
+        options.receiveBufferBytes ?? 2 << 20,
+        options.pendingLimitBytes ?? 16 << 20,
+        (kind, value) => monitor.#take(kind, value),
+      );
+    } catch (error) {
+      throw fromNative(error, 'netlink monitor');
+    }
+    return monitor;
+  }
+
+  #take(kind: number, value: Buffer | number): void {
+    if (this.#handle === undefined) return;
+    if (kind === monitorEvent.overrun) this.#options.onOverrun();
+    else if (typeof value === 'number')
+      this.#options.onError(new NetlinkError({ request: 'netlink monitor', errno: value }));
+    else this.#takeChunk(value);
+  }
+
+  #takeChunk(bytes: Buffer): void {
+    const notifications: Notification[] = [];
+    try {
+      for (const { type, start, end } of readMessages(bytes)) notifications.push(decode(bytes, type, start, end));
+    } catch (error) {
+      // A message that cannot be read is a message lost.
+      if (!(error instanceof WeftError)) throw error;
+      this.#options.onError(error);
+      this.#options.onOverrun();
+    }
+    if (notifications.length > 0) this.#options.onMessages(notifications);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#handle === undefined) return;
+    this.#addon.monitorClose(this.#handle);
+    this.#handle = undefined;
+  }
+}

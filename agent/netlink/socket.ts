@@ -1,0 +1,315 @@
+// Request sockets. A batch is encoded into one buffer, sent in chunks that the receive buffer can answer, and only the last message
+// of a chunk asks for an acknowledgement: the kernel works in order, and errors come unasked. Synchronous by default, because a
+// round trip costs less than a promise; slow requests go to a pool thread on a second socket of the same namespace.
+
+import { nativeAddon, type NativeAddon } from '#agent/native/addon.ts';
+
+import { messageFlag, writeMessage, type NetlinkRequest } from './message.ts';
+import { errno, fromNative, NetlinkError } from './netlink-error.ts';
+import { brokenReplies, ReplyCollector, type NetlinkReply } from './reply.ts';
+import { openTransaction } from './transaction.ts';
+import { Writer } from './wire.ts';
+
+export { type NetlinkReply } from './reply.ts';
+
+const protocols = { route: 0, netfilter: 12 } as const;
+export type NetlinkProtocol = keyof typeof protocols;
+
+/** Replies to `requests`, one each, typed by what each request's answers are. */
+export type RepliesOf<Requests extends readonly NetlinkRequest<unknown>[]> = {
+  -readonly [Index in keyof Requests]: Requests[Index] extends NetlinkRequest<infer Answer>
+    ? NetlinkReply<Answer>
+    : never;
+};
+export type AnswersOf<Requests extends readonly NetlinkRequest<unknown>[]> = {
+  -readonly [Index in keyof Requests]: Requests[Index] extends NetlinkRequest<infer Answer> ? readonly Answer[] : never;
+};
+
+export interface NetlinkSocketOptions {
+  readonly protocol: NetlinkProtocol;
+  /** Absolute path of a network namespace; the process' own when left out. */
+  readonly netnsPath?: string;
+  /** Default 1 MiB; the kernel doubles it. */
+  readonly receiveBufferBytes?: number;
+  /** How long one exchange may go without an answer; default 10,000. */
+  readonly timeoutMs?: number;
+}
+
+/** Bounds of one chunk: bytes sent, and bytes of kernel memory that its replies may take. */
+const chunkBytes = 128 << 10;
+const replyBudgetBytes = 512 << 10;
+const errorReplyBytes = 768;
+const answerReplyBytes = 8192;
+const dumpAttempts = 10;
+
+interface Chunk {
+  readonly requests: readonly NetlinkRequest<unknown>[];
+  readonly firstSequence: number;
+  readonly lastSequence: number;
+  readonly terminalSequence: number;
+  readonly writer: Writer;
+}
+
+export class NetlinkSocket implements Disposable {
+  readonly #addon: NativeAddon;
+  readonly #options: NetlinkSocketOptions;
+  readonly #timeoutMs: number;
+  readonly #writer = new Writer(16 << 10);
+  readonly #idle: number[] = [];
+  #fd: number;
+  #sequence = 1;
+
+  private constructor(addon: NativeAddon, options: NetlinkSocketOptions, fd: number) {
+    this.#addon = addon;
+    this.#options = options;
+    this.#timeoutMs = options.timeoutMs ?? 10_000;
+    this.#fd = fd;
+  }
+
+  /** Throws NetlinkError: ENOENT where `netnsPath` is nothing, EINVAL where it is no network namespace. */
+  static open(options: NetlinkSocketOptions): NetlinkSocket {
+    const addon = nativeAddon();
+    return new NetlinkSocket(addon, options, openFd(addon, options));
+  }
+
+  /** Sends all and returns one reply each, in order; a refused request does not stop those behind it. */
+  batch<const Requests extends readonly NetlinkRequest<unknown>[]>(requests: Requests): RepliesOf<Requests> {
+    const replies: NetlinkReply<unknown>[] = [];
+    for (let from = 0; from < requests.length;) {
+      const chunk = this.#encode(requests, from, this.#writer);
+      replies.push(...this.#exchange(chunk));
+      from += chunk.requests.length;
+    }
+    return replies as RepliesOf<Requests>;
+  }
+
+  /** The same on a pool thread; the promise rejects with the signal's reason, but what was sent takes its course. */
+  async batchAsync<const Requests extends readonly NetlinkRequest<unknown>[]>(
+    requests: Requests,
+    signal?: AbortSignal,
+  ): Promise<RepliesOf<Requests>> {
+    signal?.throwIfAborted();
+    const replies: NetlinkReply<unknown>[] = [];
+    for (let from = 0; from < requests.length;) {
+      const chunk = this.#encode(requests, from, new Writer(1024));
+      replies.push(...(await abortable(this.#exchangeAsync(chunk), signal)));
+      from += chunk.requests.length;
+    }
+    return replies as RepliesOf<Requests>;
+  }
+
+  /** Like `batch`, but throws the first NetlinkError; the other requests were tried all the same. */
+  batchOrThrow<const Requests extends readonly NetlinkRequest<unknown>[]>(requests: Requests): AnswersOf<Requests> {
+    return answersOrThrow(this.batch(requests)) as AnswersOf<Requests>;
+  }
+
+  async batchAsyncOrThrow<const Requests extends readonly NetlinkRequest<unknown>[]>(
+    requests: Requests,
+    signal?: AbortSignal,
+  ): Promise<AnswersOf<Requests>> {
+    return answersOrThrow(await this.batchAsync(requests, signal)) as AnswersOf<Requests>;
+  }
+
+  /** Every object the dump lists. Tried anew when a change cut it; NetlinkError EINTR after ten times. */
+  dump<Answer>(request: NetlinkRequest<Answer>): readonly Answer[] {
+    for (let attempt = 1; ; attempt += 1) {
+      const chunk = this.#encode([request], 0, this.#writer);
+      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
+      collector.take(this.#send(chunk));
+      const answers = dumpResult<Answer>(request, collector, attempt);
+      if (answers !== undefined) return answers;
+    }
+  }
+
+  async dumpAsync<Answer>(request: NetlinkRequest<Answer>, signal?: AbortSignal): Promise<readonly Answer[]> {
+    for (let attempt = 1; ; attempt += 1) {
+      signal?.throwIfAborted();
+      const chunk = this.#encode([request], 0, new Writer(1024));
+      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
+      collector.take(await abortable(this.#sendAsync(chunk), signal));
+      const answers = dumpResult<Answer>(request, collector, attempt);
+      if (answers !== undefined) return answers;
+    }
+  }
+
+  /** One atomic nfnetlink batch for nftables: all requests or none. Throws the first NetlinkError. */
+  transaction(requests: readonly NetlinkRequest<unknown>[]): void {
+    if (requests.length === 0) return;
+    const framed = openTransaction(requests);
+    const firstSequence = this.#reserve(framed.length);
+    this.#writer.length = 0;
+    framed.forEach((request, index) => {
+      const flags = index === framed.length - 2 ? request.flags | messageFlag.ack : request.flags;
+      writeMessage(this.#writer, request, flags | messageFlag.request, firstSequence + index);
+    });
+    const collector = new ReplyCollector(framed, firstSequence);
+    collector.take(
+      this.#send({
+        requests: framed,
+        firstSequence,
+        lastSequence: firstSequence + framed.length - 2,
+        terminalSequence: firstSequence,
+        writer: this.#writer,
+      }),
+    );
+    answersOrThrow(collector.replies());
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#fd === -1) return;
+    this.#addon.netlinkClose(this.#fd);
+    this.#fd = -1;
+    for (const fd of this.#idle.splice(0)) this.#addon.netlinkClose(fd);
+  }
+
+  /** Sequence numbers for `count` messages: never 0, never across the 32-bit border within one exchange. */
+  #reserve(count: number): number {
+    if (this.#sequence + count > 0xffff_ffff) this.#sequence = 1;
+    const first = this.#sequence;
+    this.#sequence += count;
+    return first;
+  }
+
+  /** Encodes requests from `from` on until the chunk is full; the last one asks for the acknowledgement. */
+  #encode(requests: readonly NetlinkRequest<unknown>[], from: number, writer: Writer): Chunk {
+    writer.length = 0;
+    const firstSequence = this.#reserve(requests.length - from);
+    let lastAt = 0;
+    let budget = replyBudgetBytes;
+    let index = from;
+    for (; index < requests.length; index += 1) {
+      const request = requests[index] as NetlinkRequest<unknown>;
+      budget -= isAnswered(request) ? answerReplyBytes : errorReplyBytes;
+      if (index > from && (budget < 0 || writer.length > chunkBytes)) break;
+      lastAt = writer.length;
+      writeMessage(writer, request, request.flags | messageFlag.request, firstSequence + index - from);
+    }
+    const count = index - from;
+    const last = requests[index - 1] as NetlinkRequest<unknown>;
+    writer.setU16(lastAt + 6, last.flags | messageFlag.request | messageFlag.ack);
+    return {
+      requests: count === requests.length ? requests : requests.slice(from, index),
+      firstSequence,
+      lastSequence: firstSequence + count - 1,
+      terminalSequence: 0,
+      writer,
+    };
+  }
+
+  #send(chunk: Chunk): Buffer {
+    if (this.#fd === -1) throw closed();
+    const { writer, lastSequence, terminalSequence } = chunk;
+    try {
+      return this.#addon.netlinkRequest(
+        this.#fd,
+        writer.bytes,
+        writer.length,
+        lastSequence,
+        terminalSequence,
+        this.#timeoutMs,
+      );
+    } catch (error) {
+      throw fromNative(error, chunk.requests[0]?.name ?? 'netlink');
+    }
+  }
+
+  async #sendAsync(chunk: Chunk): Promise<Buffer> {
+    if (this.#fd === -1) throw closed();
+    const fd = this.#idle.pop() ?? openFd(this.#addon, this.#options);
+    const { writer, lastSequence, terminalSequence } = chunk;
+    try {
+      return await this.#addon.netlinkRequestAsync(
+        fd,
+        writer.bytes,
+        writer.length,
+        lastSequence,
+        terminalSequence,
+        this.#timeoutMs,
+      );
+    } catch (error) {
+      throw fromNative(error, chunk.requests[0]?.name ?? 'netlink');
+    } finally {
+      if (this.#fd === -1) this.#addon.netlinkClose(fd);
+      else this.#idle.push(fd);
+    }
+  }
+
+  #exchange(chunk: Chunk): readonly NetlinkReply<unknown>[] {
+    try {
+      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
+      collector.take(this.#send(chunk));
+      return collector.replies();
+    } catch (error) {
+      return brokenReplies(chunk.requests, error);
+    }
+  }
+
+  async #exchangeAsync(chunk: Chunk): Promise<readonly NetlinkReply<unknown>[]> {
+    try {
+      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
+      collector.take(await this.#sendAsync(chunk));
+      return collector.replies();
+    } catch (error) {
+      return brokenReplies(chunk.requests, error);
+    }
+  }
+}
+
+/** Whether the kernel sends more than an acknowledgement: rtnetlink numbers come in fours of new, del, get, set. */
+function isAnswered(request: NetlinkRequest<unknown>): boolean {
+  return (request.type & 3) === 2 || (request.flags & messageFlag.echo) !== 0;
+}
+
+function closed(): NetlinkError {
+  return new NetlinkError({ request: 'netlink socket is closed', errno: errno.EBADF });
+}
+
+function openFd(addon: NativeAddon, options: NetlinkSocketOptions): number {
+  try {
+    return addon.netlinkOpen(
+      protocols[options.protocol],
+      options.netnsPath ?? null,
+      options.receiveBufferBytes ?? 1 << 20,
+    );
+  } catch (error) {
+    throw fromNative(error, `netlink socket${options.netnsPath === undefined ? '' : ` in ${options.netnsPath}`}`);
+  }
+}
+
+function answersOrThrow(replies: readonly NetlinkReply<unknown>[]): readonly (readonly unknown[])[] {
+  return replies.map((reply) => {
+    if (!reply.ok) throw reply.error;
+    return reply.answers;
+  });
+}
+
+/** A dump's objects, or undefined when it has to be tried anew. */
+function dumpResult<Answer>(
+  request: NetlinkRequest<Answer>,
+  collector: ReplyCollector,
+  attempt: number,
+): readonly Answer[] | undefined {
+  const [reply] = collector.replies();
+  if (reply === undefined || (!reply.ok && reply.error.errno !== errno.EINTR)) throw reply?.error ?? closed();
+  if (reply.ok && !collector.interrupted) return reply.answers as readonly Answer[];
+  if (attempt < dumpAttempts) return undefined;
+  throw new NetlinkError({
+    request: request.name,
+    errno: errno.EINTR,
+    extendedAck: `the dump was interrupted ${attempt} times`,
+  });
+}
+
+/** Rejects with the signal's reason as soon as it aborts; `work` goes on and its outcome is dropped. */
+async function abortable<Result>(work: Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
+  if (signal === undefined) return work;
+  const { promise, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(signal.reason as Error);
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+    work.catch(() => undefined);
+  }
+}
