@@ -1,0 +1,106 @@
+// The status as plain text: aligned columns, no colours, so that it reads the same in a terminal, a pipe and a bug report.
+
+import type { PeerStatus, Status } from '#agent/observe/status.ts';
+
+/** Rows under a heading, columns as wide as their widest cell, two blanks apart. */
+export function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
+  const all = [heading, ...rows];
+  const widths = heading.map((_, column) => Math.max(...all.map((row) => (row[column] ?? '').length)));
+  const line = (row: readonly string[]): string =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('  ')
+      .trimEnd();
+  return `${all.map((row) => line(row)).join('\n')}\n`;
+}
+
+/** 90000 as `90 s`, then minutes, hours, days. */
+export function duration(ms: number): string {
+  if (ms < 90_000) return `${Math.max(0, Math.round(ms / 1000))} s`;
+  if (ms < 5_400_000) return `${Math.round(ms / 60_000)} min`;
+  return ms < 172_800_000 ? `${Math.round(ms / 3_600_000)} h` : `${Math.round(ms / 86_400_000)} d`;
+}
+
+/** Digits in threes, by blanks. */
+export function grouped(count: number): string {
+  return String(count).replaceAll(/\B(?=(\d{3})+$)/g, ' ');
+}
+
+const orNone = (list: readonly string[]): string => (list.length === 0 ? 'none' : list.join(', '));
+
+/** `weft status` */
+export function statusText(status: Status): string {
+  const { registry, datapath, addresses, nowMs } = status;
+  const self = status.peers.find((peer) => peer.self);
+  const share = self === undefined || self.blocks.length === 0 ? '' : ` (${self.sharePercent} % of the range)`;
+  const answered =
+    registry.answeredAtMs === null ? 'no answer yet' : `answered ${duration(nowMs - registry.answeredAtMs)} ago`;
+  const facts: readonly (readonly [string, string])[] = [
+    ['Node', `${status.nodeName} (weft ${status.version}, up ${duration(nowMs - status.startedAtMs)})`],
+    ['Ready', status.ready ? 'yes' : `no: waiting for ${status.waitingFor}`],
+    ['Registry', `${registry.engine}, ${answered}`],
+    [
+      'Range',
+      `${orNone(status.ranges)}${status.reserved.length === 0 ? '' : ` without ${status.reserved.join(', ')}`}`,
+    ],
+    ['Own blocks', `${orNone(self?.blocks ?? [])}${share}`],
+    [
+      'Addresses',
+      `${grouped(addresses.free)} free, ${grouped(addresses.leased)} leased, ${grouped(addresses.resting)} resting`,
+    ],
+    [
+      'Overlay',
+      datapath === null
+        ? 'not there yet'
+        : `${datapath.overlayDevice} ${orNone(status.overlayAddresses)}, MTU ${datapath.mtuBytes}, ${datapath.peersProgrammed} of ${status.peers.filter((peer) => !peer.self).length} peers programmed`,
+    ],
+    ['Pods', datapath === null ? 'unknown' : `${datapath.podLinks}`],
+    ['Findings', status.findings.length === 0 ? 'none' : `${status.findings.length}`],
+  ];
+  const lines = facts.map(([name, value]) => `${name.padEnd(11)} ${value}`);
+  const findings = status.findings.flatMap(({ severity, name, message, nextStep }) => [
+    `  ${severity} ${name}: ${message}`,
+    `    ${nextStep}`,
+  ]);
+  return `${[...lines, ...findings].join('\n')}\n`;
+}
+
+const nameOf = (peer: PeerStatus): string => (peer.self ? `${peer.nodeName} (this node)` : peer.nodeName);
+
+/** `weft peers` */
+export function peersText({ peers }: Status): string {
+  if (peers.length === 0) return 'no peers known yet\n';
+  return table(
+    ['NODE', 'UNDERLAY', 'OVERLAY', 'BLOCKS', 'RECORD'],
+    peers.map((peer) => [
+      nameOf(peer),
+      peer.underlayAddress ?? 'unknown',
+      orNone(peer.overlayAddresses),
+      `${peer.blocks.length}`,
+      peer.name,
+    ]),
+  );
+}
+
+/** `weft ipam` */
+export function ipamText(status: Status): string {
+  const { ranges, reserved, peers, addresses } = status;
+  if (ranges.length === 0) return `the range is not known yet: waiting for ${status.waitingFor || 'the registry'}\n`;
+  const rows = peers.flatMap((peer): readonly (readonly string[])[] =>
+    peer.blocks.length === 0
+      ? [[nameOf(peer), 'none', '0', '0 %']]
+      : peer.blocks.map((block, at) => [
+          at === 0 ? nameOf(peer) : '',
+          block,
+          at === 0 ? grouped(peer.addresses) : '',
+          at === 0 ? `${peer.sharePercent} %` : '',
+        ]),
+  );
+  return [
+    `Range     ${ranges.join(', ')}`,
+    `Reserved  ${orNone(reserved)}`,
+    `This node ${grouped(addresses.free)} free, ${grouped(addresses.leased)} leased, ${grouped(addresses.resting)} resting`,
+    '',
+    table(['NODE', 'BLOCK', 'ADDRESSES', 'SHARE'], rows),
+  ].join('\n');
+}

@@ -1,0 +1,138 @@
+#!/usr/bin/env node
+// The command `weft`: asks this node's agent through the status API and prints plain tables, or the same as JSON. Exit codes:
+// 0 done, 1 the agent is away or refused, 2 wrong usage.
+
+import { askStatus } from '#agent/cli/client.ts';
+import { installPlugin } from '#agent/cli/install.ts';
+import { ipamText, peersText, statusText } from '#agent/cli/text.ts';
+import { loadConfig } from '#agent/config.ts';
+import { hostPort } from '#agent/config/formats.ts';
+import { settingsHelp } from '#agent/config/help.ts';
+import { hint } from '#agent/config/sources.ts';
+import { toWeftError } from '#agent/errors.ts';
+import type { Status } from '#agent/observe/status.ts';
+import { version } from '#agent/observe/version.ts';
+
+const usage = `Usage: weft COMMAND [OPTION …]
+
+  weft status            this node: ready or what it waits for, addresses, findings
+  weft peers             the nodes and how they are reached
+  weft ipam              who holds which part of the range
+  weft agent [SETTING …] run the agent (weft agent --help lists the settings)
+  weft install [DIR]     put the CNI plugin into DIR (setting cniBinDir)
+  weft version           version of this program
+  weft help              this text
+
+Options of status, peers, ipam:
+  --json                 the same as JSON
+  --address HOST:PORT    where the agent's status API is (default 127.0.0.1:6785)
+`;
+
+interface Output {
+  readonly out: (text: string) => void;
+  readonly err: (text: string) => void;
+}
+
+class UsageError extends Error {}
+
+const reports: Readonly<Record<string, { text: (status: Status) => string; json: (status: Status) => unknown }>> = {
+  status: { text: statusText, json: (status) => status },
+  peers: { text: peersText, json: ({ peers }) => peers },
+  ipam: {
+    text: ipamText,
+    json: ({ ranges, reserved, addresses, peers }) => ({ ranges, reserved, addresses, peers }),
+  },
+};
+const others = ['agent', 'install', 'version', 'help'];
+
+/** Runs one command line (without program names); resolves to the exit code. `weft agent` resolves when the agent runs. */
+export async function weft(
+  argv: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  { out, err }: Output,
+): Promise<number | undefined> {
+  const [command = 'help', ...rest] = argv;
+  try {
+    if (['help', '--help', '-h'].includes(command)) out(usage);
+    else if (['version', '--version'].includes(command)) out(`${version}\n`);
+    else if (command === 'agent') return await runAgent(rest, env, out);
+    else if (command === 'install') out(`${await install(rest, env)}\n`);
+    else await report(command, rest, env, out);
+    return 0;
+  } catch (thrown) {
+    if (thrown instanceof UsageError) {
+      err(`weft: ${thrown.message}\n`);
+      return 2;
+    }
+    const error = toWeftError(thrown);
+    err(`weft: ${error.message.replaceAll('\n', '\nweft: ')}\n      ${error.nextStep}\n`);
+    return error.kind === 'invalidSetting' ? 2 : 1;
+  }
+}
+
+async function report(
+  command: string,
+  rest: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  out: Output['out'],
+): Promise<void> {
+  const chosen = Object.hasOwn(reports, command) ? reports[command] : undefined;
+  if (chosen === undefined) {
+    const near = hint(command, [...Object.keys(reports), ...others]);
+    throw new UsageError(`unknown command ${JSON.stringify(command)}${near}; weft help lists them`);
+  }
+  const { json, address, help } = reportOptions(rest, env);
+  if (help) return out(usage);
+  const target = hostPort(address);
+  if (target === undefined) throw new UsageError(`--address must be HOST:PORT, not ${JSON.stringify(address)}`);
+  const status = await askStatus(target, AbortSignal.timeout(5000));
+  out(json ? `${JSON.stringify(chosen.json(status), null, 2)}\n` : chosen.text(status));
+}
+
+function reportOptions(
+  rest: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): { readonly json: boolean; readonly address: string; readonly help: boolean } {
+  let address = env['WEFT_STATUS_LISTEN'] || '127.0.0.1:6785';
+  let json = false;
+  let help = false;
+  for (let at = 0; at < rest.length; at++) {
+    const option = rest[at] ?? '';
+    if (option === '--json') json = true;
+    else if (option === '--help' || option === '-h') help = true;
+    else if (option === '--address') address = rest[++at] ?? '';
+    else if (option.startsWith('--address=')) address = option.slice('--address='.length);
+    else throw new UsageError(`unknown option ${JSON.stringify(option)}${hint(option, ['--json', '--address'])}`);
+  }
+  return { json, address, help };
+}
+
+async function runAgent(
+  rest: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  out: Output['out'],
+): Promise<number | undefined> {
+  if (rest.includes('--help') || rest.includes('-h')) {
+    out(settingsHelp());
+    return 0;
+  }
+  // Loaded only now, so that reports do not pay for the agent.
+  // oxlint-disable-next-line no-restricted-imports -- `weft agent` is the door to main
+  const { runAgent: start } = await import('#agent/main.ts');
+  return start(rest, env);
+}
+
+async function install(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {
+  const [directory, extra] = rest;
+  if (extra !== undefined || directory?.startsWith('-') === true) throw new UsageError('usage: weft install [DIR]');
+  const { WEFT_SHIM: shim, ...settings } = env;
+  return installPlugin(directory ?? loadConfig({ argv: [], env: settings }).config.cniBinDir, shim);
+}
+
+if (import.meta.main) {
+  const code = await weft(process.argv.slice(2), process.env, {
+    out: (text) => process.stdout.write(text),
+    err: (text) => process.stderr.write(text),
+  });
+  if (code !== undefined) process.exitCode = code;
+}

@@ -1,0 +1,130 @@
+// The one picture of this node that the status API, the page, the command `weft`, readiness and the metrics all show. Built
+// afresh at each question from what the parts say; pure but for the sources it asks.
+
+import type { DatapathStatus } from '#agent/datapath/datapath.ts';
+import { findingsOf } from '#agent/observe/findings.ts';
+import type { Finding } from '#agent/observe/findings.ts';
+import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
+
+/** What a status is made from. A part that is not there yet is undefined. */
+export interface StatusSources {
+  readonly version: string;
+  readonly nodeName: string;
+  readonly registryEngine: string;
+  readonly startedAtMs: number;
+  /** Sentence on what the start is waiting for; empty once every part runs. */
+  readonly starting: () => string;
+  readonly ipam: () => IpamView | undefined;
+  readonly leases: () => readonly Lease[];
+  readonly datapath: () => DatapathStatus | undefined;
+  readonly nowMs: () => number;
+}
+
+export interface PeerStatus extends PeerView {
+  /** Addresses in its blocks. */
+  readonly addresses: number;
+  /** Part of the pool, 0 to 100. */
+  readonly sharePercent: number;
+}
+
+export interface LeaseStatus {
+  readonly addresses: readonly string[];
+  readonly pod: string;
+  readonly containerId: string;
+  readonly ifname: string;
+  readonly hostIfname: string;
+  readonly state: Lease['state'];
+  readonly sinceMs: number;
+}
+
+export interface Status {
+  readonly version: string;
+  readonly nodeName: string;
+  readonly startedAtMs: number;
+  readonly nowMs: number;
+  /** True when an ADD would succeed. */
+  readonly ready: boolean;
+  readonly waitingFor: string;
+  readonly registry: { readonly engine: string; readonly answeredAtMs: number | null };
+  readonly ranges: readonly string[];
+  readonly reserved: readonly string[];
+  readonly overlayAddresses: readonly string[];
+  readonly addresses: { readonly free: number; readonly leased: number; readonly resting: number };
+  readonly peers: readonly PeerStatus[];
+  readonly datapath: DatapathStatus | null;
+  /** At most as many as were asked for, newest first; `leasesTotal` counts all. */
+  readonly leases: readonly LeaseStatus[];
+  readonly leasesTotal: number;
+  readonly findings: readonly Finding[];
+}
+
+/** Addresses in a CIDR; an IPv6 range gives a number that is not exact, good for shares. */
+export function addressCount(cidr: string): number {
+  const [address = '', prefix = ''] = cidr.split('/');
+  return 2 ** ((address.includes(':') ? 128 : 32) - Number(prefix));
+}
+
+const sum = (cidrs: readonly string[]): number => cidrs.reduce((total, cidr) => total + addressCount(cidr), 0);
+
+export interface Readiness {
+  readonly ready: boolean;
+  readonly waitingFor: string;
+}
+
+/** Whether an ADD would succeed now, and if not, what it waits for. */
+export function readiness(sources: StatusSources): Readiness {
+  const starting = sources.starting();
+  const view = sources.ipam();
+  const datapath = sources.datapath();
+  const waits = [
+    view === undefined || view.ready ? '' : view.waitingFor || 'addresses',
+    datapath === undefined || datapath.ready ? '' : datapath.waitingFor || 'the datapath',
+    starting,
+  ];
+  const waitingFor = waits.find((wait) => wait !== '') ?? '';
+  return { ready: waitingFor === '', waitingFor };
+}
+
+/** The picture now, with at most `leaseLimit` leases. */
+export function buildStatus(sources: StatusSources, leaseLimit: number): Status {
+  const view = sources.ipam();
+  const datapath = sources.datapath();
+  const leases = sources.leases();
+  const nowMs = sources.nowMs();
+  const total = sum(view?.ranges ?? []);
+  const status = {
+    version: sources.version,
+    nodeName: sources.nodeName,
+    startedAtMs: sources.startedAtMs,
+    nowMs,
+    ...readiness(sources),
+    registry: { engine: sources.registryEngine, answeredAtMs: view?.registryAnsweredAtMs ?? null },
+    ranges: view?.ranges ?? [],
+    reserved: view?.reserved ?? [],
+    overlayAddresses: view?.overlayAddresses ?? [],
+    addresses: {
+      free: view?.freeAddresses ?? 0,
+      leased: view?.leasedAddresses ?? 0,
+      resting: view?.restingAddresses ?? 0,
+    },
+    peers: (view?.peers ?? []).map((peer) => peerStatus(peer, total)),
+    datapath: datapath ?? null,
+    leases: leases
+      .toSorted((a, b) => b.sinceMs - a.sinceMs)
+      .slice(0, leaseLimit)
+      .map((lease) => leaseStatus(lease)),
+    leasesTotal: leases.length,
+  };
+  return { ...status, findings: findingsOf(status) };
+}
+
+function peerStatus(peer: PeerView, total: number): PeerStatus {
+  const addresses = sum(peer.blocks);
+  return { ...peer, addresses, sharePercent: total === 0 ? 0 : Math.round((addresses / total) * 1e4) / 100 };
+}
+
+function leaseStatus(lease: Lease): LeaseStatus {
+  const { addresses, containerId, ifname, hostIfname, state, sinceMs, owner } = lease;
+  const pod = owner.podName === undefined ? '' : `${owner.podNamespace ?? 'default'}/${owner.podName}`;
+  return { addresses, pod, containerId, ifname, hostIfname, state, sinceMs };
+}
