@@ -1,0 +1,101 @@
+// The images that a cluster needs and no registry gives: pause, CoreDNS, and one with every tool that the tests run in pods.
+// They are made from the cached programs and this machine's Debian, once, beside the programs.
+import { cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+
+import { writeImage } from './archive.ts';
+import { lockFile, run } from './host.ts';
+import { images } from './settings.ts';
+
+const machinePrograms = 'bash getent curl dig nslookup ss ip ping'.split(' ');
+
+/** Makes the tarballs that are missing beside `bin` and returns their paths. */
+export async function ensureImages(bin: string, say: (line: string) => void): Promise<readonly string[]> {
+  const directory = join(dirname(bin), 'images');
+  await mkdir(directory, { recursive: true });
+  await using _lock = await lockFile(join(directory, 'lock'), () => say('another run is making the images, waiting'));
+  const makers: Readonly<Record<string, (root: string, file: string) => Promise<void>>> = {
+    'pause.tar': async (root, file) => {
+      await cp(join(bin, 'pause'), join(root, 'pause'));
+      await writeImage(file, { root, tags: [images.pause], entrypoint: ['/pause'] });
+    },
+    'coredns.tar': async (root, file) => {
+      await cp(join(bin, 'coredns'), join(root, 'coredns'));
+      await mkdir(join(root, 'etc'));
+      await writeImage(file, { root, tags: [images.coredns], entrypoint: ['/coredns'] });
+    },
+    'tools.tar': async (root, file) => {
+      await makeToolsRoot(root, bin);
+      await writeImage(file, { root, tags: [images.tools], entrypoint: ['/agnhost'], command: ['pause'] });
+    },
+  };
+  const paths: string[] = [];
+  for (const [name, make] of Object.entries(makers)) {
+    const file = join(directory, name);
+    paths.push(file);
+    if (await exists(file)) continue;
+    say(`  making image ${name}`);
+    const root = await mkdtemp(join(tmpdir(), 'weft-image-root-'));
+    try {
+      await make(root, file);
+    } finally {
+      await rm(root, { recursive: true, force: true });
+    }
+  }
+  return paths;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function makeToolsRoot(root: string, bin: string): Promise<void> {
+  for (const directory of ['bin', 'etc', 'tmp', 'var', 'root', 'usr/bin', 'run', 'proc', 'sys', 'dev', 'uploads']) {
+    await mkdir(join(root, directory), { recursive: true, mode: directory === 'tmp' ? 0o1777 : 0o755 });
+  }
+  await putProgram(root, '/bin/busybox', 'busybox');
+  const applets = (await run(['busybox', '--list'])).trim().split('\n');
+  for (const applet of applets) {
+    // Debian's busybox wget crashes on -T; curl is there for that.
+    if (applet !== 'busybox' && applet !== 'wget') await symlink('/bin/busybox', join(root, 'bin', applet));
+  }
+  for (const program of machinePrograms) {
+    await rm(join(root, 'bin', program), { force: true });
+    await putProgram(root, `/bin/${program}`, program);
+  }
+  await cp(join(bin, 'agnhost'), join(root, 'agnhost'));
+  await writeFile(join(root, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\n');
+  await writeFile(join(root, 'etc/group'), 'root:x:0:\n');
+  await writeFile(join(root, 'etc/nsswitch.conf'), 'hosts: files dns\n');
+}
+
+/** A program of this machine with the shared libraries that it names, and glibc's DNS resolver, which nothing names. */
+async function putProgram(root: string, place: string, program: string): Promise<void> {
+  const path = (await run(['sh', '-c', `command -v "${program}"`])).trim();
+  const libraries = (await run(['sh', '-c', `ldd "${path}" || true`])).match(/\/\S+/g) ?? [];
+  const resolvers = libraries.flatMap((library) =>
+    library.includes('/libc.so.')
+      ? [join(dirname(library), 'libnss_dns.so.2'), join(dirname(library), 'libresolv.so.2')]
+      : [],
+  );
+  await cp(path, join(root, place), { dereference: true });
+  for (const library of new Set([...libraries.filter((one) => !one.endsWith(':')), ...resolvers])) {
+    if (!(await exists(library))) continue;
+    await mkdir(dirname(join(root, library)), { recursive: true });
+    await cp(library, join(root, library), { dereference: true, force: true });
+  }
+}
+
+/** Every tarball in a directory, sorted. */
+export async function tarballsIn(directory: string): Promise<readonly string[]> {
+  const names = await readdir(directory);
+  return names
+    .filter((name) => name.endsWith('.tar'))
+    .toSorted()
+    .map((name) => join(directory, name));
+}
