@@ -1,0 +1,113 @@
+// Keys for the `peers` registry in one call: an authority, and for each node its certificate and key, in a folder that can be
+// copied to the node as it is (the agent's settings tlsCa, tlsCert, tlsKey). Files are 0600, folders 0700. What is there stays:
+// a second call adds the nodes that are new.
+
+import { createPrivateKey, generateKeyPairSync, X509Certificate, type KeyObject } from 'node:crypto';
+import { mkdir, open, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { WeftError } from '#agent/errors.ts';
+import type { TlsPaths } from '#agent/registry/peers/tls.ts';
+import { issueCertificate, type Issuer } from '#agent/registry/peers/x509.ts';
+
+export interface KeyNode {
+  readonly name: string;
+  /** Plain addresses; only so that other TLS tools accept the certificate: voters are told apart by name. */
+  readonly addresses: readonly string[];
+}
+
+export interface NodeKeys extends TlsPaths {
+  readonly name: string;
+}
+
+const dayMs = 24 * 60 * 60 * 1000;
+const validDays = 3650;
+
+/**
+ * Writes `ca.pem`, `ca-key.pem` and for each node `<name>/{ca,node,node-key}.pem` below `directory`; answers the paths in the
+ * order of `nodes`. Valid from a day ago (skewed clocks) for ten years. Throws WeftError('store').
+ */
+export async function createKeys(directory: string, nodes: readonly KeyNode[]): Promise<readonly NodeKeys[]> {
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    const authority = await readOrMakeAuthority(directory);
+    const keys: NodeKeys[] = [];
+    for (const node of nodes) keys.push(await readOrMakeNode(join(directory, node.name), node, authority));
+    return keys;
+  } catch (cause) {
+    throw new WeftError('store', `keys in ${directory}: ${(cause as Error).message}`, { details: directory, cause });
+  }
+}
+
+interface Authority extends Issuer {
+  readonly pem: string;
+}
+
+async function readOrMakeAuthority(directory: string): Promise<Authority> {
+  const paths = { cert: join(directory, 'ca.pem'), key: join(directory, 'ca-key.pem') };
+  const [pem, keyPem] = await Promise.all([readIfThere(paths.cert), readIfThere(paths.key)]);
+  if (pem !== undefined && keyPem !== undefined) {
+    const privateKey = createPrivateKey(keyPem);
+    const certificate = new X509Certificate(pem);
+    if (!certificate.checkPrivateKey(privateKey)) throw new Error('ca.pem and ca-key.pem do not belong together');
+    return { commonName: certificate.subject.replace(/^CN=/, ''), privateKey, pem };
+  }
+  if (pem !== undefined) throw new Error('ca.pem is there, ca-key.pem is not: nothing can be signed');
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const issuer = { commonName: 'weft peers', privateKey };
+  const made = issueCertificate({ commonName: issuer.commonName, publicKey, ...validity(), names: undefined }, issuer);
+  // The key first: a certificate without its key could not be completed by a second call.
+  await writePrivate(paths.key, pkcs8(privateKey), 'w');
+  await writePrivate(paths.cert, made, 'wx');
+  return { ...issuer, pem: made };
+}
+
+async function readOrMakeNode(folder: string, node: KeyNode, authority: Authority): Promise<NodeKeys> {
+  const keys: NodeKeys = {
+    name: node.name,
+    ca: join(folder, 'ca.pem'),
+    cert: join(folder, 'node.pem'),
+    key: join(folder, 'node-key.pem'),
+  };
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  await writePrivate(keys.ca, authority.pem, 'w');
+  const [cert, key] = await Promise.all([readIfThere(keys.cert), readIfThere(keys.key)]);
+  if (cert !== undefined && key !== undefined) return keys;
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const names = [node.name, ...node.addresses];
+  await writePrivate(keys.key, pkcs8(privateKey), 'w');
+  await writePrivate(
+    keys.cert,
+    issueCertificate({ commonName: node.name, publicKey: publicKey, ...validity(), names }, authority),
+    'w',
+  );
+  return keys;
+}
+
+function validity(): { readonly notBefore: Date; readonly notAfter: Date } {
+  const now = Date.now();
+  return { notBefore: new Date(now - dayMs), notAfter: new Date(now + validDays * dayMs) };
+}
+
+function pkcs8(key: KeyObject): string {
+  return key.export({ type: 'pkcs8', format: 'pem' }).toString();
+}
+
+async function writePrivate(path: string, content: string, flags: 'w' | 'wx'): Promise<void> {
+  const file = await open(path, flags, 0o600);
+  try {
+    await file.chmod(0o600);
+    await file.writeFile(content);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+async function readIfThere(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}

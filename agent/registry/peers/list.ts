@@ -1,0 +1,98 @@
+// Every record of a kind: the union of the keys over a majority of voters. Where a whole majority reports the same accepted
+// ballot for a key, its content is the newest chosen one, as in a one-round read; the other keys are read one by one.
+
+import { WeftError } from '#agent/errors.ts';
+import type { VoterLink } from '#agent/registry/peers/link.ts';
+import type { ChangedKey } from '#agent/registry/peers/wire.ts';
+import type { RecordKind, RegistryRecord } from '#agent/registry/registry.ts';
+import { ballotText } from '#ipam-peer/caspaxos/ballot.ts';
+
+/** Reads that run at the same time. */
+const readsAtOnce = 16;
+
+/** Throws WeftError('registry') when fewer than a majority answer. */
+export async function listKeys(
+  links: readonly VoterLink[],
+  kind: RecordKind,
+  get: (name: string) => Promise<RegistryRecord | undefined>,
+  signal: AbortSignal,
+): Promise<readonly RegistryRecord[]> {
+  signal.throwIfAborted();
+  const answers = await firstMajority(links, (link) => keysOf(link, kind, signal));
+  const majority = Math.floor(links.length / 2) + 1;
+  const records: RegistryRecord[] = [];
+  const doubtful: string[] = [];
+  const names = new Set(answers.flatMap((keys) => [...keys.keys()]));
+  for (const name of names) {
+    const agreed = agreedKey(answers, name, majority);
+    if (agreed === undefined) doubtful.push(name);
+    else if (agreed.cell.value !== null) {
+      const { uid, version, value } = agreed.cell;
+      records.push({ kind, name, uid, version, value });
+    }
+  }
+  while (doubtful.length > 0) {
+    const read = await Promise.all(doubtful.splice(0, readsAtOnce).map((name) => get(name)));
+    records.push(...read.filter((record) => record !== undefined));
+  }
+  return records.toSorted((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+async function keysOf(
+  link: VoterLink,
+  kind: RecordKind,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, ChangedKey>> {
+  const keys = new Map<string, ChangedKey>();
+  let after = 0;
+  let voterId = '';
+  for (;;) {
+    const answer = await link.changes({ kind, after, voterId, waitMs: 0 }, signal);
+    if (voterId !== '' && answer.voterId !== voterId) keys.clear();
+    for (const entry of answer.entries) keys.set(entry.name, entry);
+    ({ change: after, voterId } = answer);
+    if (!answer.more) return keys;
+  }
+}
+
+function agreedKey(
+  answers: readonly ReadonlyMap<string, ChangedKey>[],
+  name: string,
+  majority: number,
+): ChangedKey | undefined {
+  const counts = new Map<string, number>();
+  for (const keys of answers) {
+    const entry = keys.get(name);
+    if (entry === undefined) continue;
+    const ballot = ballotText(entry.accepted);
+    const count = (counts.get(ballot) ?? 0) + 1;
+    if (count >= majority) return entry;
+    counts.set(ballot, count);
+  }
+  return undefined;
+}
+
+/** The answers of the first majority; all of them would mean waiting for a voter that is down. */
+function firstMajority<T>(links: readonly VoterLink[], ask: (link: VoterLink) => Promise<T>): Promise<readonly T[]> {
+  const majority = Math.floor(links.length / 2) + 1;
+  return new Promise((resolve, reject) => {
+    const answers: T[] = [];
+    let failed = 0;
+    for (const link of links) {
+      ask(link).then(
+        (answer) => {
+          answers.push(answer);
+          if (answers.length === majority) resolve([...answers]);
+        },
+        (cause: unknown) => {
+          failed += 1;
+          if (failed === links.length - majority + 1) {
+            reject(
+              new WeftError('registry', `no majority of the voters answers: ${(cause as Error).message}`, { cause }),
+            );
+          }
+        },
+      );
+    }
+  });
+}

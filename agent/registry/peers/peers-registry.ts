@@ -1,0 +1,171 @@
+// The `peers` engine: CASPaxos among a fixed list of voters, one register a record (design/ipam "CASPaxos engine"). A node in
+// the list votes with its own disk and serves the others; every other node only asks. A minority of voters may be down.
+
+import { randomUUID } from 'node:crypto';
+import type { Logger } from 'pino';
+import { WeftError } from '#agent/errors.ts';
+import { localLink, remoteLink, type VoterAddress, type VoterLink } from '#agent/registry/peers/link.ts';
+import { listKeys } from '#agent/registry/peers/list.ts';
+import { createProposer, type Proposer } from '#agent/registry/peers/proposer.ts';
+import { startVoterServer, type VoterServer } from '#agent/registry/peers/server.ts';
+import { openVoterStore, type VoterStore } from '#agent/registry/peers/store.ts';
+import { readTlsFiles, type TlsPaths } from '#agent/registry/peers/tls.ts';
+import { createVoter } from '#agent/registry/peers/voter.ts';
+import { watchKeys } from '#agent/registry/peers/watch.ts';
+import { maxValueBytes, recordKey } from '#agent/registry/peers/wire.ts';
+import type {
+  DeleteOutcome,
+  RecordKind,
+  Registry,
+  RegistryRecord,
+  RecordValue,
+  WriteOutcome,
+} from '#agent/registry/registry.ts';
+import type { Cell, Change } from '#ipam-peer/caspaxos/change.ts';
+import type { OperationResult } from '#ipam-peer/caspaxos/proposer.ts';
+
+export interface PeersRegistryOptions {
+  /** This node's name; votes when `voters` names it. */
+  readonly self: string;
+  /** The same on every node; an odd number. */
+  readonly voters: readonly VoterAddress[];
+  /** Where a voter listens; its entry in `voters` when absent. */
+  readonly listen?: { readonly address: string; readonly port: number };
+  readonly tls: TlsPaths;
+  /** The voter's database file; not touched on a node that does not vote. */
+  readonly statePath: string;
+  readonly log: Pick<Logger, 'info' | 'warn'>;
+}
+
+const namePattern = /^[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?$/;
+
+/**
+ * Starts voting and listening if this node is a voter; does not wait for the others.
+ * Throws WeftError: 'invalidSetting' (files, listen address), 'store' (the database).
+ */
+export async function openPeersRegistry(options: PeersRegistryOptions): Promise<Registry> {
+  const { self, voters, log } = options;
+  const tls = await readTlsFiles(options.tls);
+  const me = voters.find((voter) => voter.name === self);
+  let store: VoterStore | undefined;
+  let server: VoterServer | undefined;
+  let own: VoterLink | undefined;
+  if (me !== undefined) {
+    store = openVoterStore(options.statePath);
+    const voter = createVoter(store);
+    own = localLink(self, voter);
+    const listen = options.listen ?? me;
+    try {
+      server = await startVoterServer(voter, tls, listen);
+    } catch (cause) {
+      store[Symbol.dispose]();
+      const where = `${listen.address}:${listen.port}`;
+      throw new WeftError('invalidSetting', `cannot listen on ${where}: ${(cause as Error).message}`, { cause });
+    }
+    log.info({ address: listen.address, port: server.port, voterId: store.voterId }, 'voting');
+  }
+  const links = voters.map((voter) => (voter.name === self && own !== undefined ? own : remoteLink(voter, tls, log)));
+  const life = new AbortController();
+  const close = async (): Promise<void> => {
+    life.abort();
+    for (const link of links) link.close();
+    await server?.[Symbol.asyncDispose]();
+    // Requests that arrived just now still have their batch to run.
+    await new Promise((resolve) => setImmediate(resolve));
+    store?.[Symbol.dispose]();
+  };
+  return registryOver(self, links, createProposer(links, life.signal), life.signal, close);
+}
+
+function registryOver(
+  self: string,
+  links: readonly VoterLink[],
+  proposer: Proposer,
+  life: AbortSignal,
+  close: () => Promise<void>,
+): Registry {
+  const run = (kind: RecordKind, name: string, change: Change, signal: AbortSignal): Promise<OperationResult> =>
+    proposer.run(recordKey(kind, name), change, signal);
+
+  const get = async (kind: RecordKind, name: string, signal: AbortSignal): Promise<RegistryRecord | undefined> => {
+    if (!validName(name)) return undefined;
+    const result = await run(kind, name, { kind: 'read' }, signal);
+    if (result.kind !== 'decided') {
+      signal.throwIfAborted();
+      throw new WeftError(
+        'registry',
+        `no majority of the voters answers (${links.map((link) => link.name).join(', ')})`,
+      );
+    }
+    return recordOf(kind, name, result.cell);
+  };
+
+  const write = async (kind: RecordKind, name: string, change: Change, signal: AbortSignal): Promise<WriteOutcome> => {
+    const result = await run(kind, name, change, signal);
+    const failure = failureOf(result);
+    if (failure !== undefined) return failure;
+    const record = recordOf(kind, name, result.kind === 'decided' ? result.cell : null);
+    return record === undefined ? { kind: 'notFound' } : { kind: 'ok', record };
+  };
+
+  return {
+    get,
+    list: (kind, signal) => {
+      const ended = AbortSignal.any([signal, life]);
+      return listKeys(links, kind, (name) => get(kind, name, signal), ended);
+    },
+    watch: (kind, signal) => {
+      const ended = AbortSignal.any([signal, life]);
+      return watchKeys(links, kind, (name) => get(kind, name, ended), ended);
+    },
+    create: async (kind, name, value, signal) => {
+      const reason = refusal(name, value);
+      if (reason !== undefined) return { kind: 'refused', reason };
+      return write(kind, name, { kind: 'create', uid: randomUUID(), writer: self, value }, signal);
+    },
+    update: async (record, value, signal) => {
+      const { kind, name, uid, version } = record;
+      const reason = refusal(name, value);
+      if (reason !== undefined) return { kind: 'refused', reason };
+      return write(kind, name, { kind: 'update', uid, version, writer: self, value }, signal);
+    },
+    delete: async ({ kind, name, uid, version }, signal): Promise<DeleteOutcome> => {
+      if (!validName(name)) return { kind: 'notFound' };
+      const result = await run(kind, name, { kind: 'delete', uid, version, writer: self }, signal);
+      return failureOf(result) ?? { kind: 'ok' };
+    },
+    close,
+  };
+}
+
+/** undefined: the operation took effect. */
+function failureOf(result: OperationResult): Exclude<DeleteOutcome, { readonly kind: 'ok' }> | undefined {
+  if (result.kind === 'unreachable') return { kind: 'unknown', reason: 'no majority of the voters answers' };
+  if (result.kind === 'unknown') return { kind: 'unknown', reason: 'sent, not confirmed by a majority of the voters' };
+  switch (result.decision) {
+    case 'ok':
+      return undefined;
+    case 'conflict':
+      return { kind: 'conflict' };
+    case 'notFound':
+      return { kind: 'notFound' };
+    case 'unknown':
+      return { kind: 'unknown', reason: 'another write came between the attempts of this one' };
+  }
+}
+
+function recordOf(kind: RecordKind, name: string, cell: Cell | null): RegistryRecord | undefined {
+  if (cell === null || cell.value === null) return undefined;
+  return { kind, name, uid: cell.uid, version: cell.version, value: cell.value };
+}
+
+function validName(name: string): boolean {
+  return name.length <= 253 && namePattern.test(name);
+}
+
+function refusal(name: string, value: RecordValue): string | undefined {
+  if (!validName(name)) return `${JSON.stringify(name.slice(0, 300))} is not a DNS-1123 subdomain`;
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'the value is not an object';
+  const bytes = Buffer.byteLength(JSON.stringify(value));
+  return bytes > maxValueBytes ? `the value has ${bytes} bytes, at most ${maxValueBytes} are kept` : undefined;
+}

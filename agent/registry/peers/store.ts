@@ -1,0 +1,160 @@
+// A voter's disk: one SQLite file of its own, one row a key. FULL synchronous and one commit for each batch of requests, so that
+// every promise and every accepted cell is on disk before its answer is sent. Nothing is cached: what a read finds is what
+// was committed. The file is locked for as long as it is open: two processes can never vote with one disk.
+
+import { randomUUID } from 'node:crypto';
+import { chmodSync, closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { WeftError } from '#agent/errors.ts';
+import type { RecordKind } from '#agent/registry/registry.ts';
+import { recordKey, type ChangedKey } from '#agent/registry/peers/wire.ts';
+import { emptyRegister, type Register } from '#ipam-peer/caspaxos/acceptor.ts';
+import type { Cell } from '#ipam-peer/caspaxos/change.ts';
+
+export interface VoterStore extends Disposable {
+  /** Made once with the file; a voter whose disk was replaced has another. */
+  readonly voterId: string;
+  read(key: string): Register;
+  /** Inside `commit` only. */
+  write(key: string, register: Register): void;
+  /** Runs `batch` in one transaction; what it wrote is on disk on return. Throws WeftError('store'): then nothing was written. */
+  commit(batch: () => void): void;
+  /** Number of the newest change of content. */
+  lastChange(): number;
+  /** Keys of one kind whose content changed after `after`, oldest change first. */
+  changedKeys(kind: RecordKind, after: number, limit: number): readonly (ChangedKey & { readonly change: number })[];
+}
+
+const formatVersion = 1;
+// '0' follows '/' in ASCII: the keys of a kind are those between `kind/` and `kind0`.
+const schema = `
+  CREATE TABLE IF NOT EXISTS voter (id TEXT NOT NULL) STRICT;
+  CREATE TABLE IF NOT EXISTS registers (
+    key TEXT PRIMARY KEY,
+    promised_counter INTEGER NOT NULL, promised_proposer TEXT NOT NULL,
+    accepted_counter INTEGER NOT NULL, accepted_proposer TEXT NOT NULL,
+    version TEXT NOT NULL, cell TEXT,
+    change INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX IF NOT EXISTS registers_change ON registers (change);
+`;
+
+interface Row {
+  readonly key: string;
+  readonly promised_counter: number;
+  readonly promised_proposer: string;
+  readonly accepted_counter: number;
+  readonly accepted_proposer: string;
+  readonly cell: string | null;
+  readonly change: number;
+}
+
+/** Opens or makes the file (0600, directories 0700). Throws WeftError('store'). */
+export function openVoterStore(path: string): VoterStore {
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    const database = new DatabaseSync(path, { timeout: 2000 });
+    try {
+      return prepareStore(database, path);
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+  } catch (error) {
+    throw storeError(path, error);
+  }
+}
+
+function prepareStore(database: DatabaseSync, path: string): VoterStore {
+  // Exclusive before WAL: then the WAL index lives in memory and the lock is held from the first write on.
+  database.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL');
+  chmodSync(path, 0o600);
+  const format = (database.prepare('PRAGMA user_version').get() as { readonly user_version: number }).user_version;
+  if (format > formatVersion) throw new Error(`format ${format} is newer than this version of weft knows`);
+  database.exec('BEGIN IMMEDIATE');
+  database.exec(schema);
+  let found = database.prepare('SELECT id FROM voter').get() as { readonly id: string } | undefined;
+  if (found === undefined) {
+    found = { id: randomUUID() };
+    database.prepare('INSERT INTO voter (id) VALUES (?)').run(found.id);
+  }
+  database.exec(`PRAGMA user_version = ${formatVersion}`);
+  database.exec('COMMIT');
+  syncDirectory(dirname(path));
+  return storeOn(database, found.id, path);
+}
+
+function storeOn(database: DatabaseSync, voterId: string, path: string): VoterStore {
+  const selectOne = database.prepare('SELECT * FROM registers WHERE key = ?');
+  const selectChanged = database.prepare(
+    'SELECT * FROM registers WHERE change > ? AND key > ? AND key < ? AND cell IS NOT NULL ORDER BY change LIMIT ?',
+  );
+  const selectLast = database.prepare('SELECT coalesce(max(change), 0) AS change FROM registers');
+  const upsert = database.prepare(
+    `INSERT INTO registers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
+       promised_counter = excluded.promised_counter, promised_proposer = excluded.promised_proposer,
+       accepted_counter = excluded.accepted_counter, accepted_proposer = excluded.accepted_proposer,
+       change = CASE WHEN version = excluded.version THEN change ELSE excluded.change END,
+       version = excluded.version, cell = excluded.cell`,
+  );
+  const lastChange = (): number => (selectLast.get() as { readonly change: number }).change;
+  return {
+    voterId,
+    read: (key) => {
+      const row = selectOne.get(key) as Row | undefined;
+      return row === undefined ? emptyRegister : registerOf(row);
+    },
+    write: (key, { promised, accepted, cell }) => {
+      const version = cell?.version ?? '';
+      const content = cell === null ? null : JSON.stringify(cell);
+      // A key without content is no change that anybody waits for.
+      const change = cell === null ? 0 : lastChange() + 1;
+      const { counter: acceptedCounter, proposer: acceptedProposer } = accepted;
+      const numbers = [promised.counter, promised.proposer, acceptedCounter, acceptedProposer] as const;
+      upsert.run(key, ...numbers, version, content, change);
+    },
+    commit: (batch) => {
+      try {
+        database.exec('BEGIN IMMEDIATE');
+        batch();
+        database.exec('COMMIT');
+      } catch (error) {
+        if (database.isTransaction) database.exec('ROLLBACK');
+        throw storeError(path, error);
+      }
+    },
+    lastChange,
+    changedKeys: (kind, after, limit) => {
+      const prefix = recordKey(kind, '');
+      return (selectChanged.all(after, prefix, `${kind}0`, limit) as unknown as readonly Row[]).flatMap((row) => {
+        const { accepted, cell } = registerOf(row);
+        return cell === null ? [] : [{ name: row.key.slice(prefix.length), accepted, cell, change: row.change }];
+      });
+    },
+    [Symbol.dispose]: () => database.close(),
+  };
+}
+
+function registerOf(row: Row): Register {
+  return {
+    promised: { counter: row.promised_counter, proposer: row.promised_proposer },
+    accepted: { counter: row.accepted_counter, proposer: row.accepted_proposer },
+    cell: row.cell === null ? null : (JSON.parse(row.cell) as Cell),
+  };
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function storeError(path: string, cause: unknown): WeftError {
+  if (cause instanceof WeftError) return cause;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new WeftError('store', `voter store ${path}: ${message}`, { details: path, cause });
+}

@@ -1,0 +1,136 @@
+// What voters and proposers say to each other: JSON over HTTPS, two requests. One schema each, checked on both sides; types
+// follow from it. A key is `<kind>/<name>`.
+
+import { Type, type TSchema } from 'typebox';
+import { Compile } from 'typebox/compile';
+import type { AcceptorReply, AcceptorRequest } from '#ipam-peer/caspaxos/acceptor.ts';
+import { maxCounter, type Ballot } from '#ipam-peer/caspaxos/ballot.ts';
+import { lineageLimit, type Cell } from '#ipam-peer/caspaxos/change.ts';
+import type { RecordKind } from '#agent/registry/registry.ts';
+
+/** A record's value as JSON, bytes of UTF-8. */
+export const maxValueBytes: number = 64 * 1024;
+/** A request: one value and what is around it. */
+export const maxRequestBytes: number = maxValueBytes + 8 * 1024;
+/** Entries in one answer to `changes`, so that an answer stays below maxAnswerBytes. */
+export const pageLimit: number = 64;
+export const maxAnswerBytes: number = (pageLimit + 1) * maxRequestBytes;
+/** Longest that a voter holds a `changes` request open. */
+export const maxWaitMs: number = 30_000;
+
+export const acceptorPath: string = '/v1/acceptor';
+export const changesPath: string = '/v1/changes';
+
+export interface AcceptorCall {
+  readonly key: string;
+  readonly request: AcceptorRequest;
+}
+
+/** Asks for keys of one kind whose content changed after `after`; waits up to `waitMs` while there is none. */
+export interface ChangesCall {
+  readonly kind: RecordKind;
+  /** The voter's change counter as it was answered last; 0: from the beginning. Means nothing to another voter id. */
+  readonly after: number;
+  /** The voter id that `after` came from; '' with 0. */
+  readonly voterId: string;
+  readonly waitMs: number;
+}
+
+export interface ChangedKey {
+  readonly name: string;
+  readonly accepted: Ballot;
+  readonly cell: Cell;
+}
+
+export interface ChangesAnswer {
+  readonly voterId: string;
+  /** Give it back as the next `after`. */
+  readonly change: number;
+  /** Oldest change first. */
+  readonly entries: readonly ChangedKey[];
+  /** There may be more after `change` already. */
+  readonly more: boolean;
+}
+
+const text = { minLength: 1, maxLength: 200 };
+const closed = { additionalProperties: false };
+const kindSchema = Type.Enum(['universe', 'peer', 'session']);
+const voterIdSchema = Type.String(text);
+const ballotSchema = Type.Object(
+  { counter: Type.Integer({ minimum: 0, maximum: maxCounter }), proposer: Type.String({ maxLength: 200 }) },
+  closed,
+);
+const cellSchema = Type.Object(
+  {
+    uid: Type.String(text),
+    version: Type.String(text),
+    writer: Type.String({ minLength: 1, maxLength: 253 }),
+    lineage: Type.Array(Type.String(text), { maxItems: lineageLimit }),
+    value: Type.Union([Type.Record(Type.String(), Type.Unknown()), Type.Null()]),
+  },
+  closed,
+);
+const contentSchema = Type.Union([cellSchema, Type.Null()]);
+
+export const acceptorCallSchema: TSchema = Type.Object(
+  {
+    key: Type.String({ maxLength: 262, pattern: '^(universe|peer|session)/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$' }),
+    request: Type.Union([
+      Type.Object({ kind: Type.Literal('read') }, closed),
+      Type.Object({ kind: Type.Literal('prepare'), ballot: ballotSchema }, closed),
+      Type.Object(
+        { kind: Type.Literal('accept'), ballot: ballotSchema, voterId: voterIdSchema, cell: contentSchema },
+        closed,
+      ),
+    ]),
+  },
+  closed,
+);
+
+export const changesCallSchema: TSchema = Type.Object(
+  {
+    kind: kindSchema,
+    after: Type.Integer({ minimum: 0 }),
+    voterId: Type.String({ maxLength: 200 }),
+    waitMs: Type.Integer({ minimum: 0, maximum: maxWaitMs }),
+  },
+  closed,
+);
+
+// Answers are open to further fields, so that a voter one version ahead is understood.
+const acceptorReplySchema = Type.Union([
+  Type.Object({
+    kind: Type.Enum(['current', 'promised']),
+    voterId: voterIdSchema,
+    accepted: ballotSchema,
+    cell: contentSchema,
+  }),
+  Type.Object({ kind: Type.Enum(['accepted', 'otherVoter']), voterId: voterIdSchema }),
+  Type.Object({ kind: Type.Literal('outdated'), voterId: voterIdSchema, promised: ballotSchema }),
+]);
+
+const changesAnswerSchema = Type.Object({
+  voterId: voterIdSchema,
+  change: Type.Integer({ minimum: 0 }),
+  entries: Type.Array(Type.Object({ name: Type.String(text), accepted: ballotSchema, cell: cellSchema }), {
+    maxItems: pageLimit,
+  }),
+  more: Type.Boolean(),
+});
+
+const acceptorReply = Compile(acceptorReplySchema);
+const changesAnswer = Compile(changesAnswerSchema);
+
+/** undefined: not an answer that a voter gives. */
+export function parseAcceptorReply(body: unknown): AcceptorReply | undefined {
+  return acceptorReply.Check(body) ? (body as AcceptorReply) : undefined;
+}
+
+/** undefined: not an answer that a voter gives. */
+export function parseChangesAnswer(body: unknown): ChangesAnswer | undefined {
+  return changesAnswer.Check(body) ? body : undefined;
+}
+
+export function recordKey(kind: RecordKind, name: string): string {
+  return `${kind}/${name}`;
+}

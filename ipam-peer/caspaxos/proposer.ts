@@ -1,0 +1,282 @@
+// One operation of a CASPaxos proposer as a state machine: replies come in as events, requests and timers go out as effects.
+//
+//   read change: read ──agreed──────────────────────────────▶ done
+//                 └─disagreed─▶ prepare ─▶ accept ─chosen───▶ done
+//   other:                      prepare ─▶ accept ─chosen───▶ done
+//                                  ▲ └─ contended ┘
+//                                  └─ backoff ◀┘
+//
+// A decision is answered only once its ground is chosen: even "conflict" first confirms the cell that it saw, because a cell
+// that only a minority accepted may never have been the register's content.
+
+import { ballotText, compareBallots, sameBallot, zeroBallot, type Ballot } from './ballot.ts';
+import type { AcceptorReply, AcceptorRequest } from './acceptor.ts';
+import { applyChange, type Attempts, type Cell, type Change, type Decision, type Verdict } from './change.ts';
+
+export type OperationResult =
+  | { readonly kind: 'decided'; readonly decision: Decision; readonly cell: Cell | null }
+  /** Nothing of this operation was ever sent for acceptance: it has no effect, now or later. */
+  | { readonly kind: 'unreachable' }
+  /** Sent for acceptance and not confirmed: it may have taken effect, or may yet. */
+  | { readonly kind: 'unknown' };
+
+export type OperationEvent =
+  | { readonly kind: 'reply'; readonly round: number; readonly voter: string; readonly reply: AcceptorReply }
+  /** No answer can be had from this voter in this round. */
+  | { readonly kind: 'failed'; readonly round: number; readonly voter: string }
+  /** A majority has answered a read without agreeing; the rest had its time. */
+  | { readonly kind: 'patienceOver'; readonly round: number }
+  /** The backoff is over. */
+  | { readonly kind: 'retry' }
+  | { readonly kind: 'expired' };
+
+export type OperationEffect =
+  | { readonly kind: 'send'; readonly round: number; readonly voter: string; readonly request: AcceptorRequest }
+  | { readonly kind: 'patience'; readonly round: number }
+  | { readonly kind: 'backoff'; readonly attempt: number }
+  | { readonly kind: 'done'; readonly result: OperationResult };
+
+interface Seen {
+  readonly voterId: string;
+  readonly accepted: Ballot;
+  readonly cell: Cell | null;
+}
+
+type Phase = 'read' | 'prepare' | 'accept' | 'backoff' | 'done';
+
+export interface Operation {
+  readonly change: Change;
+  readonly voters: readonly string[];
+  /** Unique to this operation: the proposer part of its ballots. */
+  readonly proposer: string;
+  /** The highest counter used or seen. */
+  readonly counter: number;
+  /** What this operation has sent for acceptance; undefined: nothing yet. */
+  readonly attempts: Attempts | undefined;
+  readonly attempt: number;
+  readonly phase: Phase;
+  /** Number of the current batch of requests; replies of others are stale. */
+  readonly round: number;
+  readonly ballot: Ballot;
+  readonly seen: ReadonlyMap<string, Seen>;
+  readonly accepts: ReadonlySet<string>;
+  readonly failed: ReadonlySet<string>;
+  readonly proposal: Pick<Verdict, 'cell' | 'decision' | 'answer'>;
+}
+
+export interface OperationStep {
+  readonly operation: Operation;
+  readonly effects: readonly OperationEffect[];
+}
+
+/** `counter`: the highest counter that the process knows of, so that the first ballot is not refused for its age. */
+export function beginOperation(
+  change: Change,
+  voters: readonly string[],
+  proposer: string,
+  counter: number,
+): OperationStep {
+  const operation: Operation = {
+    change,
+    voters,
+    proposer,
+    counter,
+    attempts: undefined,
+    attempt: 0,
+    phase: 'read',
+    round: 0,
+    ballot: zeroBallot,
+    seen: new Map(),
+    accepts: new Set(),
+    failed: new Set(),
+    proposal: { cell: null, decision: 'ok', answer: null },
+  };
+  if (change.kind !== 'read') return prepare(operation);
+  return { operation, effects: sendAll(operation, () => ({ kind: 'read' })) };
+}
+
+export function operationStep(operation: Operation, event: OperationEvent): OperationStep {
+  switch (event.kind) {
+    case 'reply':
+      return onReply(operation, event.round, event.voter, event.reply);
+    case 'failed':
+      if (event.round !== operation.round) return unchanged(operation);
+      return judge(fail(operation, event.voter));
+    case 'patienceOver':
+      return operation.phase === 'read' && event.round === operation.round ? prepare(operation) : unchanged(operation);
+    case 'retry':
+      return operation.phase === 'backoff' ? prepare(operation) : unchanged(operation);
+    case 'expired':
+      return operation.phase === 'done' ? unchanged(operation) : expire(operation);
+  }
+}
+
+function onReply(operation: Operation, round: number, voter: string, reply: AcceptorReply): OperationStep {
+  if (reply.kind === 'promised' && round !== operation.round) return onLatePromise(operation, round, voter, reply);
+  if (round !== operation.round) return unchanged(operation);
+  switch (reply.kind) {
+    case 'current':
+    case 'promised': {
+      const expected = reply.kind === 'current' ? 'read' : 'prepare';
+      if (operation.phase !== expected || operation.seen.has(voter)) return unchanged(operation);
+      const seen = new Map(operation.seen).set(voter, reply);
+      return judge({ ...operation, seen, counter: Math.max(operation.counter, reply.accepted.counter) });
+    }
+    case 'accepted': {
+      if (operation.phase !== 'accept') return unchanged(operation);
+      return judge({ ...operation, accepts: new Set(operation.accepts).add(voter) });
+    }
+    case 'outdated': {
+      // A duplicate of an own request is answered with the own ballot: that refuses nothing.
+      if (compareBallots(reply.promised, operation.ballot) <= 0) return unchanged(operation);
+      return judge(fail({ ...operation, counter: Math.max(operation.counter, reply.promised.counter) }, voter));
+    }
+    case 'otherVoter':
+      return judge(fail(operation, voter));
+  }
+}
+
+/** A promise that arrives after a majority's: that voter gets the cell too, so that it does not lag behind. */
+function onLatePromise(
+  operation: Operation,
+  round: number,
+  voter: string,
+  reply: { readonly voterId: string },
+): OperationStep {
+  const accepting = operation.phase === 'accept' || operation.phase === 'done';
+  if (!accepting || round !== operation.round - 1 || operation.seen.has(voter)) return unchanged(operation);
+  const { cell } = operation.proposal;
+  const seen = new Map(operation.seen).set(voter, { voterId: reply.voterId, accepted: zeroBallot, cell: null });
+  return {
+    operation: { ...operation, seen },
+    effects: [send(operation, voter, { kind: 'accept', ballot: operation.ballot, voterId: reply.voterId, cell })],
+  };
+}
+
+function judge(operation: Operation): OperationStep {
+  switch (operation.phase) {
+    case 'read':
+      return judgeRead(operation);
+    case 'prepare':
+      if (operation.seen.size >= majority(operation)) return propose(operation);
+      return hopeless(operation) ? backoff(operation) : unchanged(operation);
+    case 'accept':
+      if (operation.accepts.size >= majority(operation)) return decide(operation);
+      return hopeless(operation) ? backoff(operation) : unchanged(operation);
+    case 'backoff':
+    case 'done':
+      return unchanged(operation);
+  }
+}
+
+function judgeRead(operation: Operation): OperationStep {
+  const agreed = agreedCell(operation);
+  if (agreed !== undefined) return finish(operation, { kind: 'decided', decision: 'ok', cell: agreed.cell });
+  if (operation.seen.size + operation.failed.size === operation.voters.length) {
+    return operation.seen.size >= majority(operation) ? prepare(operation) : backoff(operation);
+  }
+  if (hopeless(operation)) return backoff(operation);
+  if (operation.seen.size === majority(operation)) {
+    return { operation, effects: [{ kind: 'patience', round: operation.round }] };
+  }
+  return unchanged(operation);
+}
+
+function prepare(operation: Operation): OperationStep {
+  const counter = operation.counter + 1;
+  const next: Operation = {
+    ...operation,
+    counter,
+    ballot: { counter, proposer: operation.proposer },
+    attempt: operation.attempt + 1,
+    phase: 'prepare',
+    round: operation.round + 1,
+    seen: new Map(),
+    accepts: new Set(),
+    failed: new Set(),
+  };
+  return { operation: next, effects: sendAll(next, () => ({ kind: 'prepare', ballot: next.ballot })) };
+}
+
+function propose(operation: Operation): OperationStep {
+  let current: Seen | undefined;
+  for (const seen of operation.seen.values()) {
+    if (current === undefined || compareBallots(seen.accepted, current.accepted) > 0) current = seen;
+  }
+  const version = ballotText(operation.ballot);
+  const { attempts } = operation;
+  const verdict = applyChange(operation.change, current?.cell ?? null, attempts, version);
+  const { cell, decision, answer } = verdict;
+  // What a whole majority has accepted already needs no second confirmation.
+  if (!verdict.fresh && agreedCell(operation) !== undefined) {
+    return finish(operation, { kind: 'decided', decision, cell: answer });
+  }
+  const next: Operation = {
+    ...operation,
+    phase: 'accept',
+    round: operation.round + 1,
+    accepts: new Set(),
+    failed: new Set(),
+    proposal: { cell, decision, answer },
+    attempts: verdict.fresh
+      ? { versions: [...(attempts?.versions ?? []), version], base: current?.cell?.version ?? '' }
+      : attempts,
+  };
+  const { ballot } = next;
+  return {
+    operation: next,
+    effects: [...next.seen].map(([voter, { voterId }]) => send(next, voter, { kind: 'accept', ballot, voterId, cell })),
+  };
+}
+
+function decide(operation: Operation): OperationStep {
+  const { decision, answer } = operation.proposal;
+  return finish(operation, { kind: 'decided', decision, cell: answer });
+}
+
+function backoff(operation: Operation): OperationStep {
+  return { operation: { ...operation, phase: 'backoff' }, effects: [{ kind: 'backoff', attempt: operation.attempt }] };
+}
+
+function expire(operation: Operation): OperationStep {
+  return finish(operation, { kind: operation.attempts === undefined ? 'unreachable' : 'unknown' });
+}
+
+function finish(operation: Operation, result: OperationResult): OperationStep {
+  return { operation: { ...operation, phase: 'done' }, effects: [{ kind: 'done', result }] };
+}
+
+/** The cell of the ballot that a majority of all voters reports as accepted, if there is one: it is chosen, and the newest. */
+function agreedCell(operation: Operation): { readonly cell: Cell | null } | undefined {
+  for (const candidate of operation.seen.values()) {
+    let count = 0;
+    for (const other of operation.seen.values()) if (sameBallot(candidate.accepted, other.accepted)) count += 1;
+    if (count >= majority(operation)) return { cell: candidate.cell };
+  }
+  return undefined;
+}
+
+function fail(operation: Operation, voter: string): Operation {
+  return { ...operation, failed: new Set(operation.failed).add(voter) };
+}
+
+/** So many voters have failed in this round that a majority cannot come together any more. */
+function hopeless(operation: Operation): boolean {
+  return operation.failed.size > operation.voters.length - majority(operation);
+}
+
+function majority(operation: Operation): number {
+  return Math.floor(operation.voters.length / 2) + 1;
+}
+
+function send(operation: Operation, voter: string, request: AcceptorRequest): OperationEffect {
+  return { kind: 'send', round: operation.round, voter, request };
+}
+
+function sendAll(operation: Operation, request: () => AcceptorRequest): readonly OperationEffect[] {
+  return operation.voters.map((voter) => send(operation, voter, request()));
+}
+
+function unchanged(operation: Operation): OperationStep {
+  return { operation, effects: [] };
+}

@@ -1,0 +1,65 @@
+// A `peers` registry on loopback with real TLS and real disks: voters and clients of one key set in one temporary folder.
+
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createKeys, type NodeKeys } from '#agent/registry/peers/keys.ts';
+import type { VoterAddress } from '#agent/registry/peers/link.ts';
+import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
+import type { Registry } from '#agent/registry/registry.ts';
+
+export interface PeersCluster extends AsyncDisposable {
+  readonly directory: string;
+  readonly voters: readonly VoterAddress[];
+  readonly keys: ReadonlyMap<string, NodeKeys>;
+  /** What was logged as a warning, newest last. */
+  readonly warnings: readonly string[];
+  statePath(name: string): string;
+  /** Opens the registry of one node; `keysOf`: with another node's certificate. */
+  open(name: string, keysOf?: NodeKeys): Promise<Registry>;
+}
+
+/** Keys for the voters host1… and two more nodes that do not vote. Nothing runs yet. */
+export async function createPeersCluster(voterCount: number): Promise<PeersCluster> {
+  const directory = await mkdtemp(join(tmpdir(), 'weft-peers-'));
+  const names = Array.from({ length: voterCount }, (_, at) => `host${at + 1}`);
+  const ports = await freePorts(voterCount);
+  const voters = names.map((name, at) => ({ name, address: '127.0.0.1', port: ports[at] as number }));
+  const nodes = [...names, 'client1', 'client2'].map((name) => ({ name, addresses: ['127.0.0.1'] }));
+  const keys = new Map((await createKeys(join(directory, 'keys'), nodes)).map((node) => [node.name, node]));
+  const warnings: string[] = [];
+  const log = {
+    info: () => undefined,
+    warn: (...parts: readonly unknown[]) => void warnings.push(JSON.stringify(parts)),
+  };
+  const statePath = (name: string): string => join(directory, name, 'voter.db');
+  return {
+    directory,
+    voters,
+    keys,
+    warnings,
+    statePath,
+    open: (name, keysOf) => {
+      const tls = keysOf ?? keys.get(name);
+      if (tls === undefined) throw new Error(`no keys for ${name}`);
+      return openPeersRegistry({ self: name, voters, tls, statePath: statePath(name), log: log as never });
+    },
+    [Symbol.asyncDispose]: () => rm(directory, { recursive: true, force: true }),
+  };
+}
+
+async function freePorts(count: number): Promise<readonly number[]> {
+  const servers = Array.from({ length: count }, () => createServer());
+  const ports = await Promise.all(
+    servers.map(
+      (server) =>
+        new Promise<number>((resolve, reject) => {
+          server.on('error', reject);
+          server.listen(0, '127.0.0.1', () => resolve((server.address() as AddressInfo).port));
+        }),
+    ),
+  );
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}
