@@ -31,6 +31,7 @@ struct monitor {
   pthread_t thread;
   napi_threadsafe_function deliver;
   atomic_size_t pending_bytes;
+  atomic_bool overrun_announced;
   size_t pending_limit;
 };
 
@@ -72,25 +73,29 @@ static int read_chunk(struct monitor *monitor, struct event *event) {
   return 0;
 }
 
+// Losses until JavaScript has been told are one overrun: upon it the listener reads everything anew.
+static void report_overrun(struct monitor *monitor) {
+  if (!atomic_exchange(&monitor->overrun_announced, true)) send_plain(monitor, EVENT_OVERRUN, ENOBUFS);
+}
+
 // One turn: false when the thread must end.
-static bool drain(struct monitor *monitor, bool *overrun) {
+static bool drain(struct monitor *monitor) {
   struct event *event = malloc(sizeof *event + CHUNK_ROOM);
-  if (event == NULL) return true;
+  if (event == NULL) {
+    send_plain(monitor, EVENT_ERROR, ENOMEM);
+    return false;
+  }
   *event = (struct event){.kind = EVENT_DATA};
   int error = read_chunk(monitor, event);
-  bool too_much = atomic_load(&monitor->pending_bytes) > monitor->pending_limit;
+  bool too_much = event->length > 0 && atomic_load(&monitor->pending_bytes) + event->length > monitor->pending_limit;
   if (event->length > 0 && !too_much) {
     struct event *fitted = realloc(event, sizeof *event + event->length);
     send_event(monitor, fitted == NULL ? event : fitted);
-    *overrun = false;
   } else {
-    too_much = too_much && event->length > 0;
     free(event);
   }
   if (error == ENOBUFS || too_much) {
-    // One event for a run of losses is enough: the listener reads everything anew.
-    if (!*overrun || error == ENOBUFS) send_plain(monitor, EVENT_OVERRUN, ENOBUFS);
-    *overrun = true;
+    report_overrun(monitor);
   } else if (error != 0 && error != EAGAIN) {
     send_plain(monitor, EVENT_ERROR, error);
     return false;
@@ -101,14 +106,13 @@ static bool drain(struct monitor *monitor, bool *overrun) {
 static void *listen_thread(void *argument) {
   struct monitor *monitor = argument;
   struct pollfd waiting[2] = {{.fd = monitor->fd, .events = POLLIN}, {.fd = monitor->stop, .events = POLLIN}};
-  bool overrun = false;
   for (;;) {
     if (poll(waiting, 2, -1) < 0) {
       if (errno == EINTR) continue;
       break;
     }
     if (waiting[1].revents != 0) break;
-    if (waiting[0].revents != 0 && !drain(monitor, &overrun)) break;
+    if (waiting[0].revents != 0 && !drain(monitor)) break;
   }
   return NULL;
 }
@@ -125,7 +129,13 @@ static void call_javascript(napi_env env, napi_value callback, void *context, vo
       napi_create_buffer_copy(env, event->length, event->data, NULL, &arguments[1]);
     else
       napi_create_int32(env, event->error, &arguments[1]);
-    napi_call_function(env, receiver, callback, 2, arguments, NULL);
+    if (event->kind == EVENT_OVERRUN) atomic_store(&monitor->overrun_announced, false);
+    // A listener that throws is an uncaught exception like any other; Node-API would only warn.
+    if (napi_call_function(env, receiver, callback, 2, arguments, NULL) == napi_pending_exception) {
+      napi_value thrown;
+      napi_get_and_clear_last_exception(env, &thrown);
+      napi_fatal_exception(env, thrown);
+    }
   }
   free(event);
 }

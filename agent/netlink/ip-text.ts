@@ -114,6 +114,7 @@ function longestZeroRun(groups: readonly number[]): readonly [from: number, leng
 
 /** Writes a colon-separated hardware address and returns its length in bytes. Throws WeftError. */
 export function writeLladdr(target: Uint8Array, offset: number, text: string): number {
+  if (text === '') return 0; // tunnels without link-layer addresses
   if (!/^[0-9a-f]{2}(?::[0-9a-f]{2})*$/iu.test(text)) throw invalid('lladdr', text);
   const length = (text.length + 1) / 3;
   for (let i = 0; i < length; i += 1) target[offset + i] = Number.parseInt(text.slice(i * 3, i * 3 + 2), 16);

@@ -1,10 +1,29 @@
 // Links: rt-link of the kernel's YNL specs (linux/if_link.h, linux/rtnetlink.h). Kinds with own data: veth, vxlan, bridge;
 // every other kind keeps its data as bytes.
 
-import { AttributeSet, binary, lladdr, s32, string, u32, u8, type Codec, type WithUnknown } from './attributes.ts';
+import {
+  AttributeSet,
+  type AttributeTable,
+  binary,
+  lladdr,
+  s32,
+  string,
+  u32,
+  u8,
+  type Codec,
+  type WithUnknown,
+} from './attributes.ts';
 import { bridgeData, vxlanData, type BridgeData, type VxlanData } from './link-kinds.ts';
 import { ifaceSpec, type AddressFamilySpec } from './link-af-spec.ts';
-import { createFlags, messageFlag, MessageFormat, type CreateOptions, type NetlinkRequest } from './message.ts';
+import { addressFamily } from './ip-text.ts';
+import {
+  createFlags,
+  messageFlag,
+  MessageFormat,
+  type CreateOptions,
+  type HeaderTable,
+  type NetlinkRequest,
+} from './message.ts';
 import { eachAttribute, type Writer } from './wire.ts';
 
 export const linkMessage = { new: 16, delete: 17, get: 18, set: 19 } as const;
@@ -144,7 +163,7 @@ function readInfo(bytes: Buffer, start: number, end: number): LinkInfo {
 
 const linkInfo: Codec<LinkInfo> = { write: writeInfo, read: readInfo };
 
-export const linkAttributes: AttributeSet<LinkAttributes> = new AttributeSet<LinkAttributes>({
+const table: AttributeTable<LinkAttributes> = {
   address: [1, lladdr],
   broadcast: [2, lladdr],
   ifname: [3, string],
@@ -172,13 +191,38 @@ export const linkAttributes: AttributeSet<LinkAttributes> = new AttributeSet<Lin
   minMtu: [50, u32],
   maxMtu: [51, u32],
   altIfname: [53, string],
-});
+};
 
-export const linkFormat: MessageFormat<LinkHeader, LinkAttributes> = new MessageFormat<LinkHeader, LinkAttributes>(
+const headerFields: HeaderTable<LinkHeader> = {
+  ifiFamily: [0, 'u8'],
+  ifiType: [2, 'u16'],
+  ifiIndex: [4, 's32'],
+  ifiFlags: [8, 'u32'],
+  ifiChange: [12, 'u32'],
+};
+
+const { afSpec: _afSpec, ...bridgePortTable } = table;
+
+/** A bridge port's notification (family AF_BRIDGE) has VLANs where other links have their address families: kept as unknown. */
+const bridgePortFormat: MessageFormat<LinkHeader, Omit<LinkAttributes, 'afSpec'>> = new MessageFormat(
+  'bridge port',
+  16,
+  headerFields,
+  new AttributeSet<Omit<LinkAttributes, 'afSpec'>>(bridgePortTable),
+);
+
+class LinkFormat extends MessageFormat<LinkHeader, LinkAttributes> {
+  override read(bytes: Buffer, start: number, end: number): Link {
+    if (bytes[start] === addressFamily.bridge) return bridgePortFormat.read(bytes, start, end);
+    return super.read(bytes, start, end);
+  }
+}
+
+export const linkFormat: MessageFormat<LinkHeader, LinkAttributes> = new LinkFormat(
   'link',
   16,
-  { ifiFamily: [0, 'u8'], ifiType: [2, 'u16'], ifiIndex: [4, 's32'], ifiFlags: [8, 'u32'], ifiChange: [12, 'u32'] },
-  linkAttributes,
+  headerFields,
+  new AttributeSet<LinkAttributes>(table),
 );
 
 function request(name: string, type: number, flags: number, message: LinkRequest): NetlinkRequest<Link> {

@@ -12,7 +12,6 @@ import { writeIp, writeLladdr } from './ip-text.ts';
 const little = endianness() === 'LE';
 
 export const nestedBit = 0x8000;
-const networkOrderBit = 0x4000;
 const typeMask = 0x3fff;
 
 export function align(length: number): number {
@@ -135,7 +134,7 @@ export class Writer {
   }
 
   lladdr(value: string): void {
-    const at = this.#take((value.length + 1) / 3);
+    const at = this.#take(Math.floor((value.length + 1) / 3));
     writeLladdr(this.bytes, at, value);
   }
 
@@ -177,9 +176,4 @@ export function eachAttribute(
     visit(rawType & typeMask, at + 4, at + length, rawType);
     at += align(length);
   }
-}
-
-/** The type as it is to be written: flag bits of the kernel's answer are kept for unknown attributes only. */
-export function withoutFlags(rawType: number): number {
-  return rawType & ~(nestedBit | networkOrderBit);
 }
