@@ -1,0 +1,124 @@
+// One agent a host, with its default paths, the registry `peers`, and keys that the lab makes.
+
+import { openSync, readFileSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
+import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { createKeys } from '#agent/registry/peers/keys.ts';
+import type { Status } from '#agent/observe/status.ts';
+import { onHost } from '#test/lab/hosts.ts';
+import type { Host } from '#test/lab/hosts.ts';
+import { poll } from '#test/lab/run.ts';
+import type { Runner } from '#test/lab/run.ts';
+import { labDirectory } from '#test/lab/state.ts';
+
+const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
+
+export const logPath = (host: Pick<Host, 'name'>): string => join(labDirectory, `${host.name}.log`);
+
+/** One voter for one or two hosts, three otherwise. */
+export function votersOf(names: readonly string[]): readonly string[] {
+  return names.slice(0, names.length < 3 ? 1 : 3);
+}
+
+/** Keys, configuration and plugin on every host, in its own folders. */
+export async function configureHosts(runner: Runner, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
+  const nodes = hosts.map(({ name, address }) => ({ name, addresses: [address] }));
+  const keys = await createKeys(join(labDirectory, 'keys'), nodes);
+  const voters = votersOf(hosts.map(({ name }) => name));
+  await Promise.all(
+    hosts.map(async (host) => {
+      const own = keys.find(({ name }) => name === host.name);
+      if (own === undefined) throw new Error(`no keys for ${host.name}`);
+      const folder = join(host.root, 'etc/weft/tls');
+      await mkdir(folder, { mode: 0o700 });
+      const files = { 'ca.pem': own.ca, 'node.pem': own.cert, 'node-key.pem': own.key };
+      for (const [name, path] of Object.entries(files))
+        await writeFile(join(folder, name), readFileSync(path), { mode: 0o600 });
+      const settings = { registry: 'peers', nodes, voters, logFormat: 'text' };
+      await writeFile(join(host.root, 'etc/weft/config.json'), JSON.stringify(settings, null, 2));
+      await runner.output(onHost(host, [process.execPath, weft, 'install']), { signal });
+    }),
+  );
+}
+
+/** An agent's process; `ended` is undefined while it runs. */
+export interface Agent {
+  readonly host: Host;
+  readonly ended: () => string | undefined;
+}
+
+export function startAgent(runner: Runner, host: Host): Agent {
+  const log = openSync(logPath(host), 'a', 0o600);
+  const child = runner.start(onHost(host, [process.execPath, '--disable-warning=ExperimentalWarning', weft, 'agent']), [
+    'ignore',
+    log,
+    log,
+  ]);
+  let ended: string | undefined;
+  child.on('close', (code, signal) => (ended = `exit ${code ?? signal}`));
+  child.on('error', (error) => (ended = error.message));
+  return { host, ended: () => ended };
+}
+
+/** The agent's own words about itself; undefined while it does not answer. */
+export async function askAgent(host: Host): Promise<Status | undefined> {
+  return new Promise((resolve) => {
+    const asked = request(
+      { socketPath: host.statusSocket, path: '/api/status', agent: false, timeout: 3000 },
+      (answer) => {
+        let body = '';
+        answer.setEncoding('utf8').on('data', (chunk: string) => (body += chunk));
+        answer.on('end', () => resolve(answer.statusCode === 200 ? (JSON.parse(body) as Status) : undefined));
+        answer.on('error', () => resolve(undefined));
+      },
+    );
+    asked.on('timeout', () => asked.destroy());
+    asked.on('error', () => resolve(undefined));
+    asked.end();
+  });
+}
+
+/** Waits until every agent would serve an ADD, the conflist is there, and each knows and has programmed all the others. */
+export async function waitForAgents(agents: readonly Agent[], signal: AbortSignal): Promise<readonly Status[]> {
+  return Promise.all(
+    agents.map(async (agent) => {
+      let last: Status | undefined;
+      const settled = async (): Promise<Status | undefined> => {
+        const ended = agent.ended();
+        if (ended !== undefined)
+          throw new Error(`the agent on ${agent.host.name} ended (${ended}):\n${logTail(agent.host)}`);
+        last = (await askAgent(agent.host)) ?? last;
+        return last !== undefined && isSettled(last, agents.length) ? last : undefined;
+      };
+      const trouble = (): string => {
+        const waits =
+          last === undefined
+            ? 'does not answer'
+            : last.ready
+              ? 'does not know all others'
+              : `waits for ${last.waitingFor}`;
+        return `the agent on ${agent.host.name} ${waits}:\n${logTail(agent.host)}`;
+      };
+      return poll(settled, trouble, { signal, timeoutMs: 60_000 });
+    }),
+  );
+}
+
+function isSettled(status: Status, hosts: number): boolean {
+  const complete = status.peers.filter(
+    ({ blocks, overlayAddresses }) => blocks.length > 0 && overlayAddresses.length > 0,
+  );
+  return status.ready && complete.length === hosts && (status.datapath?.peersProgrammed ?? 0) === hosts - 1;
+}
+
+/** The last lines of an agent's log, for a failure's message. */
+export function logTail(host: Pick<Host, 'name'>): string {
+  try {
+    const lines = readFileSync(logPath(host), 'utf8').trimEnd().split('\n').slice(-15);
+    return `last lines of ${basename(logPath(host))}:\n  ${lines.join('\n  ')}`;
+  } catch {
+    return '(no log)';
+  }
+}
