@@ -58,6 +58,8 @@ export interface Operation {
   /** Number of the current batch of requests; replies of others are stale. */
   readonly round: number;
   readonly ballot: Ballot;
+  /** The round of prepares whose promises the current proposal stands on; 0: nothing is proposed at this ballot. */
+  readonly proposedOn: number;
   readonly seen: ReadonlyMap<string, Seen>;
   readonly accepts: ReadonlySet<string>;
   readonly failed: ReadonlySet<string>;
@@ -86,6 +88,7 @@ export function beginOperation(
     phase: 'read',
     round: 0,
     ballot: zeroBallot,
+    proposedOn: 0,
     seen: new Map(),
     accepts: new Set(),
     failed: new Set(),
@@ -112,7 +115,7 @@ export function operationStep(operation: Operation, event: OperationEvent): Oper
 }
 
 function onReply(operation: Operation, round: number, voter: string, reply: AcceptorReply): OperationStep {
-  if (reply.kind === 'promised' && round !== operation.round) return onLatePromise(operation, round, voter, reply);
+  if (reply.kind === 'promised' && round < operation.round) return onLatePromise(operation, round, voter, reply);
   if (round !== operation.round) return unchanged(operation);
   switch (reply.kind) {
     case 'current':
@@ -143,8 +146,7 @@ function onLatePromise(
   voter: string,
   reply: { readonly voterId: string },
 ): OperationStep {
-  const accepting = operation.phase === 'accept' || operation.phase === 'done';
-  if (!accepting || round !== operation.round - 1 || operation.seen.has(voter)) return unchanged(operation);
+  if (operation.proposedOn !== round || operation.seen.has(voter)) return unchanged(operation);
   const { cell } = operation.proposal;
   const seen = new Map(operation.seen).set(voter, { voterId: reply.voterId, accepted: zeroBallot, cell: null });
   return {
@@ -191,6 +193,7 @@ function prepare(operation: Operation): OperationStep {
     attempt: operation.attempt + 1,
     phase: 'prepare',
     round: operation.round + 1,
+    proposedOn: 0,
     seen: new Map(),
     accepts: new Set(),
     failed: new Set(),
@@ -215,6 +218,7 @@ function propose(operation: Operation): OperationStep {
     ...operation,
     phase: 'accept',
     round: operation.round + 1,
+    proposedOn: operation.round,
     accepts: new Set(),
     failed: new Set(),
     proposal: { cell, decision, answer },

@@ -43,9 +43,10 @@ export async function startVoterServer(
   server.post<{ Body: AcceptorCall }>(acceptorPath, { schema: { body: acceptorCallSchema } }, async (request) =>
     voter.acceptor(request.body, callerOf(request)),
   );
-  server.post<{ Body: ChangesCall }>(changesPath, { schema: { body: changesCallSchema } }, async (request) => {
+  server.post<{ Body: ChangesCall }>(changesPath, { schema: { body: changesCallSchema } }, async (request, reply) => {
     const gone = new AbortController();
-    request.raw.socket.once('close', () => gone.abort());
+    // On the response, not on the connection: a kept-alive connection sees many requests.
+    reply.raw.once('close', () => gone.abort());
     return voter.changes(request.body, AbortSignal.any([gone.signal, closing.signal]));
   });
   await server.listen({ host: listen.address, port: listen.port });
