@@ -30,7 +30,10 @@ export interface LinkFault {
 export interface Datapath {
   /** Builds the overlay device, tables and routes for the first time and adopts what a predecessor left. */
   start(view: IpamView, leases: readonly Lease[]): Promise<void>;
-  /** Level-triggered: brings the kernel to what the view and the leases ask for. Calls are merged, never lost. */
+  /**
+   * Level-triggered: brings the kernel to what the view and the leases ask for. Calls are merged, never lost. Take both
+   * values in the same tick as the call: a link that is in neither `leases` nor a running attach counts as left over.
+   */
   reconcile(view: IpamView, leases: readonly Lease[]): Promise<void>;
   /** Builds the pod's link; on error everything is undone before it throws. */
   attach(request: PodLinkRequest, signal: AbortSignal): Promise<PodLink>;
@@ -44,6 +47,15 @@ export interface Datapath {
   stop(): Promise<void>;
 }
 
+/** A named condition with a next step, for `weft doctor`, the log and the status page. */
+export interface DatapathFinding {
+  /** Stable name, camel case: `duplicatePeerAddress`, `podLinkMissing`, … */
+  readonly name: string;
+  /** What it is about: a peer, a link, an address. */
+  readonly subject: string;
+  readonly message: string;
+}
+
 export interface DatapathStatus {
   readonly ready: boolean;
   readonly waitingFor: string;
@@ -55,4 +67,5 @@ export interface DatapathStatus {
   readonly lastReconcileMs: number | undefined;
   readonly reconciles: number;
   readonly repairs: number;
+  readonly findings: readonly DatapathFinding[];
 }

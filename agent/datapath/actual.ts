@@ -1,0 +1,182 @@
+// What of ours is in the kernel, read by dumps (the socket retries interrupted ones). Ours is what carries our route
+// protocol number or sits on a link with our name; everything else is left out here, so that no later step can touch it.
+import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
+import type { Address } from '#agent/netlink/addr.ts';
+import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
+import type { Link } from '#agent/netlink/link.ts';
+import { dumpFdb, dumpNeighbours, neighbourState } from '#agent/netlink/neighbour.ts';
+import type { Neighbour } from '#agent/netlink/neighbour.ts';
+import { dumpNexthops } from '#agent/netlink/nexthop.ts';
+import type { Nexthop } from '#agent/netlink/nexthop.ts';
+import { dumpRoutes, prefixOf, routeType } from '#agent/netlink/route.ts';
+import type { Route } from '#agent/netlink/route.ts';
+
+import { readFirewall } from './firewall.ts';
+import type { KernelIo } from './kernel-io.ts';
+import type {
+  ActualNeighbour,
+  ActualOverlay,
+  ActualPodLink,
+  ActualRoute,
+  ActualRouteTarget,
+  ActualState,
+  FdbEntry,
+  LinkAddress,
+} from './objects.ts';
+import type { DatapathSettings } from './settings.ts';
+
+export interface Underlay {
+  readonly ifname: string;
+  readonly ifindex: number;
+  readonly mtuBytes: number;
+  readonly up: boolean;
+}
+
+export interface KernelReading {
+  readonly state: ActualState;
+  /** Ifindex of each link of ours. */
+  readonly ifindexes: ReadonlyMap<string, number>;
+  /** The link that holds the underlay address. */
+  readonly underlay: Underlay | undefined;
+}
+
+/** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
+export async function readKernel(
+  io: KernelIo,
+  settings: DatapathSettings,
+  underlayAddress: string | undefined,
+  signal?: AbortSignal,
+): Promise<KernelReading> {
+  const links = await io.route.dumpAsync(dumpLinks(), signal);
+  const names = new Map(links.map((link) => [link.ifiIndex, link.ifname ?? '']));
+  const overlay = links.find((link) => link.ifname === settings.overlayDevice);
+  const pods = links.filter(
+    (link) => link.ifname?.startsWith(settings.podLinkPrefix) && link.linkinfo?.kind === 'veth',
+  );
+  const ours = new Set([...pods, ...(overlay ? [overlay] : [])].map((link) => link.ifiIndex));
+  const addresses = await io.route.dumpAsync(dumpAddresses(), signal);
+  const routes = await io.route.dumpAsync(dumpRoutes({ rtmProtocol: settings.routeProtocol }), signal);
+  const nexthops = await io.route.dumpAsync(dumpNexthops(), signal);
+  const ownNexthops = nexthops.filter((nexthop) => nexthop.nhProtocol === settings.routeProtocol);
+  const onOverlay = overlay
+    ? {
+        neighbours: await io.route.dumpAsync(dumpNeighbours({ ifindex: overlay.ifiIndex }), signal),
+        fdb: await io.route.dumpAsync(dumpFdb({ ndmIfindex: overlay.ifiIndex }), signal),
+      }
+    : { neighbours: [], fdb: [] };
+  const state: ActualState = {
+    overlay: overlay && overlayFrom(overlay),
+    podLinks: pods.map((link) => podLinkFrom(link, settings)),
+    addresses: addresses
+      .filter((address) => ours.has(address.ifaIndex))
+      .flatMap((address) => addressFrom(address, names)),
+    nexthops: ownNexthops.map((nexthop) => ({ id: nexthop.id ?? 0, gateway: gatewayOf(nexthop, overlay) })),
+    foreignNexthopIds: new Set(
+      nexthops.filter(({ nhProtocol }) => nhProtocol !== settings.routeProtocol).map(({ id }) => id ?? 0),
+    ),
+    routes: routes
+      .filter(({ rtmProtocol }) => rtmProtocol === settings.routeProtocol)
+      .map((route) => routeFrom(route, names)),
+    neighbours: onOverlay.neighbours.flatMap((neighbour) => neighbourFrom(neighbour, overlay)),
+    fdb: onOverlay.fdb.flatMap((entry) => fdbFrom(entry, overlay)),
+    firewall: await readFirewall(io, settings.nftTable, signal),
+  };
+  return {
+    state,
+    ifindexes: new Map([...pods, ...(overlay ? [overlay] : [])].map((link) => [link.ifname ?? '', link.ifiIndex])),
+    underlay: underlayFrom(links, addresses, underlayAddress),
+  };
+}
+
+function overlayFrom(link: Link): ActualOverlay {
+  const data = link.linkinfo?.kind === 'vxlan' ? link.linkinfo.data : undefined;
+  return {
+    ifname: link.ifname ?? '',
+    kind: link.linkinfo?.kind === 'other' ? link.linkinfo.kindName : link.linkinfo?.kind,
+    vni: data?.id,
+    port: data?.port,
+    local: data?.local ?? data?.local6,
+    learning: data?.learning ?? false,
+    external: data?.collectMetadata ?? false,
+    mac: link.address ?? '',
+    mtuBytes: link.mtu ?? 0,
+    up: (link.ifiFlags & linkFlag.up) !== 0,
+    rpFilter: link.afSpec?.inet?.conf?.rpFilter ?? 0,
+  };
+}
+
+/** A pod link's host end as planning sees it. */
+export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomedGroup'>): ActualPodLink {
+  return {
+    ifname: link.ifname ?? '',
+    alias: link.ifalias ?? '',
+    mac: link.address ?? '',
+    mtuBytes: link.mtu ?? 0,
+    up: (link.ifiFlags & linkFlag.up) !== 0,
+    doomed: link.group === settings.doomedGroup,
+  };
+}
+
+function addressFrom(address: Address, names: ReadonlyMap<number, string>): LinkAddress[] {
+  const text = address.local ?? address.address;
+  // The kernel's own link-local IPv6 address of an interface.
+  if (text === undefined || (text.startsWith('fe80:') && address.ifaScope === scope.link)) return [];
+  return [
+    {
+      ifname: names.get(address.ifaIndex) ?? '',
+      cidr: `${text}/${address.ifaPrefixlen}`,
+      linkScope: address.ifaScope === scope.link,
+    },
+  ];
+}
+
+function gatewayOf(nexthop: Nexthop, overlay: Link | undefined): string | undefined {
+  return overlay && nexthop.oif === overlay.ifiIndex ? nexthop.gateway : undefined;
+}
+
+function routeFrom(route: Route, names: ReadonlyMap<number, string>): ActualRoute {
+  return {
+    dst: prefixOf(route),
+    metric: route.priority ?? 0,
+    table: route.table ?? route.rtmTable,
+    target: targetFrom(route, names),
+  };
+}
+
+function targetFrom(route: Route, names: ReadonlyMap<number, string>): ActualRouteTarget {
+  if (route.rtmType === routeType.unreachable) return { kind: 'unreachable' };
+  if (route.rtmType !== routeType.unicast) return { kind: 'other' };
+  const { prefsrc } = route;
+  if (route.nhId !== undefined) return { kind: 'nexthop', id: route.nhId, prefsrc };
+  const ifname = route.oif === undefined ? undefined : names.get(route.oif);
+  if (ifname === undefined || route.gateway !== undefined || route.multipath !== undefined) return { kind: 'other' };
+  return { kind: 'link', ifname, prefsrc };
+}
+
+function neighbourFrom(neighbour: Neighbour, overlay: Link | undefined): ActualNeighbour[] {
+  const { dst, lladdr, ndmIfindex, ndmState } = neighbour;
+  if (dst === undefined || ndmIfindex !== overlay?.ifiIndex) return [];
+  return [{ address: dst, mac: lladdr ?? '', permanent: (ndmState & neighbourState.permanent) !== 0 }];
+}
+
+function fdbFrom(entry: Neighbour, overlay: Link | undefined): FdbEntry[] {
+  if (entry.lladdr === undefined || entry.ndmIfindex !== overlay?.ifiIndex) return [];
+  return [{ mac: entry.lladdr, underlayAddress: entry.dst ?? '' }];
+}
+
+function underlayFrom(
+  links: readonly Link[],
+  addresses: readonly Address[],
+  underlayAddress: string | undefined,
+): Underlay | undefined {
+  if (underlayAddress === undefined) return undefined;
+  const holder = addresses.find((address) => (address.local ?? address.address) === underlayAddress);
+  const link = holder && links.find((candidate) => candidate.ifiIndex === holder.ifaIndex);
+  if (!link) return undefined;
+  return {
+    ifname: link.ifname ?? '',
+    ifindex: link.ifiIndex,
+    mtuBytes: link.mtu ?? 0,
+    up: (link.ifiFlags & linkFlag.up) !== 0,
+  };
+}

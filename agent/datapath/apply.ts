@@ -1,0 +1,284 @@
+// Executes a list of operations in order: the one module, besides pod-link.ts for single pods, that writes. Runs of
+// rtnetlink messages go out as one batch, runs of set elements as one transaction. What the kernel refuses is returned
+// with its words and does not stop the rest; removing what is gone already is success.
+import { delAddress, newAddress, scope } from '#agent/netlink/addr.ts';
+import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
+import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
+import type { LinkRequest } from '#agent/netlink/link.ts';
+import type { NetlinkRequest } from '#agent/netlink/message.ts';
+import { delFdb, delNeighbour, newFdb, newNeighbour } from '#agent/netlink/neighbour.ts';
+import { errno } from '#agent/netlink/netlink-error.ts';
+import type { NetlinkError } from '#agent/netlink/netlink-error.ts';
+import { delNexthop, newNexthop } from '#agent/netlink/nexthop.ts';
+import { delRoute, newRoute, routeFlag, routeTo, routeType } from '#agent/netlink/route.ts';
+import type { RouteRequest } from '#agent/netlink/route.ts';
+import { toWeftError } from '#agent/errors.ts';
+
+import { addressOf, familyOf, prefixLengthOf } from './cidr.ts';
+import { looseRpFilter } from './diff.ts';
+import { addElements, firewallText, removeElements } from './firewall.ts';
+import type { ElementRef } from './firewall.ts';
+import type { KernelIo } from './kernel-io.ts';
+import type { ActualRoute, LinkAddress, Operation, OverlayLink, Route } from './objects.ts';
+import type { DatapathSettings } from './settings.ts';
+
+export interface Refusal {
+  readonly operation: Operation;
+  readonly reason: string;
+}
+
+/** Beyond this many messages a batch runs on a pool thread. */
+const synchronousMessages = 200;
+
+/** "Gone already" in the kernel's many words. */
+const absent: ReadonlySet<number> = new Set([errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL]);
+
+interface Step {
+  readonly operation: Operation;
+  readonly request: NetlinkRequest<unknown>;
+}
+
+type Group = 'load' | 'addElements' | 'delElements' | 'overlay' | 'route';
+
+/** Applies `operations` in order. Throws only when a socket breaks; the kernel's refusals are returned. */
+export async function applyOperations(
+  io: KernelIo,
+  settings: DatapathSettings,
+  operations: readonly Operation[],
+  ifindexes: ReadonlyMap<string, number>,
+  signal?: AbortSignal,
+): Promise<readonly Refusal[]> {
+  const applier = new Applier(io, settings, new Map(ifindexes), signal);
+  for (let from = 0; from < operations.length;) {
+    const group = groupOf(operations[from]);
+    let to = from + 1;
+    while (to < operations.length && group !== 'overlay' && groupOf(operations[to]) === group) to++;
+    await applier.run(group, operations.slice(from, to));
+    from = to;
+  }
+  return applier.refusals;
+}
+
+function groupOf(operation: Operation | undefined): Group {
+  switch (operation?.kind) {
+    case 'loadFirewall':
+      return 'load';
+    case 'addElement':
+      return 'addElements';
+    case 'delElement':
+      return 'delElements';
+    case 'addOverlay':
+    case 'setOverlay':
+    case 'delOverlay':
+      return 'overlay';
+    default:
+      return 'route';
+  }
+}
+
+class Applier {
+  readonly refusals: Refusal[] = [];
+  readonly #io: KernelIo;
+  readonly #settings: DatapathSettings;
+  readonly #ifindexes: Map<string, number>;
+  readonly #signal: AbortSignal | undefined;
+
+  constructor(
+    io: KernelIo,
+    settings: DatapathSettings,
+    ifindexes: Map<string, number>,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#io = io;
+    this.#settings = settings;
+    this.#ifindexes = ifindexes;
+    this.#signal = signal;
+  }
+
+  async run(group: Group, operations: readonly Operation[]): Promise<void> {
+    try {
+      if (group === 'load') this.#load(operations);
+      else if (group === 'overlay') this.#overlay(operations);
+      else if (group === 'route') await this.#route(operations);
+      else this.#elements(group, operations);
+    } catch (error) {
+      this.#signal?.throwIfAborted();
+      for (const operation of operations) this.refusals.push({ operation, reason: toWeftError(error).message });
+    }
+  }
+
+  /** Synchronous: an attach in between would lose its elements. */
+  #load(operations: readonly Operation[]): void {
+    for (const operation of operations) {
+      if (operation.kind !== 'loadFirewall') continue;
+      this.#io.nft.run(firewallText(this.#settings.nftTable, operation.firewall));
+    }
+  }
+
+  #elements(group: 'addElements' | 'delElements', operations: readonly Operation[]): void {
+    const elements = operations.flatMap((operation): ElementRef[] =>
+      operation.kind === 'addElement' || operation.kind === 'delElement' ? [operation] : [],
+    );
+    if (group === 'addElements') addElements(this.#io, this.#settings.nftTable, elements);
+    else removeElements(this.#io, this.#settings.nftTable, elements);
+  }
+
+  #overlay(operations: readonly Operation[]): void {
+    for (const operation of operations) {
+      if (operation.kind === 'delOverlay') {
+        this.#io.route.batchOrThrow([delLink({ ifname: operation.ifname })]);
+        this.#ifindexes.delete(operation.ifname);
+      } else if (operation.kind === 'addOverlay') {
+        this.#io.route.batchOrThrow([newLink(overlayRequest(operation.link))]);
+        this.#settle(operation.link);
+      } else if (operation.kind === 'setOverlay') {
+        this.#settle(operation.link);
+      }
+    }
+  }
+
+  /** What can be set on a living device; the address generation mode before the link comes up. */
+  #settle(link: OverlayLink): void {
+    const { ifname } = link;
+    // Apart: refused where IPv6 is off.
+    this.#io.route.batch([setLink({ ifname, afSpec: { inet6: { addrGenMode: addrGenMode.none } } })]);
+    const [, , , answer] = this.#io.route.batchOrThrow([
+      setLink({ ifname, address: link.mac, mtu: link.mtuBytes }),
+      setLink({ ifname, afSpec: { inet: { conf: { rpFilter: looseRpFilter } } } }),
+      setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+      getLink({ ifname }),
+    ]);
+    const [found] = answer;
+    if (found) this.#ifindexes.set(ifname, found.ifiIndex);
+  }
+
+  async #route(operations: readonly Operation[]): Promise<void> {
+    const steps: Step[] = [];
+    for (const operation of operations) {
+      const request = this.#request(operation);
+      if (request === undefined) this.refusals.push({ operation, reason: 'its link is gone' });
+      else steps.push({ operation, request });
+    }
+    const requests = steps.map(({ request }) => request);
+    const replies =
+      requests.length > synchronousMessages
+        ? await this.#io.route.batchAsync(requests, this.#signal)
+        : this.#io.route.batch(requests);
+    for (const [index, reply] of replies.entries()) {
+      const step = steps[index];
+      if (reply.ok || !step || isGone(step.operation, reply.error)) continue;
+      this.refusals.push({ operation: step.operation, reason: reply.error.message });
+    }
+  }
+
+  #request(operation: Operation): NetlinkRequest<unknown> | undefined {
+    const overlay = this.#ifindexes.get(this.#settings.overlayDevice);
+    switch (operation.kind) {
+      case 'setPodLink': {
+        const { ifname, alias, hostMac } = operation.link;
+        return setLink({ ifname, address: hostMac, ifalias: alias, ifiFlags: linkFlag.up, ifiChange: linkFlag.up });
+      }
+      case 'doomPodLink':
+        return setLink({ ifname: operation.ifname, group: this.#settings.doomedGroup });
+      case 'addAddress':
+      case 'delAddress':
+        return addressRequest(operation.kind, operation.address, this.#ifindexes.get(operation.address.ifname));
+      case 'putFdb':
+      case 'delFdb': {
+        if (overlay === undefined) return undefined;
+        const entry = { ndmIfindex: overlay, lladdr: operation.entry.mac, dst: operation.entry.underlayAddress };
+        return operation.kind === 'putFdb' ? newFdb(entry) : delFdb(entry);
+      }
+      case 'putNeighbour':
+      case 'delNeighbour': {
+        if (overlay === undefined) return undefined;
+        const { address, mac } = operation.neighbour;
+        if (operation.kind === 'delNeighbour') return delNeighbour({ ndmIfindex: overlay, dst: address });
+        return newNeighbour({ ndmIfindex: overlay, dst: address, lladdr: mac });
+      }
+      case 'addNexthop': {
+        if (overlay === undefined || operation.gateway === undefined) return undefined;
+        const { id, gateway } = operation;
+        return newNexthop({
+          id,
+          oif: overlay,
+          gateway,
+          nhProtocol: this.#settings.routeProtocol,
+          nhFlags: routeFlag.onlink,
+        });
+      }
+      case 'delNexthop':
+        return delNexthop(operation.id);
+      case 'putRoute':
+        return this.#putRoute(operation.route, operation.nexthopId);
+      case 'delRoute':
+        return this.#delRoute(operation.route);
+      default:
+        return undefined;
+    }
+  }
+
+  #putRoute(route: Route, nexthopId: number | undefined): NetlinkRequest<unknown> | undefined {
+    const { target } = route;
+    const common: RouteRequest = {
+      ...routeTo(route.dst),
+      rtmProtocol: this.#settings.routeProtocol,
+      ...(route.metric > 0 ? { priority: route.metric } : {}),
+    };
+    if (target.kind === 'unreachable') {
+      return newRoute({ ...common, rtmType: routeType.unreachable }, { replace: true });
+    }
+    if (target.kind === 'peer') {
+      if (nexthopId === undefined) return undefined;
+      return newRoute({ ...common, nhId: nexthopId, prefsrc: target.prefsrc }, { replace: true });
+    }
+    const oif = this.#ifindexes.get(target.ifname);
+    return oif === undefined ? undefined : newRoute({ ...common, oif, prefsrc: target.prefsrc }, { replace: true });
+  }
+
+  #delRoute(route: ActualRoute): NetlinkRequest<unknown> {
+    const { target } = route;
+    const oif = target.kind === 'link' ? this.#ifindexes.get(target.ifname) : undefined;
+    return delRoute({
+      ...routeTo(route.dst),
+      rtmProtocol: this.#settings.routeProtocol,
+      table: route.table,
+      ...(route.metric > 0 ? { priority: route.metric } : {}),
+      ...(target.kind === 'nexthop' ? { nhId: target.id } : {}),
+      ...(oif === undefined ? {} : { oif }),
+      ...(target.kind === 'unreachable' ? { rtmType: routeType.unreachable } : {}),
+    });
+  }
+}
+
+function isGone(operation: Operation, error: NetlinkError): boolean {
+  const removes = operation.kind.startsWith('del') || operation.kind === 'doomPodLink';
+  if (removes) return absent.has(error.errno);
+  return operation.kind === 'addAddress' && error.errno === errno.EEXIST;
+}
+
+function overlayRequest(link: OverlayLink): LinkRequest {
+  const local = familyOf(link.local) === 4 ? { local: link.local } : { local6: link.local };
+  return {
+    ifname: link.ifname,
+    address: link.mac,
+    mtu: link.mtuBytes,
+    // No underlay device is named: the routing table decides, and the overlay does not vanish with that link.
+    linkinfo: { kind: 'vxlan', data: { id: link.vni, port: link.port, learning: false, ...local } },
+  };
+}
+
+function addressRequest(
+  kind: 'addAddress' | 'delAddress',
+  address: LinkAddress,
+  ifindex: number | undefined,
+): NetlinkRequest<unknown> | undefined {
+  if (ifindex === undefined) return undefined;
+  const request = {
+    ifaIndex: ifindex,
+    local: addressOf(address.cidr),
+    ifaPrefixlen: prefixLengthOf(address.cidr),
+    ifaScope: address.linkScope ? scope.link : scope.universe,
+  };
+  return kind === 'addAddress' ? newAddress(request) : delAddress(request);
+}

@@ -1,0 +1,112 @@
+// CHECK: each thing that ADD promised, read from the kernel on both sides. Tolerated, because chained plugins change it on
+// purpose: the pod's MAC, promiscuity and a smaller MTU (tuning), queues and ingress redirection (bandwidth), further
+// addresses and routes.
+import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
+import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
+import type { Link } from '#agent/netlink/link.ts';
+import { dumpNeighbours, neighbourState } from '#agent/netlink/neighbour.ts';
+import { dumpRoutes, prefixOf, routeTable } from '#agent/netlink/route.ts';
+import { NetlinkSocket } from '#agent/netlink/socket.ts';
+import { toWeftError } from '#agent/errors.ts';
+
+import { hostCidr } from './cidr.ts';
+import type { LinkFault, PodLinkRequest } from './datapath.ts';
+import { podElements, readFirewall } from './firewall.ts';
+import { aliasOf, podGateway4 } from './identity.ts';
+import { readLink } from './pod-link.ts';
+import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
+
+/** Every difference, in the order in which a packet would meet it. */
+export async function checkPodLink(
+  context: PodLinkContext,
+  request: PodLinkRequest,
+  plan: PodLinkPlan,
+): Promise<readonly LinkFault[]> {
+  const { io } = context;
+  const { lease } = request;
+  const host = readLink(io, lease.hostIfname);
+  if (!host) return [{ what: `link ${lease.hostIfname}`, expected: 'present', actual: 'absent' }];
+  const faults: LinkFault[] = [];
+  expectEqual(faults, `alias of ${lease.hostIfname}`, aliasOf(lease), host.ifalias ?? '');
+  expectEqual(faults, `link ${lease.hostIfname}`, 'up', isUp(host) ? 'up' : 'down');
+  await checkHostSide(context, request, plan, host, faults);
+  await checkFirewall(context, request, faults);
+  try {
+    checkPodSide(request, host, faults);
+  } catch (error) {
+    faults.push({ what: `namespace ${request.netnsPath}`, expected: 'readable', actual: toWeftError(error).message });
+  }
+  return faults;
+}
+
+async function checkHostSide(
+  context: PodLinkContext,
+  { lease }: PodLinkRequest,
+  plan: PodLinkPlan,
+  host: Link,
+  faults: LinkFault[],
+): Promise<void> {
+  const { io, settings } = context;
+  const addresses = await io.route.dumpAsync(dumpAddresses({ ifaIndex: host.ifiIndex }));
+  const gateway = addresses.some(({ ifaIndex, local }) => ifaIndex === host.ifiIndex && local === podGateway4);
+  expectEqual(faults, `gateway ${podGateway4} on ${lease.hostIfname}`, 'present', gateway ? 'present' : 'absent');
+  const routes = await io.route.dumpAsync(dumpRoutes({ rtmProtocol: settings.routeProtocol, table: routeTable.main }));
+  const neighbours = await io.route.dumpAsync(dumpNeighbours({ ifindex: host.ifiIndex }));
+  for (const address of lease.addresses) {
+    const dst = hostCidr(address);
+    const route = routes.find((candidate) => prefixOf(candidate) === dst && candidate.oif === host.ifiIndex);
+    expectEqual(faults, `host route ${dst}`, `dev ${lease.hostIfname}`, route ? `dev ${lease.hostIfname}` : 'absent');
+    const prefsrc = plan.overlayAddresses.get(4);
+    if (route && prefsrc !== undefined) {
+      expectEqual(faults, `source of host route ${dst}`, prefsrc, route.prefsrc ?? 'none');
+    }
+    // Absent or with another MAC is well: ARP finds or has found what the pod has now.
+    const entry = neighbours.find(({ dst: found, ndmIfindex }) => found === address && ndmIfindex === host.ifiIndex);
+    if (entry && (entry.ndmState & neighbourState.failed) !== 0) {
+      faults.push({ what: `neighbour ${address} on ${lease.hostIfname}`, expected: 'answering', actual: 'failed' });
+    }
+  }
+}
+
+async function checkFirewall(context: PodLinkContext, { lease }: PodLinkRequest, faults: LinkFault[]): Promise<void> {
+  const { elements } = await readFirewall(context.io, context.settings.nftTable);
+  for (const { set, key } of podElements(lease.hostIfname, lease.addresses)) {
+    const found = elements[set].has(key) ? 'present' : 'absent';
+    expectEqual(faults, `element ${key} of nft set ${set}`, 'present', found);
+  }
+}
+
+function checkPodSide({ lease, netnsPath }: PodLinkRequest, host: Link, faults: LinkFault[]): void {
+  using socket = NetlinkSocket.open({ protocol: 'route', netnsPath });
+  const links = socket.dump(dumpLinks());
+  const link = links.find((candidate) => candidate.ifname === lease.ifname);
+  if (!link) {
+    faults.push({ what: `pod link ${lease.ifname}`, expected: 'present', actual: 'absent' });
+    return;
+  }
+  expectEqual(faults, `other end of ${lease.ifname}`, String(host.ifiIndex), String(link.link));
+  expectEqual(faults, `pod link ${lease.ifname}`, 'up', isUp(link) ? 'up' : 'down');
+  const loopback = links.find((candidate) => (candidate.ifiFlags & linkFlag.loopback) !== 0);
+  expectEqual(faults, 'pod link lo', 'up', loopback && isUp(loopback) ? 'up' : 'down');
+  if ((link.mtu ?? 0) > (host.mtu ?? 0)) {
+    faults.push({ what: `MTU of ${lease.ifname}`, expected: `at most ${host.mtu}`, actual: String(link.mtu) });
+  }
+  const addresses = socket.dump(dumpAddresses()).filter(({ ifaIndex }) => ifaIndex === link.ifiIndex);
+  for (const address of lease.addresses) {
+    const found = addresses.some(({ local, ifaScope }) => local === address && ifaScope === scope.universe);
+    expectEqual(faults, `pod address ${address}`, 'present', found ? 'present' : 'absent');
+  }
+  const routes = socket.dump(dumpRoutes({ table: routeTable.main })).filter(({ oif }) => oif === link.ifiIndex);
+  const toGateway = routes.some((route) => prefixOf(route) === hostCidr(podGateway4));
+  expectEqual(faults, `pod route ${hostCidr(podGateway4)}`, 'present', toGateway ? 'present' : 'absent');
+  const standard = routes.find((route) => prefixOf(route) === '0.0.0.0/0' && route.gateway === podGateway4);
+  expectEqual(faults, 'pod default route', `via ${podGateway4}`, standard ? `via ${podGateway4}` : 'absent');
+}
+
+function expectEqual(faults: LinkFault[], what: string, expected: string, actual: string): void {
+  if (expected !== actual) faults.push({ what, expected, actual });
+}
+
+function isUp(link: Link): boolean {
+  return (link.ifiFlags & linkFlag.up) !== 0;
+}

@@ -1,0 +1,143 @@
+// CIDR arithmetic for planning: blocks are kept as their canonical text (the map key used everywhere) and turned into
+// integers only where ranges are cut. Pure.
+
+export type Family = 4 | 6;
+
+interface Block {
+  readonly family: Family;
+  readonly first: bigint;
+  readonly prefixLength: number;
+}
+
+const widths = { 4: 32, 6: 128 } as const;
+
+/** Family of a plain address or a CIDR. */
+export function familyOf(text: string): Family {
+  return text.includes(':') ? 6 : 4;
+}
+
+/** `10.32.0.7` -> `10.32.0.7/32`; `fd00::7` -> `fd00::7/128`. */
+export function hostCidr(address: string): string {
+  return `${address}/${widths[familyOf(address)]}`;
+}
+
+/** Address part of a CIDR; a plain address is returned as it is. */
+export function addressOf(cidr: string): string {
+  const slash = cidr.indexOf('/');
+  return slash < 0 ? cidr : cidr.slice(0, slash);
+}
+
+/** Prefix length of a CIDR; a plain address counts as a host route. */
+export function prefixLengthOf(cidr: string): number {
+  const slash = cidr.indexOf('/');
+  return slash < 0 ? widths[familyOf(cidr)] : Number(cidr.slice(slash + 1));
+}
+
+/**
+ * The parts of `ranges` that no range of `holes` covers, as canonical CIDRs, ordered by family and address.
+ * Overlapping input ranges give each address once.
+ */
+export function subtractCidrs(ranges: readonly string[], holes: readonly string[]): readonly string[] {
+  const cut = holes.map(parseBlock);
+  let pieces: Block[] = [];
+  for (const range of ranges.map(parseBlock).sort(compareBlocks)) {
+    if (!pieces.some((piece) => covers(piece, range))) pieces.push(range);
+  }
+  for (const hole of cut) pieces = pieces.flatMap((piece) => subtractOne(piece, hole));
+  return pieces.sort(compareBlocks).map(formatBlock);
+}
+
+/** True when `address` (plain) or the whole CIDR lies inside `range`. */
+export function cidrContains(range: string, inner: string): boolean {
+  return covers(parseBlock(range), parseBlock(inner));
+}
+
+/** The canonical text of a CIDR or plain address: host bits cleared, IPv6 in RFC 5952 form, prefix length always given. */
+export function canonicalCidr(text: string): string {
+  return formatBlock(parseBlock(text));
+}
+
+function subtractOne(piece: Block, hole: Block): Block[] {
+  if (covers(hole, piece)) return [];
+  if (!covers(piece, hole)) return [piece];
+  const prefixLength = piece.prefixLength + 1;
+  const half = 1n << BigInt(widths[piece.family] - prefixLength);
+  const low: Block = { family: piece.family, first: piece.first, prefixLength };
+  const high: Block = { family: piece.family, first: piece.first + half, prefixLength };
+  return [...subtractOne(low, hole), ...subtractOne(high, hole)];
+}
+
+function covers(outer: Block, inner: Block): boolean {
+  if (outer.family !== inner.family || outer.prefixLength > inner.prefixLength) return false;
+  const shift = BigInt(widths[outer.family] - outer.prefixLength);
+  return outer.first >> shift === inner.first >> shift;
+}
+
+/** Larger ranges before the smaller ones that begin at the same address. */
+function compareBlocks(left: Block, right: Block): number {
+  if (left.family !== right.family) return left.family - right.family;
+  if (left.first !== right.first) return left.first < right.first ? -1 : 1;
+  return left.prefixLength - right.prefixLength;
+}
+
+function parseBlock(text: string): Block {
+  const family = familyOf(text);
+  const address = addressOf(text);
+  const prefixLength = prefixLengthOf(text);
+  const bits = family === 4 ? parseIpv4(address) : parseIpv6(address);
+  if (bits === undefined || !(prefixLength >= 0 && prefixLength <= widths[family])) {
+    throw new RangeError(`not a CIDR: ${text}`);
+  }
+  const shift = BigInt(widths[family] - prefixLength);
+  return { family, first: (bits >> shift) << shift, prefixLength };
+}
+
+function parseIpv4(text: string): bigint | undefined {
+  const parts = text.split('.');
+  if (parts.length !== 4) return undefined;
+  let bits = 0n;
+  for (const part of parts) {
+    if (!/^(0|[1-9]\d{0,2})$/.test(part) || Number(part) > 255) return undefined;
+    bits = (bits << 8n) | BigInt(part);
+  }
+  return bits;
+}
+
+function parseIpv6(text: string): bigint | undefined {
+  const halves = text.split('::');
+  if (halves.length > 2) return undefined;
+  const head = groupsOf(halves[0] ?? '');
+  const tail = groupsOf(halves[1] ?? '');
+  const missing = 8 - head.length - tail.length;
+  if (halves.length === 2 ? missing < 1 : missing !== 0) return undefined;
+  let bits = 0n;
+  for (const group of [...head, ...Array<string>(missing).fill('0'), ...tail]) {
+    if (!/^[0-9a-f]{1,4}$/i.test(group)) return undefined;
+    bits = (bits << 16n) | BigInt(`0x${group}`);
+  }
+  return bits;
+}
+
+function groupsOf(text: string): readonly string[] {
+  return text === '' ? [] : text.split(':');
+}
+
+function formatBlock(block: Block): string {
+  return `${block.family === 4 ? formatIpv4(block.first) : formatIpv6(block.first)}/${block.prefixLength}`;
+}
+
+function formatIpv4(bits: bigint): string {
+  return [24n, 16n, 8n, 0n].map((shift) => String((bits >> shift) & 0xffn)).join('.');
+}
+
+function formatIpv6(bits: bigint): string {
+  const groups = Array.from({ length: 8 }, (_, index) => ((bits >> BigInt(112 - 16 * index)) & 0xffffn).toString(16));
+  let best = { start: -1, length: 1 };
+  for (let start = 0; start < 8; start++) {
+    let length = 0;
+    while (groups[start + length] === '0') length++;
+    if (length > best.length) best = { start, length };
+  }
+  if (best.start < 0) return groups.join(':');
+  return `${groups.slice(0, best.start).join(':')}::${groups.slice(best.start + best.length).join(':')}`;
+}

@@ -1,0 +1,263 @@
+// What the kernel should hold, computed from IPAM's view, the leases and the settings. Pure and total: input that
+// contradicts itself (two peers with one address, a block that is none) costs that peer its place and becomes a finding.
+import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
+
+import { canonicalCidr, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
+import type { Family } from './cidr.ts';
+import { aliasOf, hostMac, linkLocalOf, podGateway4, vtepMac } from './identity.ts';
+import type {
+  DesiredPodLink,
+  DesiredState,
+  FdbEntry,
+  Finding,
+  LinkAddress,
+  OverlayLink,
+  PeerNeighbour,
+  Route,
+  SetElements,
+} from './objects.ts';
+import { renderRuleset } from './ruleset.ts';
+import type { DatapathSettings } from './settings.ts';
+
+export interface DesiredInput {
+  readonly view: IpamView;
+  readonly leases: readonly Lease[];
+  readonly settings: DatapathSettings;
+  /** MTU of the link that holds the underlay address; undefined when no link does. */
+  readonly underlayMtuBytes: number | undefined;
+  /** False where the node has IPv6 off: nexthops then carry the peer's underlay address. */
+  readonly ipv6: boolean;
+}
+
+/** Bytes that VXLAN adds around an inner IP packet: Ethernet, VXLAN, UDP and the outer IP header. */
+const overheadBytes = { 4: 50, 6: 70 } as const;
+
+interface Peer {
+  readonly name: string;
+  readonly underlayAddress: string;
+  readonly mac: string;
+  readonly gateway: string;
+  readonly blocks: readonly string[];
+}
+
+/** The desired state. Never throws. */
+export function desiredState(input: DesiredInput): DesiredState {
+  const { view, settings } = input;
+  const findings: Finding[] = [];
+  const overlay = overlayLink(input);
+  const peers = usablePeers(input, findings);
+  const prefsrc = overlayAddressByFamily(view);
+  const ranges = overlayRanges(view, findings);
+  const pods = podState(input, prefsrc, findings);
+  const own = ownBlocks(view, findings);
+  const routes: Route[] = [
+    ...own.map((dst): Route => ({ dst, metric: 0, target: { kind: 'unreachable' } })),
+    ...ranges.map((dst): Route => ({ dst, metric: settings.poolMetric, target: { kind: 'unreachable' } })),
+    ...pods.routes,
+    ...(overlay.link ? peerRoutes(peers, prefsrc, new Set(own), findings) : []),
+  ];
+  const addresses: LinkAddress[] = [...pods.addresses];
+  if (overlay.link) addresses.push(...overlayAddresses(view, overlay.link));
+  const shown = overlay.link ? peers : [];
+  return {
+    overlay: overlay.link,
+    waitingFor: overlay.waitingFor || (prefsrc.size === 0 ? 'an overlay address of this node' : ''),
+    podLinks: pods.links,
+    addresses,
+    nexthops: shown.map((peer) => peer.gateway),
+    neighbours: shown.map((peer): PeerNeighbour => ({ address: peer.gateway, mac: peer.mac })),
+    fdb: shown.map((peer): FdbEntry => ({ mac: peer.mac, underlayAddress: peer.underlayAddress })),
+    routes,
+    firewall: {
+      ruleset: renderRuleset({
+        table: settings.nftTable,
+        overlayDevice: settings.overlayDevice,
+        podLinkPrefix: settings.podLinkPrefix,
+        vxlanPort: settings.vxlanPort,
+        overlayAddresses: view.overlayAddresses,
+        overlayRanges: ranges,
+        nonMasqueradeCidrs: settings.nonMasqueradeCidrs,
+        masquerade: settings.masquerade,
+      }),
+      elements: { ...pods.elements, ...peerElements(peers) },
+    },
+    findings,
+  };
+}
+
+function overlayLink(input: DesiredInput): { readonly link: OverlayLink | undefined; readonly waitingFor: string } {
+  const { view, settings, underlayMtuBytes } = input;
+  const self = view.peers.find((peer) => peer.self);
+  const local = self?.underlayAddress ?? settings.underlayAddress;
+  if (!self) return { link: undefined, waitingFor: "this node's own record" };
+  if (local === undefined) return { link: undefined, waitingFor: 'an underlay address of this node' };
+  if (underlayMtuBytes === undefined) {
+    return { link: undefined, waitingFor: `a link that holds the underlay address ${local}` };
+  }
+  const link: OverlayLink = {
+    ifname: settings.overlayDevice,
+    vni: settings.vni,
+    port: settings.vxlanPort,
+    local,
+    mac: vtepMac(self.name),
+    mtuBytes: underlayMtuBytes - overheadBytes[familyOf(local)],
+  };
+  return { link, waitingFor: '' };
+}
+
+/** The underlay address that this node's VXLAN packets leave from. */
+export function underlayAddressOf(view: IpamView, settings: DatapathSettings): string | undefined {
+  return view.peers.find((peer) => peer.self)?.underlayAddress ?? settings.underlayAddress;
+}
+
+/** Peers that can be programmed, by name; of two that claim one underlay address or MAC the first by name stays. */
+function usablePeers(input: DesiredInput, findings: Finding[]): readonly Peer[] {
+  const self = input.view.peers.find((peer) => peer.self);
+  const own = underlayAddressOf(input.view, input.settings);
+  const byAddress = new Map<string, string>();
+  const byMac = new Map<string, string>();
+  if (self) byMac.set(vtepMac(self.name), self.name);
+  if (own !== undefined) byAddress.set(own, self?.name ?? 'this node');
+  const peers: Peer[] = [];
+  for (const peer of input.view.peers.filter((candidate) => !candidate.self).toSorted(byName)) {
+    const { name, underlayAddress } = peer;
+    if (underlayAddress === undefined) continue;
+    if (own !== undefined && familyOf(own) !== familyOf(underlayAddress)) {
+      const message = `underlay ${underlayAddress} is of another family than this node's ${own}`;
+      findings.push({ name: 'underlayFamily', subject: name, message });
+      continue;
+    }
+    const mac = vtepMac(name);
+    const other = byAddress.get(underlayAddress) ?? byMac.get(mac);
+    if (other !== undefined) {
+      const kind = byAddress.has(underlayAddress) ? 'duplicatePeerAddress' : 'duplicatePeerMac';
+      const what = kind === 'duplicatePeerAddress' ? `underlay address ${underlayAddress}` : `VTEP MAC ${mac}`;
+      findings.push({
+        name: kind,
+        subject: name,
+        message: `${what} belongs to ${other} already; ${name} gets no route`,
+      });
+      continue;
+    }
+    byAddress.set(underlayAddress, name);
+    byMac.set(mac, name);
+    const gateway = input.ipv6 ? linkLocalOf(mac) : underlayAddress;
+    peers.push({ name, underlayAddress, mac, gateway, blocks: canonical(peer.blocks, name, findings) });
+  }
+  return peers;
+}
+
+function peerRoutes(
+  peers: readonly Peer[],
+  prefsrc: ReadonlyMap<Family, string>,
+  own: ReadonlySet<string>,
+  findings: Finding[],
+): readonly Route[] {
+  const owners = new Map<string, string>();
+  const routes: Route[] = [];
+  for (const peer of peers) {
+    for (const dst of peer.blocks) {
+      const owner = own.has(dst) ? 'this node' : owners.get(dst);
+      if (owner !== undefined) {
+        findings.push({
+          name: 'duplicateBlock',
+          subject: dst,
+          message: `${dst} of ${peer.name} belongs to ${owner} already`,
+        });
+        continue;
+      }
+      owners.set(dst, peer.name);
+      const source = prefsrc.get(familyOf(dst));
+      if (source === undefined) continue;
+      routes.push({ dst, metric: 0, target: { kind: 'peer', gateway: peer.gateway, prefsrc: source } });
+    }
+  }
+  return routes;
+}
+
+interface PodState {
+  readonly links: readonly DesiredPodLink[];
+  readonly addresses: readonly LinkAddress[];
+  readonly routes: readonly Route[];
+  readonly elements: Pick<SetElements, 'sources4' | 'sources6' | 'pod_verdicts'>;
+}
+
+function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, findings: Finding[]): PodState {
+  const links: DesiredPodLink[] = [];
+  const addresses: LinkAddress[] = [];
+  const routes: Route[] = [];
+  const sources = { 4: new Set<string>(), 6: new Set<string>() };
+  const verdicts = new Set<string>();
+  const leased = new Map<string, string>();
+  for (const lease of input.leases) {
+    const ifname = lease.hostIfname;
+    links.push({ ifname, alias: aliasOf(lease), hostMac });
+    verdicts.add(ifname);
+    for (const address of lease.addresses) {
+      const other = leased.get(address);
+      if (other !== undefined) {
+        findings.push({ name: 'duplicateLease', subject: address, message: `leased to ${other} and to ${ifname}` });
+        continue;
+      }
+      leased.set(address, ifname);
+      const family = familyOf(address);
+      sources[family].add(`${ifname} . ${address}`);
+      const source = prefsrc.get(family);
+      if (source === undefined) continue;
+      routes.push({ dst: hostCidr(address), metric: 0, target: { kind: 'pod', ifname, prefsrc: source } });
+    }
+    if (lease.addresses.some((address) => familyOf(address) === 4)) {
+      addresses.push({ ifname, cidr: hostCidr(podGateway4), linkScope: true });
+    }
+  }
+  return { links, addresses, routes, elements: { sources4: sources[4], sources6: sources[6], pod_verdicts: verdicts } };
+}
+
+function overlayAddresses(view: IpamView, overlay: OverlayLink): readonly LinkAddress[] {
+  return view.overlayAddresses.map((address) => ({
+    ifname: overlay.ifname,
+    cidr: hostCidr(address),
+    linkScope: false,
+  }));
+}
+
+function peerElements(peers: readonly Peer[]): Pick<SetElements, 'peers4' | 'peers6'> {
+  const addresses = peers.map((peer) => peer.underlayAddress);
+  return {
+    peers4: new Set(addresses.filter((address) => familyOf(address) === 4)),
+    peers6: new Set(addresses.filter((address) => familyOf(address) === 6)),
+  };
+}
+
+function ownBlocks(view: IpamView, findings: Finding[]): readonly string[] {
+  const self = view.peers.find((peer) => peer.self);
+  return self ? [...new Set(canonical(self.blocks, self.name, findings))] : [];
+}
+
+function overlayRanges(view: IpamView, findings: Finding[]): readonly string[] {
+  return subtractCidrs(canonical(view.ranges, 'universe', findings), canonical(view.reserved, 'universe', findings));
+}
+
+function canonical(cidrs: readonly string[], owner: string, findings: Finding[]): readonly string[] {
+  return cidrs.flatMap((cidr) => {
+    try {
+      return [canonicalCidr(cidr)];
+    } catch {
+      findings.push({ name: 'badBlock', subject: owner, message: `"${cidr}" of ${owner} is no CIDR` });
+      return [];
+    }
+  });
+}
+
+function overlayAddressByFamily(view: IpamView): ReadonlyMap<Family, string> {
+  const addresses = new Map<Family, string>();
+  for (const address of view.overlayAddresses) {
+    const family = familyOf(address);
+    if (!addresses.has(family)) addresses.set(family, address);
+  }
+  return addresses;
+}
+
+function byName(left: PeerView, right: PeerView): number {
+  return left.name < right.name ? -1 : left.name > right.name ? 1 : 0;
+}

@@ -1,0 +1,270 @@
+// The way from what is to what should be, as an ordered list of writes. Pure.
+//
+// Order: what lets traffic through comes first (firewall elements, links, addresses, FDB, neighbours, nexthops, routes),
+// what takes away comes last and in the opposite order, so that a peer or pod that is wanted before and after is never
+// without its path. A nexthop is removed only after the routes that used it, because the kernel removes those with it.
+import type {
+  ActualNexthop,
+  ActualOverlay,
+  ActualRoute,
+  ActualState,
+  DesiredState,
+  FdbEntry,
+  LinkAddress,
+  Operation,
+  OverlayLink,
+  PeerNeighbour,
+  Route,
+} from './objects.ts';
+import { setNames } from './objects.ts';
+
+/** RT_TABLE_MAIN (linux/rtnetlink.h). */
+export const mainTable = 254;
+
+/** First id tried for a new nexthop object: away from the small numbers that people use by hand. */
+const firstNexthopId = 0x5745_0001;
+
+/** Loose reverse path filter (Documentation/networking/ip-sysctl.rst). */
+export const looseRpFilter = 2;
+
+interface Halves {
+  readonly add: Operation[];
+  readonly remove: Operation[];
+}
+
+/** Writes that bring `actual` to `desired`; empty when nothing differs. */
+export function diff(desired: DesiredState, actual: ActualState): readonly Operation[] {
+  const overlay = overlayOperations(desired.overlay, actual.overlay);
+  // Everything on a device that is made anew goes with the old one.
+  const known = overlay.renewed && actual.overlay ? withoutOverlay(actual, actual.overlay.ifname) : actual;
+  const podLinks = podLinkOperations(desired, known);
+  const parts: readonly Halves[] = [
+    firewallOperations(desired, known),
+    overlay.halves,
+    podLinks.halves,
+    addressOperations(desired, known, podLinks.present),
+    fdbOperations(desired, known),
+    neighbourOperations(desired, known),
+    ...routingOperations(desired, known, podLinks.present),
+  ];
+  return [...parts.flatMap((part) => part.add), ...parts.toReversed().flatMap((part) => part.remove)];
+}
+
+function firewallOperations(desired: DesiredState, actual: ActualState): Halves {
+  const wanted = desired.firewall;
+  const found = actual.firewall;
+  if (!sameList(wanted.ruleset.fingerprint, found.fingerprint)) {
+    return { add: [{ kind: 'loadFirewall', firewall: wanted }], remove: [] };
+  }
+  const halves: Halves = { add: [], remove: [] };
+  for (const set of setNames) {
+    for (const key of wanted.elements[set]) {
+      if (!found.elements[set].has(key)) halves.add.push({ kind: 'addElement', set, key });
+    }
+    for (const key of found.elements[set]) {
+      if (!wanted.elements[set].has(key)) halves.remove.push({ kind: 'delElement', set, key });
+    }
+  }
+  return halves;
+}
+
+function overlayOperations(
+  wanted: OverlayLink | undefined,
+  found: ActualOverlay | undefined,
+): { readonly halves: Halves; readonly renewed: boolean } {
+  const halves: Halves = { add: [], remove: [] };
+  if (!wanted) return { halves, renewed: false };
+  if (!found) {
+    halves.add.push({ kind: 'addOverlay', link: wanted });
+    return { halves, renewed: false };
+  }
+  if (mustRenew(wanted, found)) {
+    halves.add.push({ kind: 'delOverlay', ifname: found.ifname }, { kind: 'addOverlay', link: wanted });
+    return { halves, renewed: true };
+  }
+  const same =
+    found.mac === wanted.mac && found.mtuBytes === wanted.mtuBytes && found.up && found.rpFilter === looseRpFilter;
+  if (!same) halves.add.push({ kind: 'setOverlay', link: wanted });
+  return { halves, renewed: false };
+}
+
+/** What cannot be changed on a living VXLAN device, or makes it not ours in kind. */
+function mustRenew(wanted: OverlayLink, found: ActualOverlay): boolean {
+  return (
+    found.kind !== 'vxlan' ||
+    found.vni !== wanted.vni ||
+    found.port !== wanted.port ||
+    found.local !== wanted.local ||
+    found.learning ||
+    found.external
+  );
+}
+
+function withoutOverlay(actual: ActualState, ifname: string): ActualState {
+  return {
+    ...actual,
+    addresses: actual.addresses.filter((address) => address.ifname !== ifname),
+    nexthops: [],
+    routes: actual.routes.filter(
+      ({ target }) => target.kind !== 'nexthop' && !(target.kind === 'link' && target.ifname === ifname),
+    ),
+    neighbours: [],
+    fdb: [],
+  };
+}
+
+function podLinkOperations(
+  desired: DesiredState,
+  actual: ActualState,
+): { readonly halves: Halves; readonly present: ReadonlySet<string> } {
+  const halves: Halves = { add: [], remove: [] };
+  const wanted = new Map(desired.podLinks.map((link) => [link.ifname, link]));
+  const present = new Set<string>();
+  for (const found of actual.podLinks) {
+    if (found.doomed) continue;
+    const link = wanted.get(found.ifname);
+    if (!link) {
+      halves.remove.push({ kind: 'doomPodLink', ifname: found.ifname });
+      continue;
+    }
+    present.add(found.ifname);
+    if (found.alias !== link.alias || found.mac !== link.hostMac || !found.up) {
+      halves.add.push({ kind: 'setPodLink', link });
+    }
+  }
+  return { halves, present };
+}
+
+function addressOperations(desired: DesiredState, actual: ActualState, pods: ReadonlySet<string>): Halves {
+  const overlay = desired.overlay?.ifname;
+  const keyOf = (address: LinkAddress): string => `${address.ifname} ${address.cidr} ${address.linkScope}`;
+  const wanted = new Map(
+    desired.addresses
+      .filter(({ ifname }) => ifname === overlay || pods.has(ifname))
+      .map((address) => [keyOf(address), address]),
+  );
+  const found = new Map(
+    actual.addresses
+      // A link that waits for its deletion keeps its address: removing it is work for nothing.
+      .filter(({ ifname }) => ifname === overlay || pods.has(ifname))
+      .map((address) => [keyOf(address), address]),
+  );
+  const halves: Halves = { add: [], remove: [] };
+  for (const [key, address] of wanted) if (!found.has(key)) halves.add.push({ kind: 'addAddress', address });
+  for (const [key, address] of found) if (!wanted.has(key)) halves.remove.push({ kind: 'delAddress', address });
+  return halves;
+}
+
+function fdbOperations(desired: DesiredState, actual: ActualState): Halves {
+  const halves: Halves = { add: [], remove: [] };
+  if (!desired.overlay) return halves;
+  const found = new Map<string, FdbEntry[]>();
+  for (const entry of actual.fdb) found.set(entry.mac, [...(found.get(entry.mac) ?? []), entry]);
+  const wanted = new Set<string>();
+  for (const entry of desired.fdb) {
+    wanted.add(entry.mac);
+    const entries = found.get(entry.mac);
+    const right = entries?.length === 1 && entries[0]?.underlayAddress === entry.underlayAddress;
+    if (!right) halves.add.push({ kind: 'putFdb', entry });
+  }
+  for (const entry of actual.fdb) if (!wanted.has(entry.mac)) halves.remove.push({ kind: 'delFdb', entry });
+  return halves;
+}
+
+function neighbourOperations(desired: DesiredState, actual: ActualState): Halves {
+  const halves: Halves = { add: [], remove: [] };
+  if (!desired.overlay) return halves;
+  const found = new Map(actual.neighbours.map((neighbour) => [neighbour.address, neighbour]));
+  const wanted = new Map<string, PeerNeighbour>();
+  for (const neighbour of desired.neighbours) {
+    wanted.set(neighbour.address, neighbour);
+    const old = found.get(neighbour.address);
+    if (old?.mac !== neighbour.mac || !old.permanent) halves.add.push({ kind: 'putNeighbour', neighbour });
+  }
+  for (const neighbour of actual.neighbours) {
+    // Entries that the kernel made by itself (multicast, failed lookups) are not ours: ours are permanent.
+    if (neighbour.permanent && !wanted.has(neighbour.address)) halves.remove.push({ kind: 'delNeighbour', neighbour });
+  }
+  return halves;
+}
+
+/** Nexthop objects, then routes: two parts, so that nexthops are added before and removed after the routes. */
+function routingOperations(
+  desired: DesiredState,
+  actual: ActualState,
+  pods: ReadonlySet<string>,
+): readonly [Halves, Halves] {
+  const nexthops: Halves = { add: [], remove: [] };
+  const routes: Halves = { add: [], remove: [] };
+  const idOf = assignNexthops(desired, actual, nexthops);
+  const found = new Map(actual.routes.map((route) => [routeKey(route), route]));
+  const wanted = new Set<string>();
+  for (const route of desired.routes) {
+    const { target } = route;
+    if (target.kind === 'pod' && !pods.has(target.ifname)) continue;
+    const nexthopId = target.kind === 'peer' ? idOf.get(target.gateway) : undefined;
+    if (target.kind === 'peer' && nexthopId === undefined) continue;
+    const key = routeKey({ ...route, table: mainTable });
+    wanted.add(key);
+    const old = found.get(key);
+    if (!old || !sameTarget(route, nexthopId, old)) routes.add.push({ kind: 'putRoute', route, nexthopId });
+  }
+  for (const [key, route] of found) {
+    if (wanted.has(key)) continue;
+    // Without an overlay (its device or the own record is not known yet) a predecessor's peers stay reachable.
+    if (!desired.overlay && route.target.kind === 'nexthop') continue;
+    routes.remove.push({ kind: 'delRoute', route });
+  }
+  return [nexthops, routes];
+}
+
+/** The nexthop id of each wanted gateway: what the kernel has, else a free number. */
+function assignNexthops(desired: DesiredState, actual: ActualState, halves: Halves): ReadonlyMap<string, number> {
+  const ids = new Map<string, number>();
+  if (!desired.overlay) return ids;
+  const wanted = new Set(desired.nexthops);
+  const taken = new Set(actual.foreignNexthopIds);
+  const stale: ActualNexthop[] = [];
+  for (const nexthop of actual.nexthops) {
+    taken.add(nexthop.id);
+    const { gateway } = nexthop;
+    if (gateway !== undefined && wanted.has(gateway) && !ids.has(gateway)) ids.set(gateway, nexthop.id);
+    else stale.push(nexthop);
+  }
+  let next = firstNexthopId;
+  for (const gateway of wanted) {
+    if (ids.has(gateway)) continue;
+    while (taken.has(next)) next++;
+    taken.add(next);
+    ids.set(gateway, next);
+    halves.add.push({ kind: 'addNexthop', id: next, gateway });
+  }
+  for (const { id, gateway } of stale) halves.remove.push({ kind: 'delNexthop', id, gateway });
+  return ids;
+}
+
+function sameTarget(wanted: Route, nexthopId: number | undefined, found: ActualRoute): boolean {
+  const { target } = wanted;
+  switch (target.kind) {
+    case 'peer':
+      return (
+        found.target.kind === 'nexthop' && found.target.id === nexthopId && found.target.prefsrc === target.prefsrc
+      );
+    case 'pod':
+      return (
+        found.target.kind === 'link' && found.target.ifname === target.ifname && found.target.prefsrc === target.prefsrc
+      );
+    case 'unreachable':
+      return found.target.kind === 'unreachable';
+    default:
+      return false;
+  }
+}
+
+function routeKey(route: Pick<ActualRoute, 'dst' | 'metric' | 'table'>): string {
+  return `${route.table} ${route.dst} ${route.metric}`;
+}
+
+function sameList(left: readonly string[], right: readonly string[]): boolean {
+  return left.length === right.length && left.every((line, index) => line === right[index]);
+}

@@ -1,0 +1,76 @@
+// Addresses and names that follow from an identity, so that every agent computes the same ones without asking: a peer's
+// VTEP MAC and link-local gateway from its record name, a pod's MAC from its address, the alias on a pod link's host end
+// from its lease (the kernel is then a second copy of the lease store).
+import { createHash } from 'node:crypto';
+
+import type { Lease } from '#agent/runtime/ipam.ts';
+
+/** The one MAC of every pod link's host end: pods can keep it for ever, wherever their link is rebuilt. */
+export const hostMac = '06:57:65:66:74:01';
+
+/** The gateway that IPv4 pods see; link-local, answered on the host end of each pod link. */
+export const podGateway4 = '169.254.1.1';
+
+/** MAC of a peer's VTEP: SHA-256 of its record name, unicast, locally administered. */
+export function vtepMac(recordName: string): string {
+  const bytes = createHash('sha256').update(recordName).digest().subarray(0, 6);
+  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
+  return [...bytes].map(hexByte).join(':');
+}
+
+/** The IPv6 link-local address that belongs to a MAC (RFC 4291, appendix A), RFC 5952 text as the kernel prints it. */
+export function linkLocalOf(mac: string): string {
+  const bytes = mac.split(':').map((part) => Number.parseInt(part, 16));
+  const [a = 0, b = 0, c = 0, d = 0, e = 0, f = 0] = bytes;
+  const groups = [((a ^ 0x02) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f].map((group) => group.toString(16));
+  return `fe80::${groups.join(':')}`;
+}
+
+/** MAC of a pod: `0a:58` and the IPv4 address, or a hash of the IPv6 one; unicast, locally administered. */
+export function podMacOf(address: string): string {
+  if (!address.includes(':')) return ['0a', '58', ...address.split('.').map((part) => hexByte(Number(part)))].join(':');
+  const bytes = createHash('sha256').update(address).digest().subarray(0, 4);
+  return ['0a', '58', ...[...bytes].map(hexByte)].join(':');
+}
+
+/** What the alias of a pod link's host end says. */
+export interface LinkAlias {
+  /** Undefined where the id was too long for the alias (256 bytes) and only its hash is kept. */
+  readonly containerId: string | undefined;
+  readonly ifname: string;
+  readonly generation: string;
+  readonly addresses: readonly string[];
+}
+
+/** Longest alias the kernel keeps (linux/if.h, IFALIASZ, with its terminator). */
+const maxAliasBytes = 255;
+
+/** The alias of a lease: `weft:1 <containerId> <ifname> <generation> <address>[,<address>]`. */
+export function aliasOf(lease: Pick<Lease, 'containerId' | 'ifname' | 'generation' | 'addresses'>): string {
+  const rest = `${lease.ifname} ${lease.generation} ${lease.addresses.join(',')}`;
+  const whole = `weft:1 ${lease.containerId} ${rest}`;
+  if (Buffer.byteLength(whole) <= maxAliasBytes) return whole;
+  return `weft:1 #${createHash('sha256').update(lease.containerId).digest('hex')} ${rest}`;
+}
+
+/** Undefined when the alias is not one of ours. */
+export function parseAlias(alias: string): LinkAlias | undefined {
+  const [magic, containerId, ifname, generation, addresses, ...more] = alias.split(' ');
+  if (magic !== 'weft:1' || !containerId || !ifname || !generation || !addresses || more.length > 0) return undefined;
+  return {
+    containerId: containerId.startsWith('#') ? undefined : containerId,
+    ifname,
+    generation,
+    addresses: addresses.split(','),
+  };
+}
+
+/** Name of a pod link's host end: the prefix and 40 bits of a hash of the attachment's key; fits IFNAMSIZ. */
+export function hostIfnameOf(prefix: string, key: Pick<Lease, 'containerId' | 'ifname'>): string {
+  const hash = createHash('sha256').update(`${key.containerId}/${key.ifname}`).digest('hex');
+  return `${prefix}${hash.slice(0, 10)}`;
+}
+
+function hexByte(value: number): string {
+  return value.toString(16).padStart(2, '0');
+}

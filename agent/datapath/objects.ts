@@ -1,0 +1,180 @@
+// Kernel objects as plain values, in two tenses: what should be (`Desired…`) and what is (`Actual…`). Objects refer to links
+// by name and to nexthops by gateway, never by a number that the kernel chose; apply.ts resolves those when it writes.
+
+/** Our VXLAN device. */
+export interface OverlayLink {
+  readonly ifname: string;
+  readonly vni: number;
+  readonly port: number;
+  /** Underlay address that packets leave from; also tells the family of the underlay. */
+  readonly local: string;
+  readonly mac: string;
+  readonly mtuBytes: number;
+}
+
+/** An address on a link of ours. `cidr` with its prefix length, `linkScope` for addresses that must never be a source. */
+export interface LinkAddress {
+  readonly ifname: string;
+  readonly cidr: string;
+  readonly linkScope: boolean;
+}
+
+/** A permanent neighbour on the overlay device. */
+export interface PeerNeighbour {
+  readonly address: string;
+  readonly mac: string;
+}
+
+/** Where the overlay device sends frames for a MAC. */
+export interface FdbEntry {
+  readonly mac: string;
+  readonly underlayAddress: string;
+}
+
+export type RouteTarget =
+  | { readonly kind: 'peer'; readonly gateway: string; readonly prefsrc: string }
+  | { readonly kind: 'pod'; readonly ifname: string; readonly prefsrc: string }
+  | { readonly kind: 'unreachable' };
+
+/** A route in table main. The kernel tells routes apart by `dst` and `metric`. */
+export interface Route {
+  readonly dst: string;
+  readonly metric: number;
+  readonly target: RouteTarget;
+}
+
+/** What each family's set holds, as nft prints it: plain addresses, `ifname . address`, ifname. */
+export type SetName = 'peers4' | 'peers6' | 'sources4' | 'sources6' | 'pod_verdicts';
+
+export type SetElements = Readonly<Record<SetName, ReadonlySet<string>>>;
+
+/** The nft table: its static part as loadable text with the fingerprint that a listing must show, and the moving elements. */
+export interface DesiredFirewall {
+  readonly ruleset: Ruleset;
+  readonly elements: SetElements;
+}
+
+export interface Ruleset {
+  /** Everything but the elements of the moving sets. */
+  readonly body: string;
+  /** What a listing of the loaded table must come to (see firewall.ts). */
+  readonly fingerprint: readonly string[];
+}
+
+export interface ActualFirewall {
+  /** Empty when there is no table. */
+  readonly fingerprint: readonly string[];
+  readonly elements: SetElements;
+}
+
+export interface DesiredPodLink {
+  readonly ifname: string;
+  readonly alias: string;
+  readonly hostMac: string;
+}
+
+export interface DesiredState {
+  /** Undefined while something that it needs is unknown; `waitingFor` says what. Nothing of the overlay is touched then. */
+  readonly overlay: OverlayLink | undefined;
+  readonly waitingFor: string;
+  readonly podLinks: readonly DesiredPodLink[];
+  readonly addresses: readonly LinkAddress[];
+  /** Gateways of the peers; one nexthop object each. */
+  readonly nexthops: readonly string[];
+  readonly neighbours: readonly PeerNeighbour[];
+  readonly fdb: readonly FdbEntry[];
+  readonly routes: readonly Route[];
+  readonly firewall: DesiredFirewall;
+  readonly findings: readonly Finding[];
+}
+
+/** A condition that a person should know; same shape as DatapathFinding. */
+export interface Finding {
+  readonly name: string;
+  readonly subject: string;
+  readonly message: string;
+}
+
+/** The link of the overlay's name as it is. `undefined` members: not a VXLAN device. */
+export interface ActualOverlay {
+  readonly ifname: string;
+  readonly kind: string | undefined;
+  readonly vni: number | undefined;
+  readonly port: number | undefined;
+  readonly local: string | undefined;
+  readonly learning: boolean;
+  readonly external: boolean;
+  readonly mac: string;
+  readonly mtuBytes: number;
+  readonly up: boolean;
+  readonly rpFilter: number;
+}
+
+export interface ActualPodLink {
+  readonly ifname: string;
+  readonly alias: string;
+  readonly mac: string;
+  readonly mtuBytes: number;
+  readonly up: boolean;
+  readonly doomed: boolean;
+}
+
+export interface ActualNexthop {
+  readonly id: number;
+  /** Undefined: not of our form (to be removed). */
+  readonly gateway: string | undefined;
+}
+
+export type ActualRouteTarget =
+  | { readonly kind: 'nexthop'; readonly id: number; readonly prefsrc: string | undefined }
+  | { readonly kind: 'link'; readonly ifname: string; readonly prefsrc: string | undefined }
+  | { readonly kind: 'unreachable' }
+  | { readonly kind: 'other' };
+
+export interface ActualRoute {
+  readonly dst: string;
+  readonly metric: number;
+  readonly table: number;
+  readonly target: ActualRouteTarget;
+}
+
+export interface ActualNeighbour extends PeerNeighbour {
+  readonly permanent: boolean;
+}
+
+/** Everything of ours in the kernel, and the few foreign facts that planning needs. */
+export interface ActualState {
+  readonly overlay: ActualOverlay | undefined;
+  readonly podLinks: readonly ActualPodLink[];
+  /** On our links only; link-local IPv6 addresses of the kernel's making left out. */
+  readonly addresses: readonly LinkAddress[];
+  readonly nexthops: readonly ActualNexthop[];
+  /** Ids of nexthop objects that are not ours. */
+  readonly foreignNexthopIds: ReadonlySet<number>;
+  readonly routes: readonly ActualRoute[];
+  readonly neighbours: readonly ActualNeighbour[];
+  readonly fdb: readonly FdbEntry[];
+  readonly firewall: ActualFirewall;
+}
+
+/** One write. apply.ts executes a list of them in order. */
+export type Operation =
+  | { readonly kind: 'loadFirewall'; readonly firewall: DesiredFirewall }
+  | { readonly kind: 'addElement' | 'delElement'; readonly set: SetName; readonly key: string }
+  | { readonly kind: 'addOverlay' | 'setOverlay'; readonly link: OverlayLink }
+  | { readonly kind: 'delOverlay'; readonly ifname: string }
+  | { readonly kind: 'setPodLink'; readonly link: DesiredPodLink }
+  | { readonly kind: 'doomPodLink'; readonly ifname: string }
+  | { readonly kind: 'addAddress' | 'delAddress'; readonly address: LinkAddress }
+  | { readonly kind: 'putFdb' | 'delFdb'; readonly entry: FdbEntry }
+  | { readonly kind: 'putNeighbour' | 'delNeighbour'; readonly neighbour: PeerNeighbour }
+  | { readonly kind: 'addNexthop' | 'delNexthop'; readonly id: number; readonly gateway: string | undefined }
+  | { readonly kind: 'putRoute'; readonly route: Route; readonly nexthopId: number | undefined }
+  | { readonly kind: 'delRoute'; readonly route: ActualRoute };
+
+export const setNames: readonly SetName[] = ['peers4', 'peers6', 'sources4', 'sources6', 'pod_verdicts'];
+
+export function noElements(): SetElements {
+  const none: ReadonlySet<string> = new Set();
+  return { peers4: none, peers6: none, sources4: none, sources6: none, pod_verdicts: none };
+}

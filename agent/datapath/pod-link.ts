@@ -1,0 +1,258 @@
+// One pod's link, `routed`: a veth, a /32 in the pod with a link-local gateway, a host route and neighbour, the firewall
+// elements. Everything but the final deletion is synchronous netlink (about a millisecond for an ADD), so concurrent calls
+// never see each other half-way.
+//
+//   pod netns                                 host
+//   eth0 10.40.0.7/32 ── veth ── weftpXXXX  169.254.1.1/32 scope link, fixed MAC
+//   default via 169.254.1.1       route 10.40.0.7/32 dev weftpXXXX src <overlay address>, neighbour hint
+//
+// Why the gateway's address sits on each host end: with arp_ignore=1 the host answers only for addresses of the interface
+// that asks, and proxy ARP would need a default route on the host. Scope link keeps it from ever being chosen as a source.
+// Why the host's neighbour entry is REACHABLE, not permanent: a permanent one is never corrected by ARP, so a pod whose MAC
+// a chained plugin changed would be dead. In the pod the gateway's entry is permanent: its MAC is the same everywhere.
+import { WeftError } from '#agent/errors.ts';
+import { newAddress, scope } from '#agent/netlink/addr.ts';
+import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
+import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
+import type { Link } from '#agent/netlink/link.ts';
+import type { NetlinkRequest } from '#agent/netlink/message.ts';
+import { neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
+import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
+import { netnsInfo, openNetns } from '#agent/netlink/netns.ts';
+import { delRoute, newRoute, routeTo } from '#agent/netlink/route.ts';
+import { NetlinkSocket } from '#agent/netlink/socket.ts';
+import type { Lease } from '#agent/runtime/ipam.ts';
+
+import { familyOf, hostCidr } from './cidr.ts';
+import type { Family } from './cidr.ts';
+import type { PodLink, PodLinkRequest } from './datapath.ts';
+import { addElements, podElements, removeElements } from './firewall.ts';
+import { aliasOf, hostMac, parseAlias, podGateway4, podMacOf } from './identity.ts';
+import type { KernelIo } from './kernel-io.ts';
+import type { PodLinkReaper } from './reaper.ts';
+import type { DatapathSettings } from './settings.ts';
+
+/** Ifindex of `lo` in every namespace (net/core/dev.c, LOOPBACK_IFINDEX). */
+const loopbackIfindex = 1;
+
+export interface PodLinkContext {
+  readonly io: KernelIo;
+  readonly settings: DatapathSettings;
+  readonly reaper: PodLinkReaper;
+}
+
+/** What the overlay lends to a pod link at the moment of the call. */
+export interface PodLinkPlan {
+  readonly mtuBytes: number;
+  /** This node's overlay address per family: the source of what the host itself sends to the pod. */
+  readonly overlayAddresses: ReadonlyMap<Family, string>;
+  /** False where the node has IPv6 off. */
+  readonly ipv6: boolean;
+  /** For tests: called before each step that writes; what it throws fails the attach there. */
+  readonly beforeStep?: (step: string) => void;
+}
+
+/**
+ * Builds the link and returns what CNI's result needs. Throws WeftError: `invalidNetns`, `interfaceExists`,
+ * `attachmentExists`, `kernel`; nothing is left behind then.
+ */
+export async function attachPodLink(
+  context: PodLinkContext,
+  request: PodLinkRequest,
+  plan: PodLinkPlan,
+  signal: AbortSignal,
+): Promise<PodLink> {
+  const { io, settings, reaper } = context;
+  const { lease, netnsPath } = request;
+  signal.throwIfAborted();
+  requireNetns(netnsPath);
+  requireIpv4(lease);
+  if (reaper.holds(lease.hostIfname)) await reaper.flush();
+  reaper.busy();
+  let made = makeVeth(context, request, plan);
+  if (made === 'exists' && reaper.pending > 0) {
+    await reaper.flush();
+    signal.throwIfAborted();
+    made = makeVeth(context, request, plan);
+  }
+  if (made === 'exists') throw existingInterface(io, request);
+  try {
+    const elements = podElements(lease.hostIfname, lease.addresses);
+    plan.beforeStep?.('firewall');
+    addElements(io, settings.nftTable, elements);
+    plan.beforeStep?.('host');
+    io.route.batchOrThrow(hostRequests(settings, lease, made.hostIfindex, plan));
+    plan.beforeStep?.('pod');
+    buildPodSide(netnsPath, lease, made.podIfindex);
+    plan.beforeStep?.('done');
+  } catch (error) {
+    await undoAttach(context, lease, made.hostIfindex);
+    throw error;
+  }
+  return {
+    hostIfname: lease.hostIfname,
+    hostMac,
+    podMac: podMac(lease),
+    mtuBytes: plan.mtuBytes,
+    gateways: [podGateway4],
+  };
+}
+
+function requireNetns(netnsPath: string): void {
+  let info: { readonly isNetns: boolean };
+  try {
+    info = netnsInfo(netnsPath);
+  } catch (error) {
+    throw new WeftError('invalidNetns', `${netnsPath} cannot be read as a network namespace`, { cause: error });
+  }
+  if (!info.isNetns) throw new WeftError('invalidNetns', `${netnsPath} is not a network namespace`);
+}
+
+function requireIpv4(lease: Lease): void {
+  if (lease.addresses.length === 0) throw new WeftError('internal', `lease of ${lease.hostIfname} holds no address`);
+  const other = lease.addresses.find((address) => familyOf(address) !== 4);
+  if (other !== undefined) throw new WeftError('internal', `${other}: IPv6 pods are not served yet`);
+}
+
+/** MAC of the pod's end: follows from its first address. */
+export function podMac(lease: Pick<Lease, 'addresses'>): string {
+  return podMacOf(lease.addresses[0] ?? '');
+}
+
+interface VethEnds {
+  readonly hostIfindex: number;
+  readonly podIfindex: number;
+}
+
+/** The pair by one RTM_NEWLINK, the pod's end inside its namespace from the first moment. 'exists': either name is taken. */
+function makeVeth(context: PodLinkContext, request: PodLinkRequest, plan: PodLinkPlan): VethEnds | 'exists' {
+  const { io } = context;
+  const { lease, netnsPath } = request;
+  plan.beforeStep?.('veth');
+  using netns = openNetns(netnsPath);
+  const peer = { ifname: lease.ifname, address: podMac(lease), mtu: plan.mtuBytes, netNsFd: netns.fd };
+  const [reply] = io.route.batch([
+    newLink(
+      {
+        ifname: lease.hostIfname,
+        address: hostMac,
+        mtu: plan.mtuBytes,
+        linkinfo: { kind: 'veth', data: { peer } },
+      },
+      { echo: true },
+    ),
+  ]);
+  if (!reply.ok) {
+    if (reply.error.errno === errno.EEXIST) return 'exists';
+    throw reply.error;
+  }
+  const link = reply.answers[0] ?? readLink(io, lease.hostIfname);
+  if (link?.link === undefined) {
+    throw new WeftError('kernel', `${lease.hostIfname} was made but the kernel does not show both of its ends`);
+  }
+  return { hostIfindex: link.ifiIndex, podIfindex: link.link };
+}
+
+/** The link of that name, undefined where there is none. Throws NetlinkError for any other refusal. */
+export function readLink(io: KernelIo, ifname: string): Link | undefined {
+  const [reply] = io.route.batch([getLink({ ifname })]);
+  if (reply.ok) return reply.answers[0];
+  if (reply.error.errno === errno.ENODEV) return undefined;
+  throw reply.error;
+}
+
+function existingInterface(io: KernelIo, request: PodLinkRequest): WeftError {
+  const { lease } = request;
+  if (readLink(io, lease.hostIfname)) {
+    return new WeftError('attachmentExists', `the host already has the link ${lease.hostIfname} of this attachment`);
+  }
+  return new WeftError('interfaceExists', `the pod already has an interface named ${lease.ifname}`);
+}
+
+function hostRequests(
+  settings: DatapathSettings,
+  lease: Lease,
+  ifindex: number,
+  plan: PodLinkPlan,
+): readonly NetlinkRequest<unknown>[] {
+  const requests: NetlinkRequest<unknown>[] = [
+    setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease), ...quietIpv6(plan) }),
+    setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+    newAddress({ ifaIndex: ifindex, local: podGateway4, ifaPrefixlen: 32, ifaScope: scope.link }),
+  ];
+  for (const address of lease.addresses) {
+    const prefsrc = plan.overlayAddresses.get(familyOf(address));
+    requests.push(
+      newNeighbour({
+        ndmIfindex: ifindex,
+        dst: address,
+        lladdr: podMac(lease),
+        ndmState: neighbourState.reachable,
+      }),
+      newRoute(
+        {
+          ...routeTo(hostCidr(address)),
+          oif: ifindex,
+          rtmProtocol: settings.routeProtocol,
+          ...(prefsrc === undefined ? {} : { prefsrc }),
+        },
+        { replace: true },
+      ),
+    );
+  }
+  return requests;
+}
+
+/** No link-local IPv6 address on the host end: it saves duplicate detection and multicast reports per pod. */
+function quietIpv6(plan: PodLinkPlan): { readonly afSpec?: { readonly inet6: { readonly addrGenMode: number } } } {
+  return !plan.ipv6 || plan.overlayAddresses.has(6) ? {} : { afSpec: { inet6: { addrGenMode: addrGenMode.none } } };
+}
+
+function buildPodSide(netnsPath: string, lease: Lease, ifindex: number): void {
+  using socket = NetlinkSocket.open({ protocol: 'route', netnsPath, receiveBufferBytes: 128 << 10 });
+  socket.batchOrThrow([
+    setLink({ ifiIndex: loopbackIfindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+    setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+    ...lease.addresses.map((address) => newAddress({ ifaIndex: ifindex, local: address, ifaPrefixlen: 32 })),
+    newNeighbour({ ndmIfindex: ifindex, dst: podGateway4, lladdr: hostMac }),
+    newRoute({ ...routeTo(hostCidr(podGateway4)), oif: ifindex }),
+    newRoute({ ...routeTo('0.0.0.0/0'), gateway: podGateway4, oif: ifindex }),
+  ]);
+}
+
+/** Takes back whatever of an attach was done. The deletion is awaited: the caller reports a clean failure. */
+async function undoAttach(context: PodLinkContext, lease: Lease, hostIfindex: number): Promise<void> {
+  const { io, settings } = context;
+  const [reply] = await io.route.batchAsync([delLink({ ifiIndex: hostIfindex })]);
+  removeElements(io, settings.nftTable, podElements(lease.hostIfname, lease.addresses));
+  if (!reply.ok && reply.error.errno !== errno.ENODEV) throw reply.error;
+}
+
+/**
+ * Makes the pod unreachable and its address safe to lease again, synchronously; the veth itself is deleted behind.
+ * Does nothing to a link of another generation. Succeeds when there is nothing.
+ */
+export function detachPodLink(context: PodLinkContext, lease: Lease): void {
+  const { io, settings, reaper } = context;
+  reaper.busy();
+  const link = readLink(io, lease.hostIfname);
+  const alias = parseAlias(link?.ifalias ?? '');
+  if (alias && alias.generation !== lease.generation) return;
+  removeElements(io, settings.nftTable, podElements(lease.hostIfname, lease.addresses));
+  if (!link) return;
+  const replies = io.route.batch([
+    setLink({ ifiIndex: link.ifiIndex, group: settings.doomedGroup }),
+    ...lease.addresses.map((address) =>
+      delRoute({ ...routeTo(hostCidr(address)), oif: link.ifiIndex, rtmProtocol: settings.routeProtocol }),
+    ),
+  ]);
+  for (const reply of replies) {
+    if (!reply.ok && reply.error.errno !== errno.ENODEV && reply.error.errno !== errno.ESRCH) throw reply.error;
+  }
+  reaper.doom(lease.hostIfname);
+}
+
+/** True where the error says that the namespace is gone. */
+export function isNetnsGone(error: unknown): boolean {
+  return error instanceof NetlinkError && (error.errno === errno.ENOENT || error.errno === errno.EINVAL);
+}

@@ -1,0 +1,180 @@
+// The static part of `table inet weft` as text, and the fingerprint by which a loaded table is recognised. Pure.
+//
+// Each rule carries a comment with a hash of its own text (and of the constant sets it reads), so that one listing tells
+// whether every rule is there, in order and of this version: no reference copy is needed, and a table that a predecessor
+// of the same version left is adopted as it is, counters included.
+import { createHash } from 'node:crypto';
+
+import { familyOf } from './cidr.ts';
+import type { Ruleset } from './objects.ts';
+
+export interface RulesetInput {
+  readonly table: string;
+  readonly overlayDevice: string;
+  readonly podLinkPrefix: string;
+  readonly vxlanPort: number;
+  readonly overlayAddresses: readonly string[];
+  /** The pool without its reserved ranges, CIDRs. */
+  readonly overlayRanges: readonly string[];
+  readonly nonMasqueradeCidrs: readonly string[];
+  readonly masquerade: boolean;
+}
+
+interface Chain {
+  readonly name: string;
+  /** The hook line of a base chain and how a listing names it. */
+  readonly base?: { readonly type: string; readonly hook: string; readonly prio: number };
+  readonly rules: readonly string[];
+}
+
+/** Named counters, as an operator sees them in `nft list counters table inet weft`. */
+export const counterNames = ['pod_spoofed', 'vxlan_stranger', 'vxlan_from_pod'] as const;
+
+/** Renders the table without the elements of the moving sets. */
+export function renderRuleset(input: RulesetInput): Ruleset {
+  const constants = {
+    overlay4: input.overlayRanges.filter((cidr) => familyOf(cidr) === 4),
+    overlay6: input.overlayRanges.filter((cidr) => familyOf(cidr) === 6),
+    plain4: input.nonMasqueradeCidrs.filter((cidr) => familyOf(cidr) === 4),
+    plain6: input.nonMasqueradeCidrs.filter((cidr) => familyOf(cidr) === 6),
+  };
+  const lines: string[] = counterNames.map((name) => `counter ${name} { }`);
+  lines.push(
+    'set peers4 { type ipv4_addr; }',
+    'set peers6 { type ipv6_addr; }',
+    'set sources4 { type ifname . ipv4_addr; }',
+    'set sources6 { type ifname . ipv6_addr; }',
+    'map pod_verdicts { type ifname : verdict; }',
+  );
+  for (const [name, cidrs] of Object.entries(constants)) {
+    const elements = cidrs.length > 0 ? ` elements = { ${cidrs.join(', ')} };` : '';
+    lines.push(
+      `set ${name} { type ${name.endsWith('4') ? 'ipv4_addr' : 'ipv6_addr'}; flags constant, interval;${elements} }`,
+    );
+  }
+  const fingerprint: string[] = [];
+  const chains = chainsOf(input);
+  for (const { name, base } of chains) if (!base) lines.push(`chain ${name} { }`);
+  for (const chain of chains) {
+    fingerprint.push(chainPrint(chain));
+    lines.push(`chain ${chain.name} {`);
+    if (chain.base) {
+      lines.push(`  type ${chain.base.type} hook ${chain.base.hook} priority ${chain.base.prio}; policy accept;`);
+    }
+    for (const rule of chain.rules) {
+      const comment = commentOf(rule, constants);
+      fingerprint.push(rulePrint(chain.name, comment));
+      lines.push(`  ${rule} comment "${comment}"`);
+    }
+    lines.push('}');
+  }
+  return { body: lines.join('\n'), fingerprint: orderFingerprint(fingerprint) };
+}
+
+/** How a chain shows in a fingerprint. */
+export function chainPrint(chain: Pick<Chain, 'name' | 'base'>): string {
+  return chain.base
+    ? `chain ${chain.name} ${chain.base.type} ${chain.base.hook} ${chain.base.prio} accept`
+    : `chain ${chain.name}`;
+}
+
+/** How a rule shows in a fingerprint. */
+export function rulePrint(chainName: string, comment: string | undefined): string {
+  return `rule ${chainName} ${comment ?? 'foreign'}`;
+}
+
+/** Lines grouped by chain name, each chain's own order kept: independent of the order in which chains are listed. */
+export function orderFingerprint(lines: readonly string[]): readonly string[] {
+  const chainOf = (line: string): string => line.split(' ')[1] ?? '';
+  return lines.toSorted((left, right) =>
+    chainOf(left) < chainOf(right) ? -1 : chainOf(left) > chainOf(right) ? 1 : 0,
+  );
+}
+
+function commentOf(rule: string, constants: Readonly<Record<string, readonly string[]>>): string {
+  const hash = createHash('sha256').update(rule);
+  for (const [name, cidrs] of Object.entries(constants)) {
+    if (rule.includes(`@${name}`)) hash.update(`\n${name} ${cidrs.join(' ')}`);
+  }
+  return `weft:${hash.digest('hex').slice(0, 12)}`;
+}
+
+/*
+ *  pod ──▶ prerouting_raw ─▶ pod_source: a lease's own address, or a counted drop
+ *  wire ─▶ prerouting_raw ─▶ vxlan_in:   a peer, untracked; anybody else a counted drop
+ *          forward:          pods never reach a peer's VXLAN port (their packets would be masqueraded into a peer's
+ *                            address there and count as that peer's); each pod's verdict slot
+ *          postrouting_nat:  the host's own sources become its overlay address; pods leaving the overlay are masqueraded
+ */
+function chainsOf(input: RulesetInput): readonly Chain[] {
+  const pods = `"${input.podLinkPrefix}*"`;
+  const vxlan = `udp dport ${input.vxlanPort}`;
+  return [
+    {
+      name: 'prerouting_raw',
+      base: { type: 'filter', hook: 'prerouting', prio: -300 },
+      rules: [`iifname ${pods} jump pod_source`, `${vxlan} jump vxlan_in`],
+    },
+    {
+      name: 'pod_source',
+      rules: [
+        'iifname . ip saddr @sources4 return',
+        'iifname . ip6 saddr @sources6 return',
+        'ip6 saddr { ::, fe80::/10 } goto pod_link_local',
+        'counter name "pod_spoofed" drop',
+      ],
+    },
+    {
+      name: 'pod_link_local',
+      rules: ['icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept', 'drop'],
+    },
+    {
+      name: 'vxlan_in',
+      rules: [
+        'ip saddr @peers4 notrack accept',
+        'ip6 saddr @peers6 notrack accept',
+        'fib daddr type local counter name "vxlan_stranger" drop',
+      ],
+    },
+    {
+      name: 'output_raw',
+      base: { type: 'filter', hook: 'output', prio: -300 },
+      rules: [`${vxlan} ip daddr @peers4 notrack`, `${vxlan} ip6 daddr @peers6 notrack`],
+    },
+    {
+      name: 'forward_pods',
+      base: { type: 'filter', hook: 'forward', prio: 0 },
+      rules: [
+        `iifname ${pods} ${vxlan} ip daddr @peers4 counter name "vxlan_from_pod" drop`,
+        `iifname ${pods} ${vxlan} ip6 daddr @peers6 counter name "vxlan_from_pod" drop`,
+        `oifname ${pods} oifname vmap @pod_verdicts`,
+      ],
+    },
+    {
+      name: 'postrouting_nat',
+      base: { type: 'nat', hook: 'postrouting', prio: 100 },
+      rules: natRules(input),
+    },
+  ];
+}
+
+function natRules(input: RulesetInput): readonly string[] {
+  const device = `"${input.overlayDevice}"`;
+  const rules: string[] = [];
+  for (const address of input.overlayAddresses) {
+    const ip = familyOf(address) === 4 ? 'ip' : 'ip6';
+    rules.push(`oifname ${device} fib saddr type local ${ip} saddr != ${address} snat ${ip} to ${address}`);
+  }
+  if (!input.masquerade) return rules;
+  for (const [ip, family] of [
+    ['ip', 4],
+    ['ip6', 6],
+  ] as const) {
+    if (!input.overlayRanges.some((cidr) => familyOf(cidr) === family)) continue;
+    rules.push(
+      `iifname != ${device} oifname != ${device} ${ip} saddr @overlay${family} ${ip} daddr != @overlay${family} ` +
+        `${ip} daddr != @plain${family} masquerade fully-random`,
+    );
+  }
+  return rules;
+}

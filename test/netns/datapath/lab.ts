@@ -1,0 +1,243 @@
+// A lab for the datapath: hosts as network namespaces on one switch, each with a datapath of its own in this process (its
+// sockets live in the host's namespace), pods as further namespaces, and one machine outside the overlay.
+import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
+import type { DatapathLog, KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
+import type { PodLink, PodLinkRequest } from '#agent/datapath/datapath.ts';
+import { hostIfnameOf } from '#agent/datapath/identity.ts';
+import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
+import type { DatapathSettings } from '#agent/datapath/settings.ts';
+import { netnsInfo } from '#agent/netlink/netns.ts';
+import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
+import { run, TestNetns } from '#test/support/netns.ts';
+
+/** Blocks of the three hosts, and where their overlay address and pods begin. */
+const shares = [
+  { name: 'a', blocks: ['10.32.0.0/13'], overlay: '10.32.0.1', pods: '10.32.0' },
+  { name: 'b', blocks: ['10.40.0.0/14'], overlay: '10.40.0.1', pods: '10.40.0' },
+  { name: 'c', blocks: ['10.44.0.0/15', '10.46.0.0/16'], overlay: '10.44.0.1', pods: '10.44.0' },
+] as const;
+
+export const outsideAddress = '192.0.2.200';
+const silent: DatapathLog = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
+
+export interface HostOptions {
+  readonly settings?: Partial<DatapathSettings>;
+  readonly beforeAttachStep?: (step: string, lease: Lease) => void;
+}
+
+export interface Pod {
+  readonly netns: TestNetns;
+  readonly lease: Lease;
+  readonly request: PodLinkRequest;
+  readonly link: PodLink;
+}
+
+export class LabHost {
+  readonly index: number;
+  readonly netns: TestNetns;
+  readonly underlay: string;
+  readonly overlay: string;
+  readonly leases: Lease[] = [];
+  readonly #lab: Lab;
+  readonly #options: HostOptions;
+  #podCount = 0;
+  #made: KernelDatapath | undefined;
+
+  constructor(lab: Lab, index: number, netns: TestNetns, options: HostOptions) {
+    this.#lab = lab;
+    this.index = index;
+    this.netns = netns;
+    this.underlay = underlayOf(index);
+    this.overlay = shares[index]?.overlay ?? '';
+    this.#options = options;
+  }
+
+  get datapath(): KernelDatapath {
+    if (!this.#made) throw new Error('the host has no datapath now');
+    return this.#made;
+  }
+
+  view(): IpamView {
+    return this.#lab.viewOf(this.index);
+  }
+
+  /** Starts a datapath on whatever the namespace holds. */
+  async start(): Promise<void> {
+    this.#made = createDatapath({
+      settings: { ...defaultDatapathSettings, netnsPath: this.netns.path, ...this.#options.settings },
+      log: silent,
+      ...(this.#options.beforeAttachStep ? { beforeAttachStep: this.#options.beforeAttachStep } : {}),
+    });
+    await this.#made.start(this.view(), this.leases);
+  }
+
+  async stop(): Promise<void> {
+    await this.#made?.stop();
+    this.#made = undefined;
+  }
+
+  async reconcile(): Promise<void> {
+    await this.datapath.reconcile(this.view(), this.leases);
+  }
+
+  /** A lease of the next address of this host. */
+  lease(containerId: string, netns: TestNetns, ifname = 'eth0'): Lease {
+    this.#podCount++;
+    const key = { containerId, ifname };
+    return {
+      ...key,
+      generation: (BigInt(this.index + 1) * 0x1000n + BigInt(this.#podCount)).toString(16).padStart(16, '0'),
+      addresses: [`${shares[this.index]?.pods}.${this.#podCount + 9}`],
+      owner: { network: 'weft', netnsPath: netns.path, netnsInode: netnsInfo(netns.path).ino },
+      state: 'pending',
+      sinceMs: 0,
+      hostIfname: hostIfnameOf(defaultDatapathSettings.podLinkPrefix, key),
+    };
+  }
+
+  /** A pod with its link, as ADD makes it. */
+  async addPod(containerId = `pod-${this.index}-${this.#podCount}`): Promise<Pod> {
+    const netns = await this.#lab.own(await TestNetns.create('pod'));
+    const lease = this.lease(containerId, netns);
+    const request = { lease, netnsPath: netns.path };
+    const link = await this.datapath.attach(request, AbortSignal.timeout(10_000));
+    this.leases.push({ ...lease, state: 'active' });
+    return { netns, lease, request, link };
+  }
+
+  async removePod(pod: Pod): Promise<void> {
+    await this.datapath.detach(pod.lease);
+    this.forget(pod.lease);
+  }
+
+  forget(lease: Lease): void {
+    const at = this.leases.findIndex(({ generation }) => generation === lease.generation);
+    if (at >= 0) this.leases.splice(at, 1);
+  }
+}
+
+export class Lab implements AsyncDisposable {
+  readonly hosts: LabHost[] = [];
+  readonly #stack: AsyncDisposableStack;
+  /** On the hosts' switch, outside the overlay, with no route to it. */
+  readonly outside: TestNetns;
+  viewPatch: (view: IpamView) => IpamView = (view) => view;
+
+  private constructor(stack: AsyncDisposableStack, outside: TestNetns) {
+    this.#stack = stack;
+    this.outside = outside;
+  }
+
+  /** `count` hosts, at most three, with running datapaths. */
+  static async create(count: number, options: HostOptions = {}): Promise<Lab> {
+    await using stack = new AsyncDisposableStack();
+    const wire = stack.use(await TestNetns.create('switch'));
+    await wire.exec(['ip', 'link', 'add', 'br0', 'type', 'bridge']);
+    await wire.exec(['ip', 'link', 'set', 'br0', 'up']);
+    const outside = stack.use(await TestNetns.create('outside'));
+    await plug(wire, outside, 'out', outsideAddress);
+    const lab = new Lab(stack.move(), outside);
+    try {
+      for (let index = 0; index < count; index++) {
+        const netns = await lab.own(await TestNetns.create('host'));
+        await plug(wire, netns, `port${index}`, underlayOf(index));
+        await netns.exec(['ip', 'route', 'add', 'default', 'via', outsideAddress]);
+        lab.hosts.push(new LabHost(lab, index, netns, options));
+      }
+      for (const host of lab.hosts) await host.start();
+    } catch (error) {
+      await lab[Symbol.asyncDispose]();
+      throw error;
+    }
+    return lab;
+  }
+
+  async own(netns: TestNetns): Promise<TestNetns> {
+    return this.#stack.use(netns);
+  }
+
+  host(index: number): LabHost {
+    const host = this.hosts[index];
+    if (!host) throw new Error(`the lab has no host ${index}`);
+    return host;
+  }
+
+  viewOf(self: number): IpamView {
+    const peers = shares.slice(0, this.hosts.length).map((share, index): PeerView => ({
+      name: `${share.name}.0123abcd`,
+      nodeName: share.name,
+      self: index === self,
+      underlayAddress: underlayOf(index),
+      overlayAddresses: [share.overlay],
+      blocks: share.blocks,
+    }));
+    return this.viewPatch({
+      ranges: ['10.32.0.0/12'],
+      reserved: ['10.47.0.0/16'],
+      peers,
+      overlayAddresses: [shares[self]?.overlay ?? ''],
+      freeAddresses: 1000,
+      leasedAddresses: 0,
+      restingAddresses: 0,
+      ready: true,
+      waitingFor: '',
+      registryAnsweredAtMs: 0,
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const host of this.hosts) await host.stop();
+    await this.#stack.disposeAsync();
+  }
+}
+
+function underlayOf(index: number): string {
+  return `192.0.2.${index + 1}`;
+}
+
+async function plug(wire: TestNetns, netns: TestNetns, port: string, address: string): Promise<void> {
+  await wire.exec(['ip', 'link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', netns.path]);
+  await wire.exec(['ip', 'link', 'set', port, 'master', 'br0', 'up']);
+  await netns.exec(['ip', 'address', 'add', `${address}/24`, 'dev', 'eth0']);
+  await netns.exec(['ip', 'link', 'set', 'eth0', 'up']);
+}
+
+/** One answered echo request; throws with ping's words otherwise. */
+export async function ping(from: TestNetns, to: string, options: readonly string[] = []): Promise<string> {
+  return from.exec(['ping', '-n', '-c', '1', '-W', '1', ...options, to]);
+}
+
+/** Retries `probe` until it is true; fails after `timeoutMs`, saying what was waited for. */
+export async function until(what: string, probe: () => Promise<boolean>, timeoutMs = 5000): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    if (await probe()) return;
+    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms for: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Packets of a named counter of the table. */
+export async function counter(netns: TestNetns, name: string): Promise<number> {
+  const listed = await netns.json<{
+    readonly nftables: readonly { readonly counter?: { readonly packets: number } }[];
+  }>(['nft', '-j', 'list', 'counter', 'inet', 'weft', name]);
+  return listed.nftables.find((object) => object.counter)?.counter?.packets ?? -1;
+}
+
+/** Everything of a namespace that the datapath may touch, in the tools' own words, without counters and ages. */
+export async function snapshot(netns: TestNetns): Promise<string> {
+  const words = await Promise.all([
+    netns.exec(['ip', '-d', 'link']),
+    netns.exec(['ip', 'address']),
+    netns.exec(['ip', 'route', 'show', 'table', 'all']),
+    netns.exec(['ip', 'nexthop']),
+    netns.exec(['ip', 'neigh', 'show', 'nud', 'permanent']),
+    netns.exec(['bridge', 'fdb']),
+    netns.exec(['nft', '-s', 'list', 'ruleset']),
+  ]);
+  // Notification-only details that change by themselves.
+  return words.join('\n').replaceAll(/ state (UP|LOWERLAYERDOWN|DOWN|UNKNOWN)/g, '');
+}
+
+export { run };
