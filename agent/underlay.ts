@@ -1,0 +1,24 @@
+// Joins what IPAM's records say about a peer with what discovery says: a node's present address wins over the one in its
+// record, which may be older than the node's last move. Pure.
+
+import { isIP } from 'node:net';
+import type { NodeIdentity } from '#agent/discovery/discovery.ts';
+import type { IpamView } from '#agent/runtime/ipam.ts';
+
+/**
+ * The view with underlay addresses from discovery where it knows the node, otherwise as the record has them. Of a node with
+ * several addresses the first of this node's own underlay family counts. `ownAddress` ('' for none) overrules discovery for self.
+ */
+export function withUnderlay(view: IpamView, nodes: readonly NodeIdentity[], ownAddress: string): IpamView {
+  const byName = new Map(nodes.map((node) => [node.nodeName, node.underlayAddresses]));
+  const selfName = view.peers.find((peer) => peer.self)?.nodeName;
+  const own = ownAddress || (selfName === undefined ? undefined : byName.get(selfName)?.[0]);
+  const family = own === undefined ? 0 : isIP(own);
+  const peers = view.peers.map((peer) => {
+    if (peer.self && own !== undefined) return { ...peer, underlayAddress: own };
+    const known = byName.get(peer.nodeName) ?? [];
+    const usable = known.find((address) => family === 0 || isIP(address) === family);
+    return usable === undefined ? peer : { ...peer, underlayAddress: usable };
+  });
+  return { ...view, peers };
+}
