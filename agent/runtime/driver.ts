@@ -1,0 +1,283 @@
+// Drives the pure core: feeds it events one at a time and executes the effects of each, in order, before the next. `persist`
+// is a synchronous commit, so whatever follows it really comes after it; registry requests are sent and their answers come back
+// as events. When a commit fails, nothing after it happens: the core is made anew from what is durable, as after a crash.
+import { WeftError, toWeftError } from '#agent/errors.ts';
+import type { Registry, RegistryRecord, WriteOutcome } from '#agent/registry/registry.ts';
+import type {
+  Answer,
+  Config,
+  CoreEvent,
+  Effect,
+  Lease,
+  LogLevel,
+  Refusal,
+  Stamp,
+  StoredRecord,
+} from '#ipam-peer/events.ts';
+import { restore, type State } from '#ipam-peer/state.ts';
+import { step } from '#ipam-peer/step.ts';
+import type { Store } from './store.ts';
+
+/** What the runtime needs of a logger; pino's fits. */
+export type Log = Readonly<Record<LogLevel, (message: string) => void>>;
+
+export type Outcome =
+  | { readonly kind: 'leased'; readonly lease: Lease }
+  | { readonly kind: 'refused'; readonly refusal: Refusal }
+  | { readonly kind: 'failed'; readonly error: WeftError };
+
+type Unstamped = CoreEvent extends infer E ? (E extends CoreEvent ? Omit<E, keyof Stamp> : never) : never;
+
+export interface DriverOptions {
+  readonly registry: Registry;
+  readonly store: Store;
+  readonly config: Config;
+  readonly underlay: readonly string[];
+  readonly log: Log;
+  /** Monotonic milliseconds and randomness; replaced in tests. */
+  readonly nowMs: () => number;
+  readonly random: () => number;
+}
+
+export interface Driver {
+  readonly state: State;
+  /** Milliseconds since the epoch of the registry's last answer. */
+  readonly registryAnsweredAtMs: number | undefined;
+  /** Takes in one event; returns the lease that a `free` released. Throws WeftError('store') when a commit failed. */
+  feed(event: Unstamped): Lease | undefined;
+  /** Calls back once, with the outcome of the `allocate` that carries this ticket. */
+  expect(ticket: number, settle: (outcome: Outcome) => void): void;
+  onChange(listener: () => void): () => void;
+  /** Starts cycles and watching. */
+  start(): void;
+  close(): Promise<void>;
+}
+
+export function makeDriver(options: DriverOptions): Driver {
+  return new LiveDriver(options);
+}
+
+class LiveDriver implements Driver {
+  state: State;
+  registryAnsweredAtMs: number | undefined;
+  readonly #options: DriverOptions;
+  readonly #stop = new AbortController();
+  readonly #tickets = new Map<number, (outcome: Outcome) => void>();
+  readonly #listeners = new Set<() => void>();
+  readonly #running = new Set<Promise<void>>();
+  #timer: NodeJS.Timeout | undefined;
+  #changed = false;
+  #freed: Lease | undefined;
+  /** Answers to requests of an earlier core are not for this one. */
+  #epoch = 0;
+
+  constructor(options: DriverOptions) {
+    this.#options = options;
+    this.state = this.#restore(options.underlay);
+  }
+
+  #restore(underlay: readonly string[]): State {
+    const { config, store, nowMs } = this.#options;
+    return restore(config, store.load(), nowMs(), underlay);
+  }
+
+  start(): void {
+    this.#run(this.#watch());
+    this.feed({ kind: 'wake' });
+  }
+
+  feed(event: Unstamped): Lease | undefined {
+    if (this.#stop.signal.aborted) throw new WeftError('interrupted', 'the agent is stopping');
+    const stamped = { ...event, nowMs: this.#options.nowMs(), random: this.#options.random() } as CoreEvent;
+    const { effects } = step(this.state, stamped);
+    this.#freed = undefined;
+    for (const [index, effect] of effects.entries()) {
+      try {
+        this.#execute(effect);
+      } catch (error) {
+        this.#reload(effects.slice(index + 1), error);
+        throw toWeftError(error);
+      }
+    }
+    return this.#freed;
+  }
+
+  /** Feeds an event that nobody waits for: a failed commit is logged. */
+  #feedQuietly(event: Unstamped): void {
+    if (this.#stop.signal.aborted) return;
+    try {
+      this.feed(event);
+    } catch (error) {
+      this.#options.log.error(`IPAM: ${toWeftError(error).message}`);
+    }
+  }
+
+  #execute(effect: Effect): void {
+    const { log, store } = this.#options;
+    switch (effect.kind) {
+      case 'persist':
+        store.persist(effect.deltas, effect.sync);
+        return;
+      case 'get':
+      case 'list':
+      case 'create':
+      case 'update':
+        this.#run(this.#request(effect, this.#epoch));
+        return;
+      case 'leased':
+        this.#settle(effect.ticket, { kind: 'leased', lease: effect.lease });
+        return;
+      case 'refused':
+        this.#settle(effect.ticket, { kind: 'refused', refusal: effect.refusal });
+        return;
+      case 'freed':
+        this.#freed = effect.lease;
+        return;
+      case 'changed':
+        this.#notify();
+        return;
+      case 'timer':
+        this.#setTimer(effect.atMs);
+        return;
+      case 'log':
+        log[effect.level](`IPAM: ${effect.text}`);
+    }
+  }
+
+  /** After a failed commit: callers whose answers were not given hear of it, and the core restarts from the disk. */
+  #reload(skipped: readonly Effect[], cause: unknown): void {
+    const error = toWeftError(cause);
+    for (const settle of this.#tickets.values()) settle({ kind: 'failed', error });
+    this.#tickets.clear();
+    for (const effect of skipped) if (effect.kind === 'log') this.#execute(effect);
+    this.#epoch++;
+    try {
+      this.state = this.#restore(this.state.underlay);
+      this.state.notBeforeMs = this.#options.nowMs() + reloadPauseMs;
+    } catch (loading) {
+      this.#options.log.error(`IPAM: ${toWeftError(loading).message}`);
+    }
+    this.#setTimer(this.#options.nowMs() + reloadPauseMs);
+    this.#notify();
+  }
+
+  #settle(ticket: number, outcome: Outcome): void {
+    const settle = this.#tickets.get(ticket);
+    this.#tickets.delete(ticket);
+    settle?.(outcome);
+  }
+
+  expect(ticket: number, settle: (outcome: Outcome) => void): void {
+    this.#tickets.set(ticket, settle);
+  }
+
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  /** Listeners are called after the event's effects, once, however many changes it brought. */
+  #notify(): void {
+    if (this.#changed) return;
+    this.#changed = true;
+    queueMicrotask(() => {
+      this.#changed = false;
+      for (const listener of this.#listeners) listener();
+    });
+  }
+
+  #setTimer(atMs: number): void {
+    clearTimeout(this.#timer);
+    if (this.#stop.signal.aborted || atMs === Infinity) return;
+    const delayMs = Math.min(Math.max(0, Math.ceil(atMs - this.#options.nowMs())), 2 ** 31 - 1);
+    this.#timer = setTimeout(() => this.#feedQuietly({ kind: 'wake' }), delayMs);
+  }
+
+  #run(work: Promise<void>): void {
+    this.#running.add(work);
+    void work.finally(() => this.#running.delete(work));
+  }
+
+  async #request(effect: RegistryEffect, epoch: number): Promise<void> {
+    const answer = await this.#ask(effect);
+    if (this.#stop.signal.aborted || epoch !== this.#epoch) return;
+    if (answer.kind !== 'failed' && answer.kind !== 'unknown') this.registryAnsweredAtMs = Date.now();
+    this.#feedQuietly({ kind: 'answer', request: effect.request, answer });
+  }
+
+  async #ask(effect: RegistryEffect): Promise<Answer> {
+    const { registry, config } = this.#options;
+    const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(config.requestTimeoutMs)]);
+    const isRead = effect.kind === 'get' || effect.kind === 'list';
+    try {
+      switch (effect.kind) {
+        case 'get':
+          return { kind: 'record', record: storedRecord(await registry.get(effect.record, effect.name, signal)) };
+        case 'list':
+          return { kind: 'list', records: await registry.list('peer', signal) };
+        case 'create':
+          return writeAnswer(await registry.create(effect.record, effect.name, effect.value, signal));
+        case 'update': {
+          const record: RegistryRecord = { kind: effect.record, ...effect.stored, value: {} };
+          return writeAnswer(await registry.update(record, effect.value, signal));
+        }
+      }
+    } catch (error) {
+      const reason = toWeftError(error).message;
+      return isRead ? { kind: 'failed', reason } : { kind: 'unknown', reason };
+    }
+  }
+
+  /** Hints for as long as the driver lives; a watch that ends by an error is begun again. */
+  async #watch(): Promise<void> {
+    const { registry, log } = this.#options;
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      try {
+        for await (const { name, record } of registry.watch('peer', signal)) {
+          if (signal.aborted) return;
+          this.#feedQuietly({ kind: 'hint', name, ...(record && { record }) });
+        }
+      } catch (error) {
+        if (!signal.aborted) log.warn(`IPAM: the watch on peers ended: ${toWeftError(error).message}`);
+      }
+      await pause(watchPauseMs, signal);
+    }
+  }
+
+  async close(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#stop.abort();
+    const error = new WeftError('interrupted', 'the agent is stopping');
+    for (const settle of this.#tickets.values()) settle({ kind: 'failed', error });
+    this.#tickets.clear();
+    await Promise.allSettled(this.#running);
+    this.#options.store.close();
+  }
+}
+
+type RegistryEffect = Extract<Effect, { readonly kind: 'get' | 'list' | 'create' | 'update' }>;
+
+const reloadPauseMs = 1000;
+const watchPauseMs = 1000;
+
+function storedRecord(record: RegistryRecord | undefined): StoredRecord | undefined {
+  return record;
+}
+
+function writeAnswer(outcome: WriteOutcome): Answer {
+  return outcome;
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener('abort', done, { once: true });
+    function done(): void {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      resolve();
+    }
+    if (signal.aborted) done();
+  });
+}

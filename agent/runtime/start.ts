@@ -1,0 +1,219 @@
+// Starts IPAM for one node: opens the store, restores the core from it, and offers the `Ipam` that the rest of the agent sees.
+// A lease with a free address is one core step and one local commit; the registry is never in its way.
+import { createHash, randomBytes } from 'node:crypto';
+import type { NodeIdentity } from '#agent/discovery/discovery.ts';
+import { type ErrorName, WeftError } from '#agent/errors.ts';
+import type { Registry } from '#agent/registry/registry.ts';
+import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
+import type { Config, Refusal, RefusalReason } from '#ipam-peer/events.ts';
+import { leaseKey } from '#ipam-peer/state.ts';
+import { summary } from '#ipam-peer/view.ts';
+import { type Driver, type Log, makeDriver, type Outcome } from './driver.ts';
+import type { AttachmentKey, Ipam, IpamView, Lease, LeaseRequest } from './ipam.ts';
+import { openStore } from './store.ts';
+
+export interface IpamOptions {
+  readonly registry: Registry;
+  /** SQLite file; its directory is made with mode 0700. */
+  readonly statePath: string;
+  readonly node: NodeIdentity;
+  readonly universe: {
+    /** Name of the Universe record. */
+    readonly name: string;
+    /** CIDR blocks; used when this agent creates the record. Empty: the record is shipped by the manifest. */
+    readonly ranges: readonly string[];
+    /** Never given out; added when this agent creates or founds the universe. */
+    readonly reserved: readonly string[];
+  };
+  readonly log: Log;
+  /** How long a freed address rests; default 30 s. */
+  readonly restMs?: number;
+  /** Longest wait of a lease that finds no address; default 10 s. */
+  readonly allocateWaitMs?: number;
+  /** Other timings of the core, for tests. */
+  readonly timing?: Partial<
+    Omit<Config, 'universe' | 'ranges' | 'reserved' | 'self' | 'node' | 'restMs' | 'allocateWaitMs'>
+  >;
+}
+
+export interface RunningIpam extends Ipam {
+  /** Underlay addresses changed; the record follows. */
+  setUnderlay(addresses: readonly string[]): void;
+  close(): Promise<void>;
+}
+
+export const defaultTiming = {
+  restMs: 30_000,
+  allocateWaitMs: 10_000,
+  requestTimeoutMs: 10_000,
+  answerTimeoutMs: 5_000,
+  serveDelayMs: 250,
+  pollMs: 5_000,
+  resyncMs: 600_000,
+  lowWater: 32,
+} as const;
+
+/** The record's name: `<node>.<first 8 of the node's uid>`, a DNS-1123 subdomain. Throws WeftError('invalidSetting'). */
+export function peerName(node: NodeIdentity): string {
+  const name = `${node.nodeName}.${node.nodeUid.slice(0, 8)}`.toLowerCase();
+  if (name.length > 253 || !/^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/.test(name)) {
+    throw new WeftError(
+      'invalidSetting',
+      `node name "${node.nodeName}" with uid "${node.nodeUid}" makes no record name`,
+    );
+  }
+  return name;
+}
+
+/** Host end of an attachment's veth, the same for the same key: `weftp` and 10 hex digits (15 bytes, the kernel's limit). */
+export function hostIfname(key: AttachmentKey): string {
+  return `weftp${createHash('sha256').update(leaseKey(key)).digest('hex').slice(0, 10)}`;
+}
+
+/**
+ * Starts IPAM. Resolves once the local state is restored, with or without the registry; `whenReady` tells when an address can be
+ * had. Throws WeftError: `store` (state unreadable, the path in the message), `invalidSetting`.
+ */
+export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
+  const config: Config = {
+    ...defaultTiming,
+    ...options.timing,
+    restMs: options.restMs ?? defaultTiming.restMs,
+    allocateWaitMs: options.allocateWaitMs ?? defaultTiming.allocateWaitMs,
+    universe: options.universe.name,
+    ranges: options.universe.ranges.map(setting),
+    reserved: options.universe.reserved.map(setting),
+    self: peerName(options.node),
+    node: { name: options.node.nodeName, uid: options.node.nodeUid },
+  };
+  const store = openStore(options.statePath);
+  try {
+    const { registry, log } = options;
+    const underlay = options.node.underlayAddresses;
+    const driver = makeDriver({ registry, store, config, underlay, log, nowMs: () => performance.now(), random });
+    driver.start();
+    return facade(driver);
+  } catch (error) {
+    store.close();
+    throw error;
+  }
+}
+
+function setting(text: string): Cidr {
+  const block = parseCidr(text);
+  if (block === undefined)
+    throw new WeftError('invalidSetting', `"${text}" is no CIDR block (address bits below the prefix must be 0)`);
+  return block;
+}
+
+function random(): number {
+  return randomBytes(4).readUInt32BE() / 2 ** 32;
+}
+
+function facade(driver: Driver): RunningIpam {
+  let nextTicket = 1;
+  return {
+    lease: async (request, signal) => await lease(driver, nextTicket++, request, signal),
+    activate: ({ containerId, ifname, generation }) => {
+      driver.feed({ kind: 'activate', containerId, ifname, generation });
+    },
+    release: ({ containerId, ifname }, generation) =>
+      driver.feed({ kind: 'free', containerId, ifname, ...(generation !== undefined && { generation }) }),
+    find: (key) => driver.state.leases.get(leaseKey(key)),
+    leases: () => [...driver.state.leases.values()],
+    view: () => view(driver),
+    onChange: (listener) => driver.onChange(listener),
+    whenReady: async (signal) => await whenReady(driver, signal),
+    setUnderlay: (addresses) => void driver.feed({ kind: 'underlay', addresses }),
+    close: async () => await driver.close(),
+  };
+}
+
+async function lease(driver: Driver, ticket: number, request: LeaseRequest, signal: AbortSignal): Promise<Lease> {
+  signal.throwIfAborted();
+  const { containerId, ifname, owner, addresses } = request;
+  const wish = {
+    ...{ containerId, ifname, owner, addresses, generation: randomBytes(8).toString('hex') },
+    ...{ sinceMs: Date.now(), hostIfname: hostIfname(request) },
+  };
+  const outcome = await new Promise<Outcome>((resolve, reject) => {
+    const abort = (): void => {
+      driver.expect(ticket, () => undefined);
+      driver.feed({ kind: 'cancel', ticket });
+      reject(
+        new WeftError('interrupted', `the call for container ${containerId} was cut short`, { cause: signal.reason }),
+      );
+    };
+    driver.expect(ticket, (settled) => {
+      signal.removeEventListener('abort', abort);
+      resolve(settled);
+    });
+    signal.addEventListener('abort', abort, { once: true });
+    try {
+      driver.feed({ kind: 'allocate', ticket, wish });
+    } catch (error) {
+      reject(error instanceof Error ? error : new Error(String(error)));
+    }
+  });
+  if (outcome.kind === 'leased') return outcome.lease;
+  throw outcome.kind === 'failed' ? outcome.error : refusalError(outcome.refusal);
+}
+
+const errorOf: Readonly<Record<RefusalReason, ErrorName>> = {
+  exists: 'attachmentExists',
+  exhausted: 'noAddress',
+  waited: 'noAddress',
+  notReady: 'notReady',
+  fenced: 'notReady',
+  notOurs: 'noAddress',
+  inUse: 'noAddress',
+  invalid: 'invalidConfig',
+};
+
+function refusalError(refusal: Refusal): WeftError {
+  return new WeftError(errorOf[refusal.reason], refusal.text);
+}
+
+function view(driver: Driver): IpamView {
+  const now = summary(driver.state);
+  return {
+    ranges: now.ranges,
+    reserved: now.reserved,
+    peers: now.peers.map((peer) => ({
+      name: peer.name,
+      nodeName: peer.nodeName,
+      self: peer.self,
+      underlayAddress: peer.underlay[0],
+      overlayAddresses: peer.overlay,
+      blocks: peer.blocks,
+    })),
+    overlayAddresses: now.overlay,
+    freeAddresses: now.freeAddresses,
+    leasedAddresses: now.leasedAddresses,
+    restingAddresses: now.restingAddresses,
+    ready: now.ready,
+    waitingFor: now.waitingFor,
+    registryAnsweredAtMs: driver.registryAnsweredAtMs,
+  };
+}
+
+/** Resolves once a block is usable and the overlay address is chosen. */
+async function whenReady(driver: Driver, signal: AbortSignal): Promise<void> {
+  const isReady = (): boolean => driver.state.space.total > 0 && driver.state.durable.overlay.length > 0;
+  await new Promise<void>((resolve, reject) => {
+    const abort = (): void => {
+      stop();
+      reject(new WeftError('interrupted', 'gave up waiting for the first block', { cause: signal.reason }));
+    };
+    const look = (): void => {
+      if (!isReady()) return;
+      stop();
+      signal.removeEventListener('abort', abort);
+      resolve();
+    };
+    const stop = driver.onChange(look);
+    if (signal.aborted) abort();
+    else signal.addEventListener('abort', abort, { once: true });
+    look();
+  });
+}

@@ -1,0 +1,90 @@
+// Addresses as bigints, one form for both families: parsing is strict (no leading zeros, no zone, no port), formatting is
+// canonical (IPv6 as RFC 5952), so that text compares like the value. Nothing is imported, so this is hand-written.
+
+export type Family = 4 | 6;
+
+export interface Address {
+  readonly family: Family;
+  /** The address as an unsigned integer of 32 or 128 bits, most significant bit first. */
+  readonly value: bigint;
+}
+
+/** Width of an address in bits. */
+export function addressBits(family: Family): number {
+  return family === 4 ? 32 : 128;
+}
+
+/** Parses a plain address; undefined when it is not exactly one. */
+export function parseAddress(text: string): Address | undefined {
+  return text.includes(':') ? parseIpv6(text) : parseIpv4(text);
+}
+
+export function formatAddress(family: Family, value: bigint): string {
+  return family === 4 ? formatIpv4(Number(value)) : formatIpv6(value);
+}
+
+const decimalByte = /^(?:0|[1-9]\d{0,2})$/;
+
+function parseIpv4(text: string): Address | undefined {
+  const parts = text.split('.');
+  if (parts.length !== 4) return undefined;
+  let value = 0;
+  for (const part of parts) {
+    const byte = decimalByte.test(part) ? Number(part) : 256;
+    if (byte > 255) return undefined;
+    value = value * 256 + byte;
+  }
+  return { family: 4, value: BigInt(value) };
+}
+
+function formatIpv4(value: number): string {
+  return `${value >>> 24}.${(value >>> 16) & 255}.${(value >>> 8) & 255}.${value & 255}`;
+}
+
+const hexGroup = /^[0-9a-f]{1,4}$/i;
+
+function parseGroups(text: string): readonly bigint[] | undefined {
+  if (text === '') return [];
+  const parts = text.split(':');
+  const groups: bigint[] = [];
+  for (const [index, part] of parts.entries()) {
+    if (part.includes('.')) {
+      const tail = index === parts.length - 1 ? parseIpv4(part) : undefined;
+      if (tail === undefined) return undefined;
+      groups.push(tail.value >> 16n, tail.value & 0xffffn);
+      continue;
+    }
+    if (!hexGroup.test(part)) return undefined;
+    groups.push(BigInt(`0x${part}`));
+  }
+  return groups;
+}
+
+function parseIpv6(text: string): Address | undefined {
+  const halves = text.split('::');
+  if (halves.length > 2) return undefined;
+  const head = parseGroups(halves[0] ?? '');
+  const tail = halves.length === 2 ? parseGroups(halves[1] ?? '') : [];
+  if (head === undefined || tail === undefined) return undefined;
+  const missing = 8 - head.length - tail.length;
+  if (halves.length === 2 ? missing < 1 : missing !== 0) return undefined;
+  const groups = [...head, ...Array.from({ length: missing }, () => 0n), ...tail];
+  return { family: 6, value: groups.reduce((value, group) => (value << 16n) | group, 0n) };
+}
+
+function formatIpv6(value: bigint): string {
+  const groups = Array.from({ length: 8 }, (_, index) => Number((value >> BigInt(112 - 16 * index)) & 0xffffn));
+  let best = { start: 0, length: 0 };
+  for (let start = 0; start < 8; start++) {
+    let length = 0;
+    while (start + length < 8 && groups[start + length] === 0) length++;
+    if (length > best.length) best = { start, length };
+  }
+  const text = (from: number, to: number): string =>
+    groups
+      .slice(from, to)
+      .map((group) => group.toString(16))
+      .join(':');
+  if (best.length < 2) return text(0, 8);
+  return `${text(0, best.start)}::${text(best.start + best.length, 8)}`;
+}

@@ -1,0 +1,277 @@
+// One cycle: read the universe (until it is founded), list the others (now and then), read the own record, read the others that
+// something hangs on, and compare-and-swap the own record at the version read. Every step waits for its answers; an answer that
+// does not come, or does not tell, ends the cycle, and the next one reads again.
+import { coalesce, compareCidr, intersect, sameCidrs, subtract } from './cidr.ts';
+import { clearVia, receive } from './receive.ts';
+import { describe } from './describe.ts';
+import { type Draft, startDraft } from './draft.ts';
+import { dueMs, toRead } from './due.ts';
+import type { Answer, StoredRecord } from './events.ts';
+import { newUniverse, seed, withFounder } from './found.ts';
+import { grant } from './grant.ts';
+import { forget, learn } from './hints.ts';
+import { confirm, missing } from './own.ts';
+import {
+  type Block,
+  formatPeer,
+  formatUniverse,
+  jsonBytes,
+  parseUniverse,
+  type PeerRecord,
+  recordLimitBytes,
+} from './records.ts';
+import { settle } from './settle.ts';
+import { type Cycle, emit, type Known, persistPeer, refreshUsable, say, type State, type Writing } from './state.ts';
+import { chooseDonor, want } from './want.ts';
+
+interface Moment {
+  readonly nowMs: number;
+  readonly random: number;
+}
+
+export function beginCycle(state: State, at: Moment): void {
+  state.cycle = {
+    phase: 'universe',
+    deadlineMs: at.nowMs + state.config.requestTimeoutMs,
+    pending: new Map(),
+    own: undefined,
+    others: new Map(),
+    writing: undefined,
+  };
+  state.polledMs = at.nowMs;
+  if (state.universe?.record.founder === undefined) read(state, state.cycle, 'universe', state.config.universe);
+  else enterList(state, state.cycle, at);
+}
+
+function request(state: State, cycle: Cycle, name: string): number {
+  const id = state.nextRequest++;
+  cycle.pending.set(id, name);
+  return id;
+}
+
+function read(state: State, cycle: Cycle, record: 'universe' | 'peer', name: string): void {
+  emit(state, { kind: 'get', request: request(state, cycle, name), record, name });
+}
+
+/** Event `answer`. One to a request that is no longer waited for changes nothing: its write is looked up by the next read. */
+export function answered(state: State, id: number, answer: Answer, at: Moment): void {
+  const cycle = state.cycle;
+  const name = cycle?.pending.get(id);
+  if (cycle === undefined || name === undefined) return;
+  cycle.pending.delete(id);
+  switch (answer.kind) {
+    case 'failed':
+    case 'unknown':
+    case 'refused':
+      endCycle(state, at, `the registry: ${answer.reason}`);
+      return;
+    case 'conflict':
+    case 'notFound':
+      endCycle(state, at, '');
+      return;
+    case 'ok':
+      written(state, cycle, answer.record, at);
+      return;
+    case 'list':
+      listed(state, cycle, answer.records, at);
+      return;
+    case 'record':
+      if (cycle.phase === 'universe') universeRead(state, cycle, answer.record, at);
+      else if (cycle.phase === 'own') ownRead(state, cycle, answer.record, at);
+      else otherRead(state, cycle, name, answer.record, at);
+  }
+}
+
+/** Ends a cycle that came to nothing; the next one waits longer, up to five seconds. */
+export function endCycle(state: State, at: Moment, problem: string): void {
+  state.cycle = undefined;
+  pause(state, at);
+  if (problem !== '') say(state, state.fruitless <= 2 ? 'warn' : 'debug', problem);
+}
+
+function pause(state: State, at: Moment): void {
+  state.fruitless = Math.min(state.fruitless + 1, 8);
+  state.notBeforeMs = at.nowMs + Math.min(20 * 2 ** state.fruitless, 5000) * (0.5 + at.random);
+}
+
+/** Ends a cycle that found nothing to write. One that would be due again at once is spaced out. */
+function idle(state: State, at: Moment): void {
+  state.cycle = undefined;
+  if (dueMs(state) <= at.nowMs) pause(state, at);
+  else state.fruitless = 0;
+}
+
+function universeRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
+  if (stored === undefined) {
+    if (state.config.ranges.length === 0) {
+      endCycle(state, at, `the registry has no Universe "${state.config.universe}": apply the manifest`);
+      return;
+    }
+    startWriting(cycle, { kind: 'universe', news: [], record: undefined });
+    emit(state, {
+      ...{ kind: 'create', request: request(state, cycle, state.config.universe), record: 'universe' },
+      ...{ name: state.config.universe, value: formatUniverse(newUniverse(state)) },
+    });
+    return;
+  }
+  if (knowUniverse(state, stored)) enterList(state, cycle, at);
+  else endCycle(state, at, '');
+}
+
+function knowUniverse(state: State, stored: StoredRecord): boolean {
+  const parsed = parseUniverse(stored.value);
+  if (!parsed.ok) {
+    state.exhausted = `the Universe "${stored.name}" cannot be understood: ${parsed.reason}`;
+    say(state, 'error', state.exhausted);
+    return false;
+  }
+  state.exhausted = '';
+  const { ranges, reserved } = parsed.record;
+  state.universe = { stored, record: parsed.record };
+  const known = state.durable.universe;
+  if (known?.uid !== stored.uid || !sameCidrs(known.ranges, ranges) || !sameCidrs(known.reserved, reserved)) {
+    persistPeer(state, { universe: { name: stored.name, uid: stored.uid, ranges, reserved } });
+    refreshUsable(state);
+  }
+  return true;
+}
+
+function enterList(state: State, cycle: Cycle, at: Moment): void {
+  if (at.nowMs < state.nextListMs) {
+    enterOwn(state, cycle);
+    return;
+  }
+  cycle.phase = 'list';
+  emit(state, { kind: 'list', request: request(state, cycle, '') });
+}
+
+function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at: Moment): void {
+  const names = new Set(records.map((stored) => stored.name));
+  for (const name of [...state.peers.keys()]) if (!names.has(name)) forget(state, name);
+  for (const stored of records) if (stored.name !== state.config.self) learn(state, stored);
+  state.listed = true;
+  state.nextListMs = at.nowMs + state.config.resyncMs * (0.75 + at.random / 2);
+  enterOwn(state, cycle);
+}
+
+function enterOwn(state: State, cycle: Cycle): void {
+  cycle.phase = 'own';
+  read(state, cycle, 'peer', state.config.self);
+}
+
+function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
+  state.ownChanged = false;
+  if (stored === undefined) {
+    if (missing(state)) createOwn(state, cycle, at);
+    else idle(state, at);
+    return;
+  }
+  const own = confirm(state, stored, at.nowMs);
+  if (own === undefined) {
+    idle(state, at);
+    return;
+  }
+  cycle.own = own;
+  const universe = state.universe;
+  if (universe !== undefined && universe.record.founder === undefined) {
+    startWriting(cycle, { kind: 'found', news: [], record: undefined });
+    const value = formatUniverse(withFounder(state, universe.record, { name: stored.name, uid: stored.uid }));
+    const id = request(state, cycle, universe.stored.name);
+    emit(state, { kind: 'update', request: id, record: 'universe', stored: universe.stored, value });
+    return;
+  }
+  cycle.phase = 'others';
+  for (const name of toRead(state, own.record, stored)) read(state, cycle, 'peer', name);
+  if (cycle.pending.size === 0) writeOwn(state, cycle, own, at);
+}
+
+/** The own record is always created empty; when the founder is known, the want rides on it. */
+function createOwn(state: State, cycle: Cycle, at: Moment): void {
+  const founded = state.universe?.record.founder !== undefined;
+  const donor = founded ? chooseDonor(state, undefined, at.random) : undefined;
+  const record: PeerRecord = {
+    ...{ node: state.config.node, seq: 1, seeded: false, blocks: [], granting: [] },
+    ...(donor && { wants: { from: donor } }),
+    ...{ underlay: state.underlay, overlay: [], free: 0, extra: {} },
+  };
+  const news = [`joined as ${state.config.self}${donor === undefined ? '' : `, asked ${donor.name} for space`}`];
+  startWriting(cycle, { kind: 'create', news, record });
+  const id = request(state, cycle, state.config.self);
+  emit(state, { kind: 'create', request: id, record: 'peer', name: state.config.self, value: formatPeer(record) });
+}
+
+function otherRead(state: State, cycle: Cycle, name: string, stored: StoredRecord | undefined, at: Moment): void {
+  if (stored === undefined) forget(state, name);
+  cycle.others.set(name, stored === undefined ? undefined : (learn(state, stored) ?? stored));
+  if (cycle.pending.size === 0 && cycle.own !== undefined) writeOwn(state, cycle, cycle.own, at);
+}
+
+/** In this order: what was given and taken is settled before new space is given or asked for. */
+const operations: readonly ((draft: Draft) => void)[] = [seed, settle, clearVia, receive, grant, want, describe];
+
+function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment): void {
+  const draft = startDraft(state, own, cycle.others, at.nowMs, at.random);
+  for (const operation of operations) operation(draft);
+  // A write that may still be under way is overtaken by one that changes the version: only then may space come back.
+  if (state.durable.doubt === own.stored.version) draft.changed = true;
+  if (!draft.changed) {
+    idle(state, at);
+    return;
+  }
+  const record = finish(draft);
+  const value = formatPeer(record);
+  if (jsonBytes(value) > recordLimitBytes) {
+    endCycle(state, at, `the record would exceed ${recordLimitBytes} bytes: not written`);
+    return;
+  }
+  withdrawGiven(state, own, record);
+  startWriting(cycle, { kind: 'update', news: draft.news, record });
+  const id = request(state, cycle, own.stored.name);
+  emit(state, { kind: 'update', request: id, record: 'peer', stored: own.stored, value });
+}
+
+/** The record that a draft comes to: unmarked blocks in the fewest CIDRs, marked ones as they are. */
+function finish(draft: Draft): PeerRecord {
+  const { wants: _settled, ...base } = draft.base;
+  const marked = draft.blocks.filter((block) => block.via ?? block.spare ?? block.quarantine);
+  const plain = draft.blocks.filter((block) => !marked.includes(block)).map((block) => block.cidr);
+  const blocks: readonly Block[] = [...coalesce(plain).map((cidr) => ({ cidr })), ...marked];
+  return {
+    ...base,
+    seq: draft.seq,
+    seeded: draft.seeded,
+    blocks: blocks.toSorted((a, b) => compareCidr(a.cidr, b.cidr)),
+    granting: draft.granting,
+    ...(draft.wants && { wants: { from: draft.wants } }),
+    underlay: draft.underlay,
+    overlay: draft.overlay,
+    free: draft.free,
+  };
+}
+
+/** What the record is about to lose leaves the durable copy first, and stays out until the version at which it was written is gone. */
+function withdrawGiven(state: State, own: Known<PeerRecord>, next: PeerRecord): void {
+  const nextBlocks = next.blocks.map((block) => block.cidr);
+  const given = subtract(
+    own.record.blocks.map((block) => block.cidr),
+    nextBlocks,
+  );
+  if (given.length === 0) return;
+  persistPeer(state, { blocks: intersect(state.durable.blocks, nextBlocks), doubt: own.stored.version });
+  refreshUsable(state);
+}
+
+function startWriting(cycle: Cycle, writing: Writing): void {
+  cycle.phase = 'write';
+  cycle.writing = writing;
+}
+
+function written(state: State, cycle: Cycle, stored: StoredRecord, at: Moment): void {
+  const writing = cycle.writing;
+  if (writing?.kind === 'universe' || writing?.kind === 'found') knowUniverse(state, stored);
+  else confirm(state, stored, at.nowMs);
+  for (const text of writing?.news ?? []) say(state, 'info', text);
+  state.cycle = undefined;
+  state.fruitless = 0;
+  state.notBeforeMs = at.nowMs;
+}

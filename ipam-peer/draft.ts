@@ -1,0 +1,76 @@
+// A draft of the own record's next write. A cycle reads the own record, then the others', then lets every operation change the
+// draft in turn, then writes once: what one operation does rides on the same compare-and-swap as what the others do.
+import type { StoredRecord } from './events.ts';
+import type { Block, Grant, PeerRecord, RecordRef } from './records.ts';
+import type { Known, State } from './state.ts';
+
+export interface Draft {
+  readonly state: State;
+  readonly self: RecordRef;
+  /** The record as read at the start of the cycle. */
+  readonly base: PeerRecord;
+  /** Others' records as read after the own one. */
+  readonly others: ReadonlyMap<string, Known<PeerRecord> | StoredRecord | undefined>;
+  /** `seq` of the record being drafted. */
+  readonly seq: number;
+  readonly nowMs: number;
+  readonly random: number;
+  blocks: Block[];
+  granting: Grant[];
+  seeded: boolean;
+  wants: RecordRef | undefined;
+  underlay: readonly string[];
+  overlay: readonly string[];
+  free: number;
+  /** Wants that could not be served: the published free count must not go on promising. */
+  unserved: boolean;
+  /** Said when the write has succeeded. */
+  readonly news: string[];
+  /** True when the write is worth making. */
+  changed: boolean;
+}
+
+/** What this cycle read of one incarnation: its record, proof that it is gone, or nothing that could be acted on. */
+export function look(draft: Draft, ref: RecordRef): PeerRecord | 'gone' | 'unread' {
+  if (!draft.others.has(ref.name)) return 'unread';
+  const other = draft.others.get(ref.name);
+  if (other === undefined) return 'gone';
+  if ('record' in other) return other.stored.uid === ref.uid ? other.record : 'gone';
+  return other.uid === ref.uid ? 'unread' : 'gone';
+}
+
+/** The records read and understood in this cycle. */
+export function readPeers(draft: Draft): readonly Known<PeerRecord>[] {
+  return [...draft.others.values()].filter(
+    (other): other is Known<PeerRecord> => other !== undefined && 'record' in other,
+  );
+}
+
+export function startDraft(
+  state: State,
+  own: Known<PeerRecord>,
+  others: Draft['others'],
+  nowMs: number,
+  random: number,
+): Draft {
+  const { record, stored } = own;
+  return {
+    state,
+    self: { name: stored.name, uid: stored.uid },
+    base: record,
+    others,
+    seq: Math.max(record.seq, state.durable.seq) + 1,
+    nowMs,
+    random,
+    blocks: [...record.blocks],
+    granting: [...record.granting],
+    seeded: record.seeded,
+    wants: record.wants?.from,
+    underlay: record.underlay,
+    overlay: record.overlay,
+    free: record.free,
+    unserved: false,
+    news: [],
+    changed: false,
+  };
+}

@@ -1,0 +1,121 @@
+// When the next cycle is due, and which records it has to read. Both look only at what concerns this peer (its pending grants,
+// its `via` marks, the peers that want from it or grant to it), so an event costs the same with ten peers and with 5,000.
+import { isFarOff, sameTexts } from './describe.ts';
+import { publishedFreeNow } from './grant.ts';
+import { type Block, type Grant, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
+import { type Known, selfRef, type State } from './state.ts';
+import { isShort, stillHopeful } from './want.ts';
+
+/** Monotonic milliseconds at which a cycle should start; in the past: now. */
+export function dueMs(state: State): number {
+  const { confirmed, universe } = state;
+  if (state.fenced !== '') return state.polledMs + state.config.pollMs;
+  const self = selfRef(state);
+  if (universe === undefined || confirmed === undefined || self === undefined) return state.notBeforeMs;
+  if (isUrgent(state, confirmed, self)) return state.notBeforeMs;
+  let due = state.nextListMs;
+  if (hasWants(state, self) && state.wantsSinceMs !== undefined) {
+    due = Math.min(due, state.wantsSinceMs + state.config.serveDelayMs);
+  }
+  const pending =
+    confirmed.record.granting.length > 0 || confirmed.record.blocks.some((block) => block.via !== undefined);
+  if (pending || isShort(state, confirmed.record.blocks.length === 0, 0)) {
+    due = Math.min(due, state.polledMs + state.config.pollMs);
+  }
+  if (state.asking !== undefined && confirmed.record.wants !== undefined) {
+    due = Math.min(due, state.asking.sinceMs + state.config.answerTimeoutMs);
+  }
+  return Math.max(due, state.notBeforeMs);
+}
+
+function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): boolean {
+  const { record, stored } = confirmed;
+  const founder = state.universe?.record.founder;
+  if (founder === undefined || state.ownChanged) return true;
+  if (!record.seeded && sameRef(founder, self)) return true;
+  if (state.durable.doubt === stored.version) return true;
+  if (record.granting.some((grant) => looksSettled(state, grant, self))) return true;
+  if (record.blocks.some((block) => looksCleared(state, block))) return true;
+  if (grantsHeard(state, record, self)) return true;
+  if (!sameTexts(record.underlay, state.underlay)) return true;
+  if (isFarOff(state, record.free, publishedFreeNow(state))) return true;
+  return shouldAsk(state, record);
+}
+
+function shouldAsk(state: State, record: PeerRecord): boolean {
+  const short = isShort(state, record.blocks.length === 0, 0);
+  if (record.wants === undefined) return short && state.exhausted === '';
+  return !short || (state.asking !== undefined && state.exhausted === '' && !hopeful(state, record.wants.from));
+}
+
+/** Like `stillHopeful` but without its deadline, which `dueMs` adds. */
+function hopeful(state: State, donor: RecordRef): boolean {
+  return stillHopeful(state, donor, -Infinity);
+}
+
+function looksSettled(state: State, grant: Grant, self: RecordRef): boolean {
+  const target = state.peers.get(grant.to.name);
+  if (target === undefined || target.stored.uid !== grant.to.uid) return state.listed;
+  return target.record.blocks.some((block) => isVia(block.via, self, grant.id));
+}
+
+function looksCleared(state: State, block: Block): boolean {
+  if (block.via === undefined) return false;
+  const { via } = block;
+  const source = state.peers.get(via.name);
+  if (source === undefined || source.stored.uid !== via.uid) return state.listed;
+  return !source.record.granting.some((grant) => grant.id === via.id);
+}
+
+function grantsHeard(state: State, own: PeerRecord, self: RecordRef): boolean {
+  for (const name of state.interest) {
+    const peer = state.peers.get(name);
+    const untaken = peer?.record.granting.some(
+      (grant) => sameRef(grant.to, self) && !own.blocks.some((block) => isVia(block.via, peer.stored, grant.id)),
+    );
+    if (untaken === true) return true;
+  }
+  return false;
+}
+
+/** Peers whose want is heard and not answered by a pending grant. */
+function wanters(state: State, self: RecordRef): readonly string[] {
+  const granting = state.confirmed?.record.granting ?? [];
+  return [...state.interest].filter((name) => {
+    const peer = state.peers.get(name);
+    return (
+      peer !== undefined &&
+      sameRef(peer.record.wants?.from, self) &&
+      !granting.some((grant) => sameRef(grant.to, { name, uid: peer.stored.uid }))
+    );
+  });
+}
+
+function hasWants(state: State, self: RecordRef): boolean {
+  return state.interest.size > 0 && wanters(state, self).length > 0;
+}
+
+/** Notes when the first unserved want was heard, so that those close behind it are served with it. */
+export function noteWants(state: State, nowMs: number): void {
+  const self = selfRef(state);
+  if (self === undefined || !hasWants(state, self)) state.wantsSinceMs = undefined;
+  else state.wantsSinceMs ??= nowMs;
+}
+
+/** Most records that one cycle reads. */
+const readsLimit = 48;
+
+/** Names of the records that a cycle reads after the own one. */
+export function toRead(state: State, own: PeerRecord, self: RecordRef): readonly string[] {
+  const names = new Set<string>();
+  for (const name of state.interest) {
+    const granting = state.peers.get(name)?.record.granting ?? [];
+    if (granting.some((grant) => sameRef(grant.to, self))) names.add(name);
+  }
+  for (const grant of own.granting) names.add(grant.to.name);
+  for (const block of own.blocks) if (block.via !== undefined) names.add(block.via.name);
+  if (own.wants !== undefined) names.add(own.wants.from.name);
+  for (const name of wanters(state, self)) names.add(name);
+  names.delete(state.config.self);
+  return [...names].slice(0, readsLimit);
+}

@@ -1,0 +1,184 @@
+// What goes into the core and what comes out of it. Time (`nowMs`, monotonic) and randomness (`random`, [0, 1)) are part of
+// every event, so that a recorded list of events replays to the same effects.
+import type { Cidr } from './cidr.ts';
+import type { RecordRef } from './records.ts';
+
+export type RecordKind = 'universe' | 'peer';
+
+/** A record as the registry holds it; `value` is not yet checked. */
+export interface StoredRecord extends RecordRef {
+  /** Equal versions mean equal content; only for compare-and-swap. */
+  readonly version: string;
+  readonly value: unknown;
+}
+
+/** The registry's answer to one request. `failed`: a read without an answer. `unknown`: a write that may have taken effect. */
+export type Answer =
+  | { readonly kind: 'record'; readonly record: StoredRecord | undefined }
+  | { readonly kind: 'list'; readonly records: readonly StoredRecord[] }
+  | { readonly kind: 'failed'; readonly reason: string }
+  | { readonly kind: 'ok'; readonly record: StoredRecord }
+  | { readonly kind: 'conflict' }
+  | { readonly kind: 'notFound' }
+  | { readonly kind: 'refused'; readonly reason: string }
+  | { readonly kind: 'unknown'; readonly reason: string };
+
+/** Who holds a lease, for people; the core carries it along unread. */
+export interface LeaseOwner {
+  readonly podNamespace?: string;
+  readonly podName?: string;
+  readonly podUid?: string;
+  readonly network: string;
+  readonly netnsPath: string;
+  readonly netnsInode: bigint;
+}
+
+export interface Lease {
+  readonly containerId: string;
+  readonly ifname: string;
+  /** Tells two uses of one (containerId, ifname) apart. */
+  readonly generation: string;
+  readonly addresses: readonly string[];
+  readonly owner: LeaseOwner;
+  readonly state: 'pending' | 'active';
+  /** Milliseconds since the epoch. */
+  readonly sinceMs: number;
+  readonly hostIfname: string;
+}
+
+/** A lease asked for: everything but the addresses, which the core chooses unless they are named. */
+export interface LeaseWish extends Omit<Lease, 'addresses' | 'state'> {
+  /** Addresses asked for by name; empty: any. */
+  readonly addresses: readonly string[];
+}
+
+export interface Stamp {
+  /** Monotonic milliseconds of this process. */
+  readonly nowMs: number;
+  /** Uniform in [0, 1). */
+  readonly random: number;
+}
+
+export type CoreEvent = Stamp &
+  (
+    | { readonly kind: 'wake' }
+    | { readonly kind: 'answer'; readonly request: number; readonly answer: Answer }
+    /** Something changed; wakes, and is never the ground for an action. `record` absent: deleted or not known. */
+    | { readonly kind: 'hint'; readonly name: string; readonly record?: StoredRecord }
+    | { readonly kind: 'allocate'; readonly ticket: number; readonly wish: LeaseWish }
+    | { readonly kind: 'cancel'; readonly ticket: number }
+    | {
+        readonly kind: 'activate';
+        readonly containerId: string;
+        readonly ifname: string;
+        readonly generation: string;
+      }
+    | {
+        readonly kind: 'free';
+        readonly containerId: string;
+        readonly ifname: string;
+        /** Absent: whichever generation holds the key. */
+        readonly generation?: string;
+      }
+    /** The node's underlay addresses changed. */
+    | { readonly kind: 'underlay'; readonly addresses: readonly string[] }
+  );
+
+/** The peer's own durable copy: small, written whole. */
+export interface DurablePeer {
+  /** Incarnation of the own record; undefined before it was created. */
+  readonly uid: string | undefined;
+  /** `seq` of the newest own write known to have succeeded. */
+  readonly seq: number;
+  /** What may be leased from, as far as the disk knows. Shrinks before the registry does, grows after it. */
+  readonly blocks: readonly Cidr[];
+  /** Version at which a write that gives space away may still be under way: until it is gone, `blocks` does not grow. */
+  readonly doubt: string | undefined;
+  readonly overlay: readonly string[];
+  /** The universe as last read, so that a start without the registry knows what is never given out. */
+  readonly universe: DurableUniverse | undefined;
+}
+
+export interface DurableUniverse extends RecordRef {
+  readonly ranges: readonly Cidr[];
+  readonly reserved: readonly Cidr[];
+}
+
+export interface Durable {
+  readonly peer: DurablePeer;
+  readonly leases: readonly Lease[];
+  /** Addresses that were freed and may not have rested; their rest begins anew. */
+  readonly resting: readonly string[];
+}
+
+export type Delta =
+  | { readonly kind: 'peer'; readonly peer: DurablePeer }
+  | { readonly kind: 'lease'; readonly lease: Lease }
+  | { readonly kind: 'unlease'; readonly lease: Lease }
+  /** These addresses need no rest any more. */
+  | { readonly kind: 'rested'; readonly addresses: readonly string[] };
+
+export type RefusalReason = 'exists' | 'exhausted' | 'waited' | 'notReady' | 'fenced' | 'notOurs' | 'inUse' | 'invalid';
+
+export interface Refusal {
+  readonly reason: RefusalReason;
+  readonly text: string;
+}
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
+
+export type Effect =
+  /** One transaction, durable before the next effect. `full`: survives power loss; `normal`: survives the process. */
+  | { readonly kind: 'persist'; readonly sync: 'full' | 'normal'; readonly deltas: readonly Delta[] }
+  | { readonly kind: 'get'; readonly request: number; readonly record: RecordKind; readonly name: string }
+  | { readonly kind: 'list'; readonly request: number }
+  | {
+      readonly kind: 'create';
+      readonly request: number;
+      readonly record: RecordKind;
+      readonly name: string;
+      readonly value: Readonly<Record<string, unknown>>;
+    }
+  | {
+      readonly kind: 'update';
+      readonly request: number;
+      readonly record: RecordKind;
+      readonly stored: StoredRecord;
+      readonly value: Readonly<Record<string, unknown>>;
+    }
+  | { readonly kind: 'leased'; readonly ticket: number; readonly lease: Lease }
+  | { readonly kind: 'refused'; readonly ticket: number; readonly refusal: Refusal }
+  | { readonly kind: 'freed'; readonly lease: Lease | undefined }
+  /** The view changed. */
+  | { readonly kind: 'changed' }
+  /** Replaces the timer: a `wake` event is due at that time. */
+  | { readonly kind: 'timer'; readonly atMs: number }
+  | { readonly kind: 'log'; readonly level: LogLevel; readonly text: string };
+
+export interface Config {
+  /** Name of the Universe record. */
+  readonly universe: string;
+  /** Ranges of the universe when this peer creates its record; empty: the record must exist. */
+  readonly ranges: readonly Cidr[];
+  /** Added to `reserved` when this peer creates the universe or founds it. */
+  readonly reserved: readonly Cidr[];
+  /** Name of the own record. */
+  readonly self: string;
+  readonly node: RecordRef;
+  /** How long a freed address is not given out again. */
+  readonly restMs: number;
+  /** Longest wait of an allocation that finds no address. */
+  readonly allocateWaitMs: number;
+  /** A registry request without answer for so long counts as unknown. */
+  readonly requestTimeoutMs: number;
+  /** After so long without a grant another donor is asked. */
+  readonly answerTimeoutMs: number;
+  /** Wants that arrive within this time are served in one write. */
+  readonly serveDelayMs: number;
+  /** How often records that something pending hangs on are read again without a hint. */
+  readonly pollMs: number;
+  /** How often all records are listed, in case a hint was lost. */
+  readonly resyncMs: number;
+  /** With fewer free addresses the peer asks for space. */
+  readonly lowWater: number;
+}

@@ -1,0 +1,116 @@
+// Grant: a donor serves the wants that name it, up to 16 in one write, evenly among itself and them:
+//
+//   /12, two wants:   |---- /13 stays ----|-- /14 to a --|-- /14 to b --|
+//
+// Only blocks without `via` are cut, only parts without a leased or resting address travel, none smaller than /25, and the donor
+// keeps more than its low-water mark. The runtime removes what is given from the durable copy before the write is sent.
+import { type Cidr, compareCidr, countAddresses, formatCidr, halvesOf, sizeOf, subtract } from './cidr.ts';
+import { type Draft, readPeers } from './draft.ts';
+import { type Block, grantsLimit, type RecordRef, sameRef } from './records.ts';
+import { emptyPieces, freeAddresses, unitSize } from './space.ts';
+import type { State } from './state.ts';
+
+/** Most wants served in one write. */
+export const wantsPerWrite = 16;
+
+export function grant(draft: Draft): void {
+  const wanters = wantersOf(draft);
+  if (wanters.length === 0) return;
+  // The first block is being written just now, and the node's own address with it: serve from the next write on.
+  if (draft.state.durable.overlay.length === 0) return;
+  const pieces = cutFor(draft.state, draft.blocks, wanters.length);
+  draft.unserved = pieces.length < wanters.length;
+  for (const [index, cidr] of pieces.entries()) {
+    const to = wanters[index] as RecordRef;
+    draft.granting.push({ id: draft.seq * wantsPerWrite + index, cidr, to });
+    draft.news.push(`granted ${formatCidr(cidr)} to ${to.name}`);
+  }
+  if (pieces.length === 0) return;
+  draft.blocks = draft.blocks.flatMap((block): Block[] =>
+    mayCut(block) ? subtract([block.cidr], pieces).map((cidr) => ({ cidr })) : [block],
+  );
+  draft.changed = true;
+}
+
+function wantersOf(draft: Draft): readonly RecordRef[] {
+  const room = Math.min(wantsPerWrite, grantsLimit - draft.granting.length);
+  return readPeers(draft)
+    .filter(({ record }) => sameRef(record.wants?.from, draft.self) && record.heir === undefined)
+    .map(({ stored }): RecordRef => ({ name: stored.name, uid: stored.uid }))
+    .filter((ref) => !draft.granting.some((pending) => sameRef(pending.to, ref)))
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+    .slice(0, Math.max(0, room));
+}
+
+function mayCut(block: Block): boolean {
+  return block.via === undefined && block.spare !== true && block.quarantine !== true;
+}
+
+/** Addresses a donor must have free before it is worth asking: the smallest piece, and what the donor keeps. */
+export function enoughToGive(state: State): number {
+  return unitSize + state.config.lowWater;
+}
+
+/** Empty parts of the blocks that may travel, largest last; of equal ones the highest last. */
+function movable(state: State, blocks: readonly Block[]): Cidr[] {
+  return blocks
+    .filter(mayCut)
+    .flatMap((block) => emptyPieces(state.space, block.cidr))
+    .filter((piece) => sizeOf(piece) >= BigInt(unitSize))
+    .toSorted((a, b) => b.prefix - a.prefix || compareCidr(a, b));
+}
+
+/** Cuts one piece of equal size for each of at most `count` wants; fewer when there is not enough. */
+function cutFor(state: State, blocks: readonly Block[], count: number): readonly Cidr[] {
+  const free = freeAddresses(state.space);
+  for (let wants = count; wants > 0; wants--) {
+    let units = 2 ** Math.floor(Math.log2(Math.ceil(free / unitSize) / (wants + 1)));
+    for (; units >= 1; units /= 2) {
+      if (free - wants * units * unitSize < state.config.lowWater) continue;
+      const pieces = cutPieces(movable(state, blocks), BigInt(units * unitSize), wants);
+      if (pieces.length === wants) return pieces;
+    }
+  }
+  return [];
+}
+
+function cutPieces(pieces: Cidr[], size: bigint, wants: number): readonly Cidr[] {
+  const cut: Cidr[] = [];
+  while (cut.length < wants) {
+    let piece = pieces.pop();
+    if (piece === undefined || sizeOf(piece) < size) return cut;
+    while (sizeOf(piece) > size) {
+      const [lower, upper] = halvesOf(piece);
+      pieces.push(upper);
+      piece = lower;
+    }
+    cut.push(piece);
+    pieces.sort((a, b) => b.prefix - a.prefix || compareCidr(a, b));
+  }
+  return cut;
+}
+
+/**
+ * The count to publish with these blocks: free addresses rounded to a power of two, kept below what is worth asking for when
+ * nothing could move. Blocks that still carry `via` count: it is cleared before long.
+ */
+export function publishedFree(state: State, blocks: readonly Block[]): number {
+  const cidrs = blocks.map((block) => block.cidr);
+  const free = Math.max(0, freeAddresses(state.space) + countAddresses(cidrs) - countAddresses(state.space.usable));
+  const rounded = free === 0 ? 0 : 2 ** Math.round(Math.log2(free));
+  const enough = enoughToGive(state);
+  if (rounded < enough) return rounded;
+  const whole = cidrs.map((cidr): Block => ({ cidr }));
+  return free >= enough && movable(state, whole).length > 0 ? rounded : Math.min(rounded, unitSize);
+}
+
+/** The count to publish with the confirmed blocks; computed again only when something that matters changed. */
+export function publishedFreeNow(state: State): number {
+  const { space, confirmed } = state;
+  const free = freeAddresses(space);
+  const key = `${space.busyVersion} ${free < enoughToGive(state) ? free : Math.round(Math.log2(free))} ${confirmed?.stored.version}`;
+  if (state.published.key !== key) {
+    state.published = { key, free: publishedFree(state, confirmed?.record.blocks ?? []) };
+  }
+  return state.published.free;
+}

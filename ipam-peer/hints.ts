@@ -1,0 +1,100 @@
+// What was heard of other peers' records, from watches, lists and reads. It decides when a cycle is worth starting and which
+// records that cycle reads; it is never the ground for a write.
+import { parsePeer, type PeerRecord, sameRef } from './records.ts';
+import type { StoredRecord } from './events.ts';
+import { enoughToGive } from './grant.ts';
+import { emit, type Known, say, selfRef, type State } from './state.ts';
+
+/** Event `hint`: older news than what is known of the same incarnation are passed over. */
+export function hint(state: State, name: string, stored: StoredRecord | undefined, nowMs: number): void {
+  if (name === state.config.self) {
+    hintOfOwn(state, stored);
+    return;
+  }
+  if (stored === undefined) {
+    forget(state, name);
+    if (concerns(state, name)) wakeUp(state, nowMs);
+    return;
+  }
+  const known = state.peers.get(name);
+  if (known?.stored.version === stored.version && known.stored.uid === stored.uid) return;
+  const parsed = parsePeer(stored.value);
+  const older = known?.stored.uid === stored.uid && parsed.ok && parsed.record.seq < known.record.seq;
+  if (older) return;
+  learn(state, stored, parsed);
+  if (concerns(state, name)) wakeUp(state, nowMs);
+}
+
+function hintOfOwn(state: State, stored: StoredRecord | undefined): void {
+  const known = state.confirmed;
+  if (known === undefined || stored?.version === known.stored.version) return;
+  const parsed = parsePeer(stored?.value);
+  if (stored === undefined || !parsed.ok || stored.uid !== known.stored.uid || parsed.record.seq >= known.record.seq) {
+    state.ownChanged = true;
+  }
+}
+
+/** Takes in a record as read; undefined when it is malformed, which is reported once. */
+export function learn(
+  state: State,
+  stored: StoredRecord,
+  parsed: ReturnType<typeof parsePeer> = parsePeer(stored.value),
+): Known<PeerRecord> | undefined {
+  if (!parsed.ok) {
+    if (state.malformed.get(stored.name) !== parsed.reason) {
+      state.malformed.set(stored.name, parsed.reason);
+      say(state, 'error', `the record of ${stored.name} cannot be understood and is passed over: ${parsed.reason}`);
+    }
+    return undefined;
+  }
+  state.malformed.delete(stored.name);
+  const known: Known<PeerRecord> = { stored, record: parsed.record };
+  if (stored.name === state.config.self) return known;
+  const before = state.peers.get(stored.name);
+  state.peers.set(stored.name, known);
+  markInterest(state, known);
+  if (state.exhausted !== '' && parsed.record.free >= enoughToGive(state)) {
+    state.exhausted = '';
+    state.silent.clear();
+  }
+  if (before?.stored.version !== stored.version || before.stored.uid !== stored.uid) emit(state, { kind: 'changed' });
+  return known;
+}
+
+export function forget(state: State, name: string): void {
+  state.interest.delete(name);
+  state.malformed.delete(name);
+  if (state.peers.delete(name)) emit(state, { kind: 'changed' });
+}
+
+function markInterest(state: State, peer: Known<PeerRecord>): void {
+  const self = selfRef(state);
+  const { record, stored } = peer;
+  const concerns =
+    self !== undefined &&
+    (sameRef(record.wants?.from, self) || record.granting.some((grant) => sameRef(grant.to, self)));
+  if (concerns) state.interest.add(stored.name);
+  else state.interest.delete(stored.name);
+}
+
+/** True when something of this peer's hangs on that record. */
+function concerns(state: State, name: string): boolean {
+  const own = state.confirmed?.record;
+  return (
+    state.interest.has(name) ||
+    own?.wants?.from.name === name ||
+    own?.granting.some((grant) => grant.to.name === name) === true ||
+    own?.blocks.some((block) => block.via?.name === name) === true
+  );
+}
+
+/** News end the pause after cycles that came to nothing. */
+function wakeUp(state: State, nowMs: number): void {
+  state.fruitless = 0;
+  state.notBeforeMs = Math.min(state.notBeforeMs, nowMs);
+}
+
+/** After the own incarnation became known or changed. */
+export function markAllInterest(state: State): void {
+  for (const peer of state.peers.values()) markInterest(state, peer);
+}

@@ -1,0 +1,98 @@
+// The own record against the durable copy. Usable = durable ∩ confirmed, and a doubt resolves to the smaller: a record of another
+// incarnation, a missing one, one with an heir or one that cannot be read stops allocation and says so.
+import { parseAddress } from './address.ts';
+import { coalesce, containsAddress, intersect, sameCidrs } from './cidr.ts';
+import { sameTexts } from './describe.ts';
+import type { DurablePeer, StoredRecord } from './events.ts';
+import { markAllInterest } from './hints.ts';
+import { parsePeer, type PeerRecord, sameRef } from './records.ts';
+import { takeThis } from './space.ts';
+import { type Known, persistPeer, refreshUsable, sayOnce, type State } from './state.ts';
+
+/** Takes in the own record as read or written; undefined when this peer may not act on it. */
+export function confirm(state: State, stored: StoredRecord, nowMs: number): Known<PeerRecord> | undefined {
+  const parsed = parsePeer(stored.value);
+  const problem = parsed.ok
+    ? whyNotMine(state, stored, parsed.record)
+    : `this node's record cannot be read: ${parsed.reason}`;
+  if (!parsed.ok || problem !== '') {
+    fence(state, problem);
+    return undefined;
+  }
+  const { record } = parsed;
+  const known: Known<PeerRecord> = { stored, record };
+  const newIdentity = state.confirmed?.stored.uid !== stored.uid;
+  state.confirmed = known;
+  state.fenced = '';
+  adopt(state, known);
+  refreshUsable(state);
+  if (newIdentity) markAllInterest(state);
+  if (record.wants === undefined) {
+    state.asking = undefined;
+    state.silent.clear();
+  } else if (!sameRef(state.asking?.from, record.wants.from)) {
+    state.asking = { from: record.wants.from, sinceMs: nowMs };
+  }
+  return known;
+}
+
+/** Brings the durable copy up to the confirmed record; grows it only when no write that gives is in doubt. */
+function adopt(state: State, own: Known<PeerRecord>): void {
+  const { durable } = state;
+  const { record, stored } = own;
+  const blocks = coalesce(record.blocks.map((block) => block.cidr));
+  const doubt = durable.doubt === stored.version ? durable.doubt : undefined;
+  const next: DurablePeer = {
+    ...durable,
+    uid: stored.uid,
+    seq: Math.max(durable.seq, record.seq),
+    blocks: doubt === undefined ? blocks : intersect(durable.blocks, blocks),
+    doubt,
+    overlay: durable.overlay.length > 0 ? durable.overlay : overlayOf(state, record),
+  };
+  const same =
+    next.uid === durable.uid &&
+    next.seq === durable.seq &&
+    next.doubt === durable.doubt &&
+    sameCidrs(next.blocks, durable.blocks) &&
+    sameTexts(next.overlay, durable.overlay);
+  if (!same) persistPeer(state, next);
+}
+
+/** The overlay address of the record, now occupied; none when it is not this node's to use. */
+function overlayOf(state: State, record: PeerRecord): readonly string[] {
+  const address = parseAddress(record.overlay[0] ?? '');
+  if (address === undefined || !record.blocks.some((block) => containsAddress(block.cidr, address))) return [];
+  return takeThis(state.space, address.value) ? record.overlay : [];
+}
+
+function whyNotMine(state: State, stored: StoredRecord, record: PeerRecord): string {
+  const { durable } = state;
+  if (record.heir !== undefined) return `this node was removed: ${record.heir.name} takes its space over`;
+  if (durable.uid === stored.uid) return '';
+  const holds = record.blocks.length + record.granting.length > 0;
+  if (durable.uid === undefined) {
+    return holds
+      ? 'the registry holds blocks for this node, but its disk knows of none: was the state directory lost?'
+      : '';
+  }
+  if (durable.blocks.length + state.leases.size === 0) return '';
+  return `this node's record ${stored.name} was deleted and made again by someone else, while its disk holds blocks`;
+}
+
+/** The registry has no own record: true when an empty one is to be created. */
+export function missing(state: State): boolean {
+  const { durable } = state;
+  if (durable.uid === undefined || durable.blocks.length + state.leases.size === 0) return true;
+  fence(
+    state,
+    `the registry has no record of this node any more, while its disk holds blocks: was it restored or emptied?`,
+  );
+  return false;
+}
+
+function fence(state: State, problem: string): void {
+  state.fenced = problem;
+  sayOnce(state, `${problem}; nothing is allocated`);
+  refreshUsable(state);
+}

@@ -1,0 +1,53 @@
+// Receive: the taker's end of a transfer. A grant read in a donor's record becomes a block that carries `via`, the grant's id:
+// from this write on the space is this peer's. While `via` stands the block is leased from but not split, granted or merged;
+// it is cleared when the source is read to be gone, so that no grant is ever taken twice.
+import { contains, formatCidr, overlaps } from './cidr.ts';
+import { type Draft, look, readPeers } from './draft.ts';
+import { type Grant, isVia, type RecordRef, sameRef } from './records.ts';
+import { sayOnce } from './state.ts';
+
+export function receive(draft: Draft): void {
+  for (const { stored, record } of readPeers(draft)) {
+    const donor: RecordRef = { name: stored.name, uid: stored.uid };
+    for (const grant of record.granting) {
+      if (!sameRef(grant.to, draft.self)) continue;
+      if (draft.blocks.some((block) => isVia(block.via, donor, grant.id))) continue;
+      if (!isPlausible(draft, grant, donor)) continue;
+      draft.blocks.push({ cidr: grant.cidr, via: { ...donor, id: grant.id } });
+      draft.changed = true;
+      draft.news.push(`got ${formatCidr(grant.cidr)} from ${donor.name}`);
+    }
+  }
+}
+
+/** A grant written by hand or by an enemy must not put foreign space into this record. */
+function isPlausible(draft: Draft, grant: Grant, donor: RecordRef): boolean {
+  const universe = draft.state.universe?.record;
+  const what = `${donor.name} grants ${formatCidr(grant.cidr)}`;
+  if (universe === undefined) return false;
+  const inside = universe.ranges.some((range) => contains(range, grant.cidr));
+  if (!inside || universe.reserved.some((range) => overlaps(range, grant.cidr))) {
+    sayOnce(draft.state, `${what}, which is not space of this universe: not taken`);
+    return false;
+  }
+  const own = [...draft.blocks, ...draft.granting];
+  if (own.some((one) => overlaps(one.cidr, grant.cidr))) {
+    sayOnce(draft.state, `${what}, which overlaps space of this node: not taken`);
+    return false;
+  }
+  return true;
+}
+
+/** Clears `via` where the source is read to be gone: the grant dropped, or the donor's incarnation deleted. */
+export function clearVia(draft: Draft): void {
+  draft.blocks = draft.blocks.map((block) => {
+    if (block.via === undefined) return block;
+    const { via, ...rest } = block;
+    const source = look(draft, via);
+    if (source === 'unread') return block;
+    const stands = source !== 'gone' && (via.id === undefined || source.granting.some((grant) => grant.id === via.id));
+    if (stands) return block;
+    draft.changed = true;
+    return rest;
+  });
+}

@@ -1,0 +1,263 @@
+// The two records that peers share, and their strict reading: what stands in the registry may have been written by hand, by
+// another version or by an enemy. A malformed record is a value (`reason`), never an exception. Fields that this version does
+// not know are kept when it writes its record again, so that a downgrade by one version loses nothing.
+import { parseAddress } from './address.ts';
+import { type Cidr, contains, disjoint, formatCidr, parseCidr } from './cidr.ts';
+
+/** Version of both records' form. A reader accepts its own and the next, whose additions it carries along. */
+export const recordSchema = 1;
+/** Hard limit of a record as JSON, in bytes. */
+export const recordLimitBytes: number = 64 * 1024;
+/** Most grants that may be under way from one peer. */
+export const grantsLimit = 64;
+
+/** One incarnation of a record: a re-created record of the same name has another uid. */
+export interface RecordRef {
+  readonly name: string;
+  readonly uid: string;
+}
+
+/** Where a taken block came from: a grant of an incarnation, or (without `id`) the dead record itself. */
+export interface Via extends RecordRef {
+  readonly id?: number;
+}
+
+export interface Block {
+  readonly cidr: Cidr;
+  readonly via?: Via;
+  readonly spare?: boolean;
+  readonly quarantine?: boolean;
+}
+
+export interface Grant {
+  /** Unique within the donor's incarnation. */
+  readonly id: number;
+  readonly cidr: Cidr;
+  readonly to: RecordRef;
+}
+
+export interface PeerRecord {
+  readonly node: RecordRef;
+  /** Counts this record's writes. */
+  readonly seq: number;
+  /** True once the founder has written the ranges into its blocks. */
+  readonly seeded: boolean;
+  readonly blocks: readonly Block[];
+  readonly granting: readonly Grant[];
+  readonly wants?: { readonly from: RecordRef };
+  readonly heir?: RecordRef;
+  /** Underlay addresses, preferred first. */
+  readonly underlay: readonly string[];
+  /** The node's own addresses in the overlay, at most one per family. */
+  readonly overlay: readonly string[];
+  /** Addresses that could move to another peer, rounded to a power of two; a hint. */
+  readonly free: number;
+  /** Fields of a later version, kept as they are. */
+  readonly extra: Readonly<Record<string, unknown>>;
+}
+
+export interface UniverseRecord {
+  readonly ranges: readonly Cidr[];
+  readonly reserved: readonly Cidr[];
+  readonly founder?: RecordRef;
+  readonly extra: Readonly<Record<string, unknown>>;
+}
+
+export type Parsed<T> = { readonly ok: true; readonly record: T } | { readonly ok: false; readonly reason: string };
+
+type Json = Readonly<Record<string, unknown>>;
+
+class Malformed extends Error {}
+
+function fail(field: string, wanted: string): never {
+  throw new Malformed(`${field} is not ${wanted}`);
+}
+
+function asObject(value: unknown, field: string): Json {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(field, 'an object');
+  return value as Json;
+}
+
+function asText(value: unknown, field: string): string {
+  if (typeof value !== 'string' || value === '' || value.length > 253) fail(field, 'a name of 1 to 253 characters');
+  return value;
+}
+
+function asCount(value: unknown, field: string): number {
+  if (typeof value !== 'number' || !Number.isFinite(value) || value < 0) fail(field, 'a count');
+  return value;
+}
+
+function asList(value: unknown, field: string, limit: number): readonly unknown[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value) || value.length > limit) fail(field, `a list of at most ${limit}`);
+  return value as readonly unknown[];
+}
+
+function asCidr(value: unknown, field: string): Cidr {
+  const block = typeof value === 'string' ? parseCidr(value) : undefined;
+  return block ?? fail(field, 'an aligned CIDR block');
+}
+
+function asCidrs(value: unknown, field: string): readonly Cidr[] {
+  return asList(value, field, 1024).map((item, index) => asCidr(item, `${field}[${index}]`));
+}
+
+function asRef(value: unknown, field: string): RecordRef {
+  const object = asObject(value, field);
+  return { name: asText(object['name'], `${field}.name`), uid: asText(object['uid'], `${field}.uid`) };
+}
+
+function asFlag(value: unknown, field: string): boolean {
+  if (value !== undefined && typeof value !== 'boolean') fail(field, 'true or false');
+  return value === true;
+}
+
+function asAddresses(value: unknown, field: string): readonly string[] {
+  return asList(value, field, 16).map((item, index) => {
+    if (typeof item !== 'string' || parseAddress(item) === undefined) fail(`${field}[${index}]`, 'an address');
+    return item;
+  });
+}
+
+function checkSchema(object: Json): void {
+  const schema = asCount(object['schema'], 'schema');
+  if (schema !== recordSchema && schema !== recordSchema + 1) {
+    fail('schema', `${recordSchema} or ${recordSchema + 1} (written by another version of weft?)`);
+  }
+}
+
+function extraOf(object: Json, known: readonly string[]): Json {
+  return Object.fromEntries(Object.entries(object).filter(([field]) => !known.includes(field)));
+}
+
+function parsed<T>(read: () => T): Parsed<T> {
+  try {
+    return { ok: true, record: read() };
+  } catch (error) {
+    if (error instanceof Malformed) return { ok: false, reason: error.message };
+    throw error;
+  }
+}
+
+function asBlock(value: unknown, field: string): Block {
+  const object = asObject(value, field);
+  const cidr = asCidr(object['cidr'], `${field}.cidr`);
+  const via = object['via'] === undefined ? undefined : asVia(object['via'], `${field}.via`);
+  return {
+    cidr,
+    ...(via && { via }),
+    ...(asFlag(object['spare'], `${field}.spare`) && { spare: true }),
+    ...(asFlag(object['quarantine'], `${field}.quarantine`) && { quarantine: true }),
+  };
+}
+
+function asVia(value: unknown, field: string): Via {
+  const object = asObject(value, field);
+  const ref = asRef(value, field);
+  return object['id'] === undefined ? ref : { ...ref, id: asCount(object['id'], `${field}.id`) };
+}
+
+function asGrant(value: unknown, field: string): Grant {
+  const object = asObject(value, field);
+  return {
+    id: asCount(object['id'], `${field}.id`),
+    cidr: asCidr(object['cidr'], `${field}.cidr`),
+    to: asRef(object['to'], `${field}.to`),
+  };
+}
+
+const peerFields = [
+  ...['schema', 'node', 'seq', 'seeded', 'blocks', 'granting', 'wants', 'heir', 'underlay', 'overlay', 'free'],
+] as const;
+
+/** Reads a `Peer` value as stored. Sizes are bounded, blocks and grants of one record may not overlap. */
+export function parsePeer(value: unknown): Parsed<PeerRecord> {
+  return parsed(() => {
+    const object = asObject(value, 'the record');
+    checkSchema(object);
+    const blocks = asList(object['blocks'], 'blocks', 1024).map((item, i) => asBlock(item, `blocks[${i}]`));
+    const granting = asList(object['granting'], 'granting', 1024).map((item, i) => asGrant(item, `granting[${i}]`));
+    if (!disjoint([...blocks, ...granting].map((one) => one.cidr))) fail('blocks', 'free of overlaps');
+    const wants = object['wants'] === undefined ? undefined : asObject(object['wants'], 'wants');
+    return {
+      node: asRef(object['node'], 'node'),
+      seq: asCount(object['seq'], 'seq'),
+      seeded: asFlag(object['seeded'], 'seeded'),
+      blocks,
+      granting,
+      ...(wants && { wants: { from: asRef(wants['from'], 'wants.from') } }),
+      ...(object['heir'] !== undefined && { heir: asRef(object['heir'], 'heir') }),
+      underlay: asAddresses(object['underlay'], 'underlay'),
+      overlay: asAddresses(object['overlay'], 'overlay'),
+      free: asCount(object['free'] ?? 0, 'free'),
+      extra: extraOf(object, peerFields),
+    };
+  });
+}
+
+/** The JSON value of a `Peer`. */
+export function formatPeer(record: PeerRecord): Json {
+  return {
+    ...record.extra,
+    schema: recordSchema,
+    node: record.node,
+    seq: record.seq,
+    seeded: record.seeded,
+    blocks: record.blocks.map((block) => ({ ...block, cidr: formatCidr(block.cidr) })),
+    granting: record.granting.map((grant) => ({ ...grant, cidr: formatCidr(grant.cidr) })),
+    ...(record.wants && { wants: record.wants }),
+    ...(record.heir && { heir: record.heir }),
+    underlay: record.underlay,
+    overlay: record.overlay,
+    free: record.free,
+  };
+}
+
+/** Reads a `Universe` value as stored. Ranges may not overlap; reserved parts must lie inside them. */
+export function parseUniverse(value: unknown): Parsed<UniverseRecord> {
+  return parsed(() => {
+    const object = asObject(value, 'the record');
+    checkSchema(object);
+    const ranges = asCidrs(object['ranges'], 'ranges');
+    const reserved = asCidrs(object['reserved'], 'reserved');
+    if (ranges.length === 0) fail('ranges', 'at least one block');
+    if (!disjoint(ranges)) fail('ranges', 'free of overlaps');
+    if (ranges.some((range) => range.family !== 4)) fail('ranges', 'IPv4 (IPv6 pools are not served yet)');
+    if (ranges.some((range) => reserved.some((one) => contains(one, range)))) fail('reserved', 'smaller than a range');
+    return {
+      ranges,
+      reserved,
+      ...(object['founder'] !== undefined && { founder: asRef(object['founder'], 'founder') }),
+      extra: extraOf(object, ['schema', 'ranges', 'reserved', 'founder']),
+    };
+  });
+}
+
+/** The JSON value of a `Universe`. */
+export function formatUniverse(record: UniverseRecord): Json {
+  return {
+    ...record.extra,
+    schema: recordSchema,
+    ranges: record.ranges.map(formatCidr),
+    reserved: record.reserved.map(formatCidr),
+    ...(record.founder && { founder: record.founder }),
+  };
+}
+
+export function sameRef(a: RecordRef | undefined, b: RecordRef | undefined): boolean {
+  return a !== undefined && b !== undefined && a.uid === b.uid && a.name === b.name;
+}
+
+/** True when `via` names grant `id` of the incarnation `donor`. */
+export function isVia(via: Via | undefined, donor: RecordRef, id: number): boolean {
+  return sameRef(via, donor) && via?.id === id;
+}
+
+/** UTF-8 bytes of a value's JSON, by an upper bound that is exact for ASCII. */
+export function jsonBytes(value: unknown): number {
+  const text = JSON.stringify(value);
+  let bytes = 0;
+  for (let index = 0; index < text.length; index++) bytes += text.charCodeAt(index) < 128 ? 1 : 3;
+  return bytes;
+}

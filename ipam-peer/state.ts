@@ -1,0 +1,219 @@
+// The core's state. It is updated in place (a /12 full of leases is not copied for each ADD), which stays replayable: the same
+// durable copy, configuration and events give the same state and effects. Only `restore` makes one.
+import { type Address, parseAddress } from './address.ts';
+import { type Cidr, coalesce, intersect, lastAddress, sameCidrs } from './cidr.ts';
+import type {
+  Config,
+  Delta,
+  Durable,
+  DurablePeer,
+  Effect,
+  Lease,
+  LeaseWish,
+  LogLevel,
+  StoredRecord,
+} from './events.ts';
+import type { PeerRecord, RecordRef, UniverseRecord } from './records.ts';
+import { makeSpace, rest, setUsable, type Space, takeThis } from './space.ts';
+
+/** A record that was read and understood. */
+export interface Known<T> {
+  readonly stored: StoredRecord;
+  readonly record: T;
+}
+
+export interface Waiting {
+  readonly ticket: number;
+  readonly wish: LeaseWish;
+  readonly deadlineMs: number;
+}
+
+/** Where a cycle (read own record, read others', write own) stands. */
+export interface Cycle {
+  phase: 'universe' | 'list' | 'own' | 'others' | 'write';
+  readonly deadlineMs: number;
+  /** Requests without an answer yet, and the record each is about. */
+  readonly pending: Map<number, string>;
+  own: Known<PeerRecord> | undefined;
+  /** Others' records as read in this cycle; `undefined`: there is none. */
+  readonly others: Map<string, Known<PeerRecord> | StoredRecord | undefined>;
+  /** What is being written, to log and apply once it succeeded. */
+  writing: Writing | undefined;
+}
+
+export interface Writing {
+  readonly kind: 'create' | 'update' | 'found' | 'universe';
+  /** Said once the write succeeded. */
+  readonly news: readonly string[];
+  readonly record: PeerRecord | undefined;
+}
+
+/** The want under way, as this process remembers it. */
+export interface Asking {
+  readonly from: RecordRef;
+  readonly sinceMs: number;
+}
+
+export interface State {
+  readonly config: Config;
+  durable: DurablePeer;
+  universe: Known<UniverseRecord> | undefined;
+  /** The own record as last read or written; undefined: not read since the start. */
+  confirmed: Known<PeerRecord> | undefined;
+  readonly space: Space;
+  readonly leases: Map<string, Lease>;
+  readonly waiting: Waiting[];
+  /** Others' records as last heard: hints. */
+  readonly peers: Map<string, Known<PeerRecord>>;
+  /** Records that could not be understood: name to reason, so that each is reported once. */
+  readonly malformed: Map<string, string>;
+  /** Peers whose hint grants to this peer or wants from it. */
+  readonly interest: Set<string>;
+  listed: boolean;
+  nextListMs: number;
+  cycle: Cycle | undefined;
+  /** No cycle starts before this. */
+  notBeforeMs: number;
+  /** Cycles in a row that ended badly or without a need to write. */
+  fruitless: number;
+  nextRequest: number;
+  asking: Asking | undefined;
+  /** Donors that did not answer in this round of asking. */
+  readonly silent: Set<string>;
+  /** When the first of the wants that wait to be served was heard of. */
+  wantsSinceMs: number | undefined;
+  /** When pending grants and vias were last looked at. */
+  polledMs: number;
+  /** Why no space can be had; '' when it can. */
+  exhausted: string;
+  /** Why this peer may neither allocate nor write; '' when it may. */
+  fenced: string;
+  underlay: readonly string[];
+  /** Rests that ended; their rows go with the next lease transaction. */
+  rested: string[];
+  /** Memo of the free count worth publishing. */
+  published: { readonly key: string; readonly free: number };
+  /** True when a hint shows the own record changed by someone else. */
+  ownChanged: boolean;
+  timerMs: number;
+  /** Findings already reported. */
+  readonly said: Set<string>;
+  effects: Effect[];
+}
+
+const noPeer: DurablePeer = {
+  uid: undefined,
+  seq: 0,
+  blocks: [],
+  doubt: undefined,
+  overlay: [],
+  universe: undefined,
+};
+
+/** What a disk without a state holds. */
+export const emptyDurable: Durable = { peer: noPeer, leases: [], resting: [] };
+
+/** The state of a process that starts with what its disk holds. Rests begin anew. */
+export function restore(config: Config, durable: Durable, nowMs: number, underlay: readonly string[]): State {
+  const state: State = {
+    config,
+    durable: durable.peer,
+    universe: undefined,
+    confirmed: undefined,
+    space: makeSpace(4),
+    leases: new Map(durable.leases.map((lease) => [leaseKey(lease), lease])),
+    waiting: [],
+    peers: new Map(),
+    malformed: new Map(),
+    interest: new Set(),
+    listed: false,
+    nextListMs: nowMs,
+    cycle: undefined,
+    notBeforeMs: nowMs,
+    fruitless: 0,
+    nextRequest: 1,
+    asking: undefined,
+    silent: new Set(),
+    wantsSinceMs: undefined,
+    polledMs: nowMs,
+    exhausted: '',
+    fenced: '',
+    underlay,
+    rested: [],
+    published: { key: '', free: 0 },
+    ownChanged: false,
+    timerMs: Infinity,
+    said: new Set(),
+    effects: [],
+  };
+  refreshUsable(state);
+  for (const text of [...durable.peer.overlay, ...durable.leases.flatMap((lease) => lease.addresses)]) {
+    takeThis(state.space, valueOf(text));
+  }
+  for (const text of durable.resting) rest(state.space, valueOf(text), nowMs + config.restMs);
+  return state;
+}
+
+export function leaseKey(key: { readonly containerId: string; readonly ifname: string }): string {
+  return `${key.containerId}\0${key.ifname}`;
+}
+
+function valueOf(text: string): bigint {
+  const address = parseAddress(text);
+  if (address === undefined) throw new Error(`the durable copy holds "${text}", which is no address`);
+  return address.value;
+}
+
+/** Usable = durable ∩ confirmed; without a confirmed record (offline start) the durable copy stands for both. */
+export function usableBlocks(state: State): readonly Cidr[] {
+  if (state.fenced !== '') return [];
+  if (state.confirmed === undefined) return state.durable.blocks;
+  const confirmed = state.confirmed.record.blocks.map((block) => block.cidr);
+  return coalesce(intersect(state.durable.blocks, confirmed));
+}
+
+/** Never handed out: the first and last address of each range of the universe. */
+export function edgesOf(ranges: readonly Cidr[]): ReadonlySet<bigint> {
+  return new Set(ranges.flatMap((range) => (range.prefix >= 31 ? [] : [range.base, lastAddress(range)])));
+}
+
+/** Brings the space into line after the durable copy or the confirmed record changed. */
+export function refreshUsable(state: State): void {
+  const usable = usableBlocks(state);
+  if (sameCidrs(usable, state.space.usable) && state.space.excluded.size > 0) return;
+  setUsable(state.space, usable, edgesOf(state.durable.universe?.ranges ?? []));
+  emit(state, { kind: 'changed' });
+}
+
+export function emit(state: State, effect: Effect): void {
+  state.effects.push(effect);
+}
+
+export function say(state: State, level: LogLevel, text: string): void {
+  state.effects.push({ kind: 'log', level, text });
+}
+
+/** Reports a finding the first time only. */
+export function sayOnce(state: State, text: string): void {
+  if (state.said.has(text)) return;
+  if (state.said.size > 1000) state.said.clear();
+  state.said.add(text);
+  say(state, 'error', text);
+}
+
+/** Changes the durable copy; effects emitted later happen only once it is on disk. */
+export function persistPeer(state: State, change: Partial<DurablePeer>): void {
+  state.durable = { ...state.durable, ...change };
+  const deltas: readonly Delta[] = [{ kind: 'peer', peer: state.durable }];
+  emit(state, { kind: 'persist', sync: 'full', deltas });
+}
+
+export function selfRef(state: State): RecordRef | undefined {
+  const uid = state.confirmed?.stored.uid;
+  return uid === undefined ? undefined : { name: state.config.self, uid };
+}
+
+/** The own overlay address, parsed. */
+export function overlayAddress(state: State): Address | undefined {
+  return parseAddress(state.durable.overlay[0] ?? '');
+}

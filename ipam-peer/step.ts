@@ -1,0 +1,78 @@
+// The pure core: `step(state, event)` takes in one event and returns what is to be done, in order. No clock, no randomness, no
+// I/O. Effects are executed one after the other; a `persist` is durable before the next is begun; a process that dies between
+// two of them starts again with `restore` from what is durable.
+import { allocate, cancel, nextDeadlineMs, serveWaiting } from './allocate.ts';
+import { answered, beginCycle, endCycle } from './cycle.ts';
+import { dueMs, noteWants } from './due.ts';
+import type { CoreEvent, Effect } from './events.ts';
+import { activate, free, rested } from './free.ts';
+import { hint } from './hints.ts';
+import { nextRestEndMs } from './space.ts';
+import { emit, type State } from './state.ts';
+
+export interface Step {
+  /** The same object, changed in place. */
+  readonly state: State;
+  readonly effects: readonly Effect[];
+}
+
+export function step(state: State, event: CoreEvent): Step {
+  state.effects = [];
+  rested(state, event.nowMs);
+  take(state, event);
+  drive(state, event);
+  if (state.waiting.length > 0) serveWaiting(state, event.nowMs);
+  setTimer(state);
+  return { state, effects: state.effects };
+}
+
+function take(state: State, event: CoreEvent): void {
+  switch (event.kind) {
+    case 'wake':
+      // The timer that was set has gone off, or was lost: it is set anew.
+      state.timerMs = Infinity;
+      return;
+    case 'answer':
+      answered(state, event.request, event.answer, event);
+      return;
+    case 'hint':
+      hint(state, event.name, event.record, event.nowMs);
+      return;
+    case 'allocate':
+      allocate(state, event.ticket, event.wish, event.nowMs);
+      return;
+    case 'cancel':
+      cancel(state, event.ticket);
+      return;
+    case 'activate':
+      activate(state, event);
+      return;
+    case 'free':
+      free(state, event, event.nowMs);
+      return;
+    case 'underlay':
+      state.underlay = event.addresses;
+  }
+}
+
+/** Starts the next cycle when one is due, or gives up one whose answers do not come. */
+function drive(state: State, event: CoreEvent): void {
+  if (state.cycle !== undefined && event.nowMs >= state.cycle.deadlineMs) {
+    endCycle(state, event, 'the registry does not answer');
+  }
+  noteWants(state, event.nowMs);
+  if (state.cycle === undefined && dueMs(state) <= event.nowMs) beginCycle(state, event);
+}
+
+/** Rests that nobody waits for may end a little later, many at once. */
+const restSlackMs = 1000;
+
+function setTimer(state: State): void {
+  let atMs = state.cycle === undefined ? dueMs(state) : state.cycle.deadlineMs;
+  const restEndMs = nextRestEndMs(state.space) ?? Infinity;
+  if (state.waiting.length > 0) atMs = Math.min(atMs, nextDeadlineMs(state), restEndMs);
+  atMs = Math.min(atMs, restEndMs + restSlackMs);
+  if (atMs === state.timerMs) return;
+  state.timerMs = atMs;
+  emit(state, { kind: 'timer', atMs });
+}

@@ -1,0 +1,80 @@
+// What the datapath and the status page see: who owns which block, by effective owner. A grant counts for its donor until the
+// target carries it.
+import { type Cidr, compareCidr, formatCidr } from './cidr.ts';
+import { waitingFor } from './allocate.ts';
+import { isVia, type PeerRecord, type RecordRef } from './records.ts';
+import { freeAddresses } from './space.ts';
+import type { Known, State } from './state.ts';
+
+export interface PeerSummary {
+  readonly name: string;
+  readonly nodeName: string;
+  readonly self: boolean;
+  readonly underlay: readonly string[];
+  readonly overlay: readonly string[];
+  readonly blocks: readonly string[];
+}
+
+export interface Summary {
+  readonly ranges: readonly string[];
+  readonly reserved: readonly string[];
+  readonly peers: readonly PeerSummary[];
+  readonly overlay: readonly string[];
+  readonly freeAddresses: number;
+  readonly leasedAddresses: number;
+  readonly restingAddresses: number;
+  readonly ready: boolean;
+  readonly waitingFor: string;
+}
+
+/** The peers as last heard, the own one as confirmed (before that: as the disk has it), sorted by name. */
+export function peersOf(state: State): readonly PeerSummary[] {
+  const own = state.confirmed;
+  const all = new Map(state.peers);
+  if (own !== undefined) all.set(own.stored.name, own);
+  const summaries = [...all.values()].map((peer) => summaryOf(state, peer, all));
+  if (own === undefined && state.durable.uid !== undefined) {
+    summaries.push({
+      ...{ name: state.config.self, nodeName: state.config.node.name, self: true, underlay: state.underlay },
+      ...{ overlay: state.durable.overlay, blocks: state.durable.blocks.map(formatCidr) },
+    });
+  }
+  return summaries.toSorted((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+function summaryOf(state: State, peer: Known<PeerRecord>, all: ReadonlyMap<string, Known<PeerRecord>>): PeerSummary {
+  const { record, stored } = peer;
+  const self = stored.name === state.config.self;
+  const ref: RecordRef = { name: stored.name, uid: stored.uid };
+  const inTransit = record.granting.filter((grant) => {
+    const target = all.get(grant.to.name);
+    const taken =
+      target?.stored.uid === grant.to.uid && target.record.blocks.some((block) => isVia(block.via, ref, grant.id));
+    return !taken;
+  });
+  const blocks: readonly Cidr[] = [...record.blocks, ...inTransit].map((one) => one.cidr).toSorted(compareCidr);
+  return {
+    name: stored.name,
+    nodeName: record.node.name,
+    self,
+    underlay: self ? state.underlay : record.underlay,
+    overlay: self ? state.durable.overlay : record.overlay,
+    blocks: blocks.map(formatCidr),
+  };
+}
+
+export function summary(state: State): Summary {
+  const free = freeAddresses(state.space);
+  const universe = state.durable.universe;
+  return {
+    ranges: universe?.ranges.map(formatCidr) ?? [],
+    reserved: universe?.reserved.map(formatCidr) ?? [],
+    peers: peersOf(state),
+    overlay: state.durable.overlay,
+    freeAddresses: free,
+    leasedAddresses: [...state.leases.values()].reduce((sum, lease) => sum + lease.addresses.length, 0),
+    restingAddresses: state.space.restingCount,
+    ready: free > 0 && state.fenced === '',
+    waitingFor: waitingFor(state),
+  };
+}
