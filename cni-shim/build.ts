@@ -8,10 +8,8 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const flags: readonly string[] = [
-  ...['-std=gnu11', '-static', '-Os', '-s', '-ffunction-sections', '-fdata-sections', '-Wl,--gc-sections'],
-  ...['-Wall', '-Wextra', '-Werror'],
-];
+const flags: readonly string[] =
+  '-std=gnu11 -static -Os -s -ffunction-sections -fdata-sections -Wl,--gc-sections -Wall -Wextra -Werror'.split(' ');
 
 /** Where the build puts the shim unless told otherwise. */
 export const shimPath: string = join(here, 'build/weft');
@@ -30,7 +28,9 @@ function chooseCompiler(): string {
   const asked = process.env['CC'];
   if (asked !== undefined && asked !== '') return asked;
   if (works('musl-gcc')) return 'musl-gcc';
-  console.error('weft: no musl-gcc (Debian: apt-get install musl-tools); the shim is linked against glibc, larger but the same');
+  console.error(
+    'weft: no musl-gcc (Debian: apt-get install musl-tools); the shim is linked against glibc, larger but the same',
+  );
   return 'cc';
 }
 

@@ -1,0 +1,196 @@
+// The network configuration as one plugin receives it on stdin (CNI spec 1.1.0, "Section 1" and "Section 3"). Keys of the
+// specification that mean nothing here are passed over; any other key can only be meant for Weft, so one that Weft does not
+// know is refused by name. DEL, GC and STATUS are lenient there: a pod must be deletable whatever became of the configuration.
+
+import { WeftError } from '#agent/errors.ts';
+import type { AttachmentKey } from '#agent/runtime/ipam.ts';
+import { type CniVersion, impliedVersion, isCniVersion, cniVersions, newestVersion } from './versions.ts';
+
+type JsonObject = Readonly<Record<string, unknown>>;
+
+/** CNI's `dns`, as configuration and in results. */
+export interface Dns {
+  readonly nameservers?: readonly string[];
+  readonly domain?: string;
+  readonly search?: readonly string[];
+  readonly options?: readonly string[];
+}
+
+/** What CHECK needs of the previous result, whatever its version. */
+export interface PrevResult {
+  readonly interfaces: readonly { readonly name: string; readonly sandbox: string }[];
+  /** Addresses with prefix length as given; `interface` is an index into `interfaces`. */
+  readonly ips: readonly { readonly address: string; readonly interface: number | undefined }[];
+}
+
+export interface NetConf {
+  readonly cniVersion: CniVersion;
+  /** The network's name: `^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`. */
+  readonly name: string;
+  readonly dns: Dns | undefined;
+  readonly prevResult: PrevResult | undefined;
+  /** GC's list under either key; undefined when neither is there. */
+  readonly validAttachments: readonly AttachmentKey[] | undefined;
+}
+
+const keysOfTheSpec = new Set(
+  (
+    'cniVersion cniVersions name type disableCheck disableGC loadOnlyInlinedPlugins ' +
+    'capabilities runtimeConfig args prevResult ipMasq ipam dns'
+  ).split(' '),
+);
+const namePattern = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
+const attachmentKeys = ['cni.dev/valid-attachments', 'cni.dev/attachments'] as const;
+
+/**
+ * The configuration on stdin. `strict` also refuses what Weft would have to ignore.
+ * Throws WeftError: `undecodable` (6), `incompatibleVersion` (1), `invalidConfig` (7), `unsupportedField` (2).
+ */
+export function parseNetConf(stdin: string, strict: boolean): NetConf {
+  const json = parseObject(stdin);
+  const cniVersion = parseVersion(json['cniVersion']);
+  const name = json['name'];
+  if (typeof name !== 'string' || name === '') throw invalid('name', 'the network has no name');
+  if (!namePattern.test(name) || name.length > 253) throw invalid('name', `${quote(name)} is not a network name`);
+  if (strict) refuseUnknown(json);
+  return {
+    cniVersion,
+    name,
+    dns: json['dns'] === undefined || json['dns'] === null ? undefined : parseDns(json['dns'], strict),
+    prevResult: parsePrevResult(json['prevResult'], cniVersion, strict),
+    validAttachments: parseAttachments(json),
+  };
+}
+
+/** The version to answer in when the configuration as a whole may be unusable: its own when that is known, else the newest. */
+export function answerVersion(stdin: string): CniVersion {
+  try {
+    return parseVersion(parseObject(stdin)['cniVersion']);
+  } catch {
+    return newestVersion;
+  }
+}
+
+function parseObject(stdin: string): JsonObject {
+  if (stdin.trim() === '') throw new WeftError('undecodable', 'the network configuration on stdin is empty');
+  let json: unknown;
+  try {
+    json = JSON.parse(stdin);
+  } catch (error) {
+    throw new WeftError('undecodable', 'the network configuration on stdin is not JSON', {
+      details: error instanceof Error ? error.message : '',
+      cause: error,
+    });
+  }
+  if (!isObject(json)) throw new WeftError('undecodable', 'the network configuration on stdin is not a JSON object');
+  return json;
+}
+
+function parseVersion(value: unknown): CniVersion {
+  if (value === undefined || value === '') return impliedVersion;
+  if (isCniVersion(value)) return value;
+  throw new WeftError(
+    'incompatibleVersion',
+    `cniVersion ${quote(value)} is not supported; weft speaks ${cniVersions.join(', ')}`,
+    { details: 'cniVersion' },
+  );
+}
+
+function refuseUnknown(json: JsonObject): void {
+  const unknown = Object.keys(json).filter((key) => !keysOfTheSpec.has(key) && !key.startsWith('cni.dev/'));
+  if (unknown.length > 0) throw unsupported(unknown.map((key) => quote(key)).join(', '), unknown.join(','));
+  const ipam = json['ipam'] ?? {};
+  if (!isObject(ipam)) throw invalid('ipam', 'ipam is not an object');
+  const type = ipam['type'] ?? '';
+  if (type !== '') throw unsupported(`"ipam.type": ${quote(type)}`, 'ipam.type');
+  const [ipamKey] = Object.keys(ipam).filter((key) => key !== 'type');
+  if (ipamKey !== undefined) throw unsupported(quote(`ipam.${ipamKey}`), `ipam.${ipamKey}`);
+  const capabilities = json['capabilities'] ?? {};
+  if (!isObject(capabilities)) throw invalid('capabilities', 'capabilities is not an object');
+  const declared = Object.keys(capabilities).find((key) => capabilities[key] === true);
+  if (declared !== undefined) throw unsupported(quote(`capabilities.${declared}`), `capabilities.${declared}`);
+}
+
+function parseDns(value: unknown, strict: boolean): Dns | undefined {
+  if (!isObject(value)) return strict ? refuse('dns', 'dns is not an object') : undefined;
+  for (const key of ['nameservers', 'search', 'options']) {
+    if (value[key] !== undefined && !isStringList(value[key])) {
+      return strict ? refuse(`dns.${key}`, `dns.${key} is not a list of strings`) : undefined;
+    }
+  }
+  const domain = value['domain'];
+  if (domain !== undefined && typeof domain !== 'string') {
+    return strict ? refuse('dns.domain', 'dns.domain is not a string') : undefined;
+  }
+  return value;
+}
+
+function parsePrevResult(value: unknown, version: CniVersion, strict: boolean): PrevResult | undefined {
+  if (value === undefined || value === null || !strict) return undefined;
+  if (!isObject(value)) throw invalid('prevResult', 'prevResult is not an object');
+  const own = value['cniVersion'] ?? version;
+  if (!isCniVersion(own)) {
+    throw new WeftError('incompatibleVersion', `prevResult has the unknown cniVersion ${quote(own)}`, {
+      details: 'prevResult.cniVersion',
+    });
+  }
+  const interfaces = objects(value['interfaces'] ?? [], 'prevResult.interfaces').map((item) => ({
+    name: string(item['name'], 'prevResult.interfaces.name'),
+    sandbox: string(item['sandbox'] ?? '', 'prevResult.interfaces.sandbox'),
+  }));
+  const ips = objects(value['ips'] ?? [], 'prevResult.ips').map((item) => ({
+    address: string(item['address'], 'prevResult.ips.address'),
+    interface: typeof item['interface'] === 'number' ? item['interface'] : undefined,
+  }));
+  return { interfaces, ips };
+}
+
+/** The union of both keys: what either calls valid must live. `null` is how libcni writes an empty list. */
+function parseAttachments(json: JsonObject): readonly AttachmentKey[] | undefined {
+  const lists = attachmentKeys.filter((key) => json[key] !== undefined);
+  if (lists.length === 0) return undefined;
+  return lists.flatMap((key) =>
+    objects(json[key] ?? [], key).map((item) => ({
+      containerId: string(item['containerID'], `${key}.containerID`),
+      ifname: string(item['ifname'], `${key}.ifname`),
+    })),
+  );
+}
+
+function objects(value: unknown, where: string): readonly JsonObject[] {
+  if (!Array.isArray(value) || !value.every((item) => isObject(item)))
+    throw invalid(where, `${where} is not a list of objects`);
+  return value;
+}
+
+function isStringList(value: unknown): boolean {
+  return Array.isArray(value) && value.every((item) => typeof item === 'string');
+}
+
+function string(value: unknown, where: string): string {
+  if (typeof value !== 'string') throw invalid(where, `${where} is not a string`);
+  return value;
+}
+
+function isObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function quote(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 80 ? `${text.slice(0, 79)}…` : text;
+}
+
+function invalid(field: string, message: string): WeftError {
+  return new WeftError('invalidConfig', message, { details: field });
+}
+
+function refuse(field: string, message: string): never {
+  throw invalid(field, message);
+}
+
+function unsupported(what: string, field: string): WeftError {
+  return new WeftError('unsupportedField', `the network configuration has ${what}, which weft does not support`, {
+    details: field,
+  });
+}

@@ -1,0 +1,93 @@
+// What goes back to the runtime: results in the shape of each CNI version, and errors. Built once in the newest shape (1.1.0),
+// then reduced.
+
+import { isIPv4 } from 'node:net';
+
+import type { PodLink } from '#agent/datapath/datapath.ts';
+import type { WeftError } from '#agent/errors.ts';
+import type { Lease } from '#agent/runtime/ipam.ts';
+import type { Dns } from './netconf.ts';
+import { atLeast, type CniVersion } from './versions.ts';
+
+export interface ResultRoute {
+  readonly dst: string;
+  readonly gw: string;
+}
+
+/** Result of CNI 1.1.0, the parts that Weft fills. */
+export interface AddResult {
+  readonly interfaces: readonly {
+    readonly name: string;
+    readonly mac: string;
+    readonly mtu: number;
+    readonly sandbox?: string;
+  }[];
+  readonly ips: readonly { readonly address: string; readonly gateway: string; readonly interface: number }[];
+  readonly routes: readonly ResultRoute[];
+  readonly dns: Dns | undefined;
+}
+
+/** Host end first, pod end second; every address is the pod's and has full prefix length, since the pod link is routed. */
+export function buildResult(lease: Lease, link: PodLink, netnsPath: string, dns: Dns | undefined): AddResult {
+  const gatewayFor = (address: string): string => {
+    const gateway = link.gateways.find((candidate) => isIPv4(candidate) === isIPv4(address));
+    if (gateway === undefined) throw new Error(`the pod link has no gateway for ${address}`);
+    return gateway;
+  };
+  return {
+    interfaces: [
+      { name: link.hostIfname, mac: link.hostMac, mtu: link.mtuBytes },
+      { name: lease.ifname, mac: link.podMac, mtu: link.mtuBytes, sandbox: netnsPath },
+    ],
+    ips: lease.addresses.map((address) => ({
+      address: `${address}/${isIPv4(address) ? 32 : 128}`,
+      gateway: gatewayFor(address),
+      interface: 1,
+    })),
+    routes: lease.addresses.map((address) => ({
+      dst: isIPv4(address) ? '0.0.0.0/0' : '::/0',
+      gw: gatewayFor(address),
+    })),
+    dns,
+  };
+}
+
+/** The result as a configuration of that version expects it. */
+export function resultJson(result: AddResult, cniVersion: CniVersion): Readonly<Record<string, unknown>> {
+  const dns = result.dns === undefined ? {} : { dns: result.dns };
+  if (!atLeast(cniVersion, '0.3.0')) return { cniVersion, ...byFamily(result), ...dns };
+  const interfaces = atLeast(cniVersion, '1.1.0')
+    ? result.interfaces
+    : result.interfaces.map((item) => ({ ...item, mtu: undefined }));
+  const ips = atLeast(cniVersion, '1.0.0')
+    ? result.ips
+    : result.ips.map((ip) => ({ version: isIPv4(bare(ip.address)) ? '4' : '6', ...ip }));
+  return { cniVersion, interfaces, ips, routes: result.routes, ...dns };
+}
+
+/** `ip4` and `ip6` of 0.1.0 and 0.2.0: one address a family. */
+function byFamily(result: AddResult): Readonly<Record<string, unknown>> {
+  const families: Record<string, unknown> = {};
+  for (const ip of result.ips) {
+    const is4 = isIPv4(bare(ip.address));
+    const routes = result.routes.filter((route) => isIPv4(route.gw) === is4);
+    families[is4 ? 'ip4' : 'ip6'] = { ip: ip.address, gateway: ip.gateway, routes };
+  }
+  return families;
+}
+
+/** CNI's error (spec 1.1.0, "Error"). `msg` says cause and next step, since `kubectl describe pod` shows nothing else. */
+export function errorJson(error: WeftError, cniVersion: CniVersion): Readonly<Record<string, unknown>> {
+  const cause = error.message.replace(/[.\s]+$/, '');
+  return {
+    cniVersion,
+    code: error.cniCode,
+    msg: `${cause}. ${error.nextStep}`,
+    ...(error.details === '' ? {} : { details: error.details }),
+  };
+}
+
+/** An address without its prefix length. */
+export function bare(address: string): string {
+  return address.split('/')[0] ?? '';
+}
