@@ -137,7 +137,11 @@ async function build(
   say(`  ${position} ${program.name} (${((performance.now() - beganMs) / 1000).toFixed(0)} s)`);
 }
 
-const goEnvironment = { CGO_ENABLED: '0', GOFLAGS: '-trimpath -buildvcs=false', GOWORK: 'off' };
+export const goEnvironment: Readonly<Record<string, string>> = {
+  CGO_ENABLED: '0',
+  GOFLAGS: '-trimpath -buildvcs=false',
+  GOWORK: 'off',
+};
 
 /** One Go module per upstream project; kube's needs a `replace` for each of its staging modules. */
 async function prepareModule(program: Program, cache: string): Promise<string> {
