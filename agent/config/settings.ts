@@ -132,7 +132,7 @@ const properties = {
     minimum: 0,
     maximum: 86_400_000,
     unit: 'ms',
-    default: 60_000,
+    default: 30_000,
     description: 'How long a freed address rests before it is used again.',
   }),
   allocateWaitMs: Type.Integer({
@@ -140,7 +140,7 @@ const properties = {
     minimum: 0,
     maximum: 50_000,
     unit: 'ms',
-    default: 20_000,
+    default: 10_000,
     description: 'How long an ADD waits for an address when this node has none left.',
   }),
   stateDir: Type.String({
@@ -232,7 +232,7 @@ const properties = {
     minimum: 1000,
     maximum: 3_600_000,
     unit: 'ms',
-    default: 60_000,
+    default: 20_000,
     description: "How often the kernel's state is compared with what it should be when nothing has told of a change.",
   }),
   metricsListen: Type.String({
