@@ -19,7 +19,7 @@ import { looseRpFilter } from './diff.ts';
 import { addElements, firewallText, removeElements } from './firewall.ts';
 import type { ElementRef } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
-import type { ActualRoute, LinkAddress, Operation, OverlayLink, Route } from './objects.ts';
+import type { ActualRoute, LinkAddress, MessageOperation, Operation, OverlayLink, Route } from './objects.ts';
 import type { DatapathSettings } from './settings.ts';
 
 export interface Refusal {
@@ -38,7 +38,32 @@ interface Step {
   readonly request: NetlinkRequest<unknown>;
 }
 
-type Group = 'load' | 'addElements' | 'delElements' | 'overlay' | 'route';
+type Group = 'load' | 'addElements' | 'delElements' | 'overlay' | 'messages';
+
+const groups: Readonly<Record<Operation['kind'], Group>> = {
+  loadFirewall: 'load',
+  addElement: 'addElements',
+  delElement: 'delElements',
+  addOverlay: 'overlay',
+  setOverlay: 'overlay',
+  delOverlay: 'overlay',
+  setPodLink: 'messages',
+  doomPodLink: 'messages',
+  addAddress: 'messages',
+  delAddress: 'messages',
+  putFdb: 'messages',
+  delFdb: 'messages',
+  putNeighbour: 'messages',
+  delNeighbour: 'messages',
+  addNexthop: 'messages',
+  delNexthop: 'messages',
+  putRoute: 'messages',
+  delRoute: 'messages',
+};
+
+function isMessage(operation: Operation): operation is MessageOperation {
+  return groups[operation.kind] === 'messages';
+}
 
 /** Applies `operations` in order. Throws only when a socket breaks; the kernel's refusals are returned. */
 export async function applyOperations(
@@ -49,31 +74,16 @@ export async function applyOperations(
   signal?: AbortSignal,
 ): Promise<readonly Refusal[]> {
   const applier = new Applier(io, settings, new Map(ifindexes), signal);
-  for (let from = 0; from < operations.length;) {
-    const group = groupOf(operations[from]);
-    let to = from + 1;
-    while (to < operations.length && group !== 'overlay' && groupOf(operations[to]) === group) to++;
-    await applier.run(group, operations.slice(from, to));
-    from = to;
+  let run: Operation[] = [];
+  for (const [index, operation] of operations.entries()) {
+    run.push(operation);
+    const group = groups[operation.kind];
+    const next = operations[index + 1];
+    if (next && groups[next.kind] === group) continue;
+    await applier.run(group, run);
+    run = [];
   }
   return applier.refusals;
-}
-
-function groupOf(operation: Operation | undefined): Group {
-  switch (operation?.kind) {
-    case 'loadFirewall':
-      return 'load';
-    case 'addElement':
-      return 'addElements';
-    case 'delElement':
-      return 'delElements';
-    case 'addOverlay':
-    case 'setOverlay':
-    case 'delOverlay':
-      return 'overlay';
-    default:
-      return 'route';
-  }
 }
 
 class Applier {
@@ -99,7 +109,7 @@ class Applier {
     try {
       if (group === 'load') this.#load(operations);
       else if (group === 'overlay') this.#overlay(operations);
-      else if (group === 'route') await this.#route(operations);
+      else if (group === 'messages') await this.#messages(operations.filter(isMessage));
       else this.#elements(group, operations);
     } catch (error) {
       this.#signal?.throwIfAborted();
@@ -152,7 +162,7 @@ class Applier {
     if (found) this.#ifindexes.set(ifname, found.ifiIndex);
   }
 
-  async #route(operations: readonly Operation[]): Promise<void> {
+  async #messages(operations: readonly MessageOperation[]): Promise<void> {
     const steps: Step[] = [];
     for (const operation of operations) {
       const request = this.#request(operation);
@@ -171,7 +181,7 @@ class Applier {
     }
   }
 
-  #request(operation: Operation): NetlinkRequest<unknown> | undefined {
+  #request(operation: MessageOperation): NetlinkRequest<unknown> | undefined {
     const overlay = this.#ifindexes.get(this.#settings.overlayDevice);
     switch (operation.kind) {
       case 'setPodLink': {
@@ -214,7 +224,7 @@ class Applier {
       case 'delRoute':
         return this.#delRoute(operation.route);
       default:
-        return undefined;
+        return operation satisfies never;
     }
   }
 

@@ -9,18 +9,21 @@ import { dumpRoutes, prefixOf, routeTable } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import { toWeftError } from '#agent/errors.ts';
 
-import { hostCidr } from './cidr.ts';
+import { familyOf, hostCidr } from './cidr.ts';
+import type { Family } from './cidr.ts';
 import type { LinkFault, PodLinkRequest } from './datapath.ts';
 import { podElements, readFirewall } from './firewall.ts';
 import { aliasOf, podGateway4 } from './identity.ts';
 import { readLink } from './pod-link.ts';
-import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
+import type { PodLinkContext } from './pod-link.ts';
+
+type CheckContext = Pick<PodLinkContext, 'io' | 'settings'>;
 
 /** Every difference, in the order in which a packet would meet it. */
 export async function checkPodLink(
-  context: PodLinkContext,
+  context: CheckContext,
   request: PodLinkRequest,
-  plan: PodLinkPlan,
+  overlayAddresses: ReadonlyMap<Family, string>,
 ): Promise<readonly LinkFault[]> {
   const { io } = context;
   const { lease } = request;
@@ -29,7 +32,7 @@ export async function checkPodLink(
   const faults: LinkFault[] = [];
   expectEqual(faults, `alias of ${lease.hostIfname}`, aliasOf(lease), host.ifalias ?? '');
   expectEqual(faults, `link ${lease.hostIfname}`, 'up', isUp(host) ? 'up' : 'down');
-  await checkHostSide(context, request, plan, host, faults);
+  await checkHostSide(context, request, overlayAddresses, host, faults);
   await checkFirewall(context, request, faults);
   try {
     checkPodSide(request, host, faults);
@@ -40,9 +43,9 @@ export async function checkPodLink(
 }
 
 async function checkHostSide(
-  context: PodLinkContext,
+  context: CheckContext,
   { lease }: PodLinkRequest,
-  plan: PodLinkPlan,
+  overlayAddresses: ReadonlyMap<Family, string>,
   host: Link,
   faults: LinkFault[],
 ): Promise<void> {
@@ -56,7 +59,7 @@ async function checkHostSide(
     const dst = hostCidr(address);
     const route = routes.find((candidate) => prefixOf(candidate) === dst && candidate.oif === host.ifiIndex);
     expectEqual(faults, `host route ${dst}`, `dev ${lease.hostIfname}`, route ? `dev ${lease.hostIfname}` : 'absent');
-    const prefsrc = plan.overlayAddresses.get(4);
+    const prefsrc = overlayAddresses.get(familyOf(address));
     if (route && prefsrc !== undefined) {
       expectEqual(faults, `source of host route ${dst}`, prefsrc, route.prefsrc ?? 'none');
     }
@@ -68,7 +71,7 @@ async function checkHostSide(
   }
 }
 
-async function checkFirewall(context: PodLinkContext, { lease }: PodLinkRequest, faults: LinkFault[]): Promise<void> {
+async function checkFirewall(context: CheckContext, { lease }: PodLinkRequest, faults: LinkFault[]): Promise<void> {
   const { elements } = await readFirewall(context.io, context.settings.nftTable);
   for (const { set, key } of podElements(lease.hostIfname, lease.addresses)) {
     const found = elements[set].has(key) ? 'present' : 'absent';

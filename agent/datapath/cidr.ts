@@ -40,11 +40,11 @@ export function prefixLengthOf(cidr: string): number {
 export function subtractCidrs(ranges: readonly string[], holes: readonly string[]): readonly string[] {
   const cut = holes.map(parseBlock);
   let pieces: Block[] = [];
-  for (const range of ranges.map(parseBlock).sort(compareBlocks)) {
+  for (const range of ranges.map(parseBlock).toSorted(compareBlocks)) {
     if (!pieces.some((piece) => covers(piece, range))) pieces.push(range);
   }
   for (const hole of cut) pieces = pieces.flatMap((piece) => subtractOne(piece, hole));
-  return pieces.sort(compareBlocks).map(formatBlock);
+  return pieces.toSorted(compareBlocks).map(formatBlock);
 }
 
 /** True when `address` (plain) or the whole CIDR lies inside `range`. */

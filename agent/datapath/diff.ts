@@ -137,22 +137,25 @@ function podLinkOperations(
 
 function addressOperations(desired: DesiredState, actual: ActualState, pods: ReadonlySet<string>): Halves {
   const overlay = desired.overlay?.ifname;
-  const keyOf = (address: LinkAddress): string => `${address.ifname} ${address.cidr} ${address.linkScope}`;
   const wanted = new Map(
     desired.addresses
       .filter(({ ifname }) => ifname === overlay || pods.has(ifname))
-      .map((address) => [keyOf(address), address]),
+      .map((address) => [addressKey(address), address]),
   );
   const found = new Map(
     actual.addresses
       // A link that waits for its deletion keeps its address: removing it is work for nothing.
       .filter(({ ifname }) => ifname === overlay || pods.has(ifname))
-      .map((address) => [keyOf(address), address]),
+      .map((address) => [addressKey(address), address]),
   );
   const halves: Halves = { add: [], remove: [] };
   for (const [key, address] of wanted) if (!found.has(key)) halves.add.push({ kind: 'addAddress', address });
   for (const [key, address] of found) if (!wanted.has(key)) halves.remove.push({ kind: 'delAddress', address });
   return halves;
+}
+
+function addressKey(address: LinkAddress): string {
+  return `${address.ifname} ${address.cidr} ${address.linkScope}`;
 }
 
 function fdbOperations(desired: DesiredState, actual: ActualState): Halves {

@@ -1,12 +1,6 @@
 // `table inet weft` in the kernel: loaded whole through libnftables in one transaction, read back as JSON, single elements
 // changed by nfnetlink deltas (0.2 ms where a load takes milliseconds). What the table says is in ruleset.ts.
-import {
-  verdictCode,
-  newSetElement,
-  delSetElement,
-  setKey,
-  maxElementsPerRequest,
-} from '#agent/netlink/set-element.ts';
+import { newSetElement, delSetElement, setKey, maxElementsPerRequest } from '#agent/netlink/set-element.ts';
 import type { ElementSpec, SetAddress } from '#agent/netlink/set-element.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
@@ -68,8 +62,7 @@ function requestsFor(
 
 function specOf(element: ElementRef): ElementSpec {
   const [first = '', second] = element.key.split(' . ');
-  if (element.set === 'pod_verdicts')
-    return { key: setKey({ ifname: first }), verdict: 'accept' satisfies keyof typeof verdictCode };
+  if (element.set === 'pod_verdicts') return { key: setKey({ ifname: first }), verdict: 'accept' };
   if (second === undefined) return { key: setKey({ ip: first }) };
   return { key: setKey({ ifname: first }, { ip: second }) };
 }
@@ -167,8 +160,12 @@ function elementKey(element: unknown): string {
   return JSON.stringify(element);
 }
 
+function isRecord(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 function asRecord(value: unknown): JsonObject | undefined {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined;
+  return isRecord(value) ? value : undefined;
 }
 
 function asText(value: unknown): string {

@@ -150,7 +150,7 @@ class NodeDatapath implements KernelDatapath {
   }
 
   async check(request: PodLinkRequest): Promise<readonly LinkFault[]> {
-    return checkPodLink(this.#context, request, this.#plan(request.lease));
+    return checkPodLink(this.#context, request, this.#plan(request.lease).overlayAddresses);
   }
 
   async inventory(): Promise<readonly KernelLease[]> {
@@ -338,23 +338,9 @@ class NodeDatapath implements KernelDatapath {
 
 /** Pod links that an operation is about. */
 function namesOf(operation: Operation): readonly string[] {
-  switch (operation.kind) {
-    case 'setPodLink':
-      return [operation.link.ifname];
-    case 'doomPodLink':
-      return [operation.ifname];
-    case 'addAddress':
-    case 'delAddress':
-      return [operation.address.ifname];
-    case 'addElement':
-    case 'delElement':
-      return [operation.key.split(' . ')[0] ?? ''];
-    case 'putRoute':
-    case 'delRoute': {
-      const { target } = operation.route;
-      return 'ifname' in target ? [target.ifname] : [];
-    }
-    default:
-      return [];
-  }
+  if ('key' in operation) return [operation.key.split(' . ')[0] ?? ''];
+  if ('address' in operation) return [operation.address.ifname];
+  if ('route' in operation) return 'ifname' in operation.route.target ? [operation.route.target.ifname] : [];
+  if (operation.kind === 'setPodLink') return [operation.link.ifname];
+  return operation.kind === 'doomPodLink' ? [operation.ifname] : [];
 }

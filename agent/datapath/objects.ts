@@ -157,12 +157,16 @@ export interface ActualState {
   readonly firewall: ActualFirewall;
 }
 
-/** One write. apply.ts executes a list of them in order. */
-export type Operation =
+export type FirewallOperation =
   | { readonly kind: 'loadFirewall'; readonly firewall: DesiredFirewall }
-  | { readonly kind: 'addElement' | 'delElement'; readonly set: SetName; readonly key: string }
+  | { readonly kind: 'addElement' | 'delElement'; readonly set: SetName; readonly key: string };
+
+export type OverlayOperation =
   | { readonly kind: 'addOverlay' | 'setOverlay'; readonly link: OverlayLink }
-  | { readonly kind: 'delOverlay'; readonly ifname: string }
+  | { readonly kind: 'delOverlay'; readonly ifname: string };
+
+/** Operations that are one rtnetlink message each. */
+export type MessageOperation =
   | { readonly kind: 'setPodLink'; readonly link: DesiredPodLink }
   | { readonly kind: 'doomPodLink'; readonly ifname: string }
   | { readonly kind: 'addAddress' | 'delAddress'; readonly address: LinkAddress }
@@ -171,6 +175,9 @@ export type Operation =
   | { readonly kind: 'addNexthop' | 'delNexthop'; readonly id: number; readonly gateway: string | undefined }
   | { readonly kind: 'putRoute'; readonly route: Route; readonly nexthopId: number | undefined }
   | { readonly kind: 'delRoute'; readonly route: ActualRoute };
+
+/** One write. apply.ts executes a list of them in order. */
+export type Operation = FirewallOperation | OverlayOperation | MessageOperation;
 
 export const setNames: readonly SetName[] = ['peers4', 'peers6', 'sources4', 'sources6', 'pod_verdicts'];
 

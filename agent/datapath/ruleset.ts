@@ -83,9 +83,12 @@ export function rulePrint(chainName: string, comment: string | undefined): strin
   return `rule ${chainName} ${comment ?? 'foreign'}`;
 }
 
+function chainOf(line: string): string {
+  return line.split(' ')[1] ?? '';
+}
+
 /** Lines grouped by chain name, each chain's own order kept: independent of the order in which chains are listed. */
 export function orderFingerprint(lines: readonly string[]): readonly string[] {
-  const chainOf = (line: string): string => line.split(' ')[1] ?? '';
   return lines.toSorted((left, right) =>
     chainOf(left) < chainOf(right) ? -1 : chainOf(left) > chainOf(right) ? 1 : 0,
   );

@@ -82,8 +82,13 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
         desired?.neighbours.some(({ address }) => address === dst) || desired?.fdb.some(({ mac }) => mac === lladdr);
       return wanted ? `neighbour ${dst ?? lladdr} was deleted` : undefined;
     }
-    default:
+    case 'newNeighbour':
+    case 'newNexthop':
+    case 'newRoute':
+    case 'other':
       return undefined;
+    default:
+      return notification satisfies never;
   }
 }
 

@@ -22,6 +22,8 @@ const silent: DatapathLog = { debug: () => {}, info: () => {}, warn: () => {}, e
 
 export interface HostOptions {
   readonly settings?: Partial<DatapathSettings>;
+  /** `name=value`, written into each host before its datapath starts. */
+  readonly sysctls?: readonly string[];
   readonly beforeAttachStep?: (step: string, lease: Lease) => void;
 }
 
@@ -88,7 +90,7 @@ export class LabHost {
       ...key,
       generation: (BigInt(this.index + 1) * 0x1000n + BigInt(this.#podCount)).toString(16).padStart(16, '0'),
       addresses: [`${shares[this.index]?.pods}.${this.#podCount + 9}`],
-      owner: { network: 'weft', netnsPath: netns.path, netnsInode: netnsInfo(netns.path).ino },
+      owner: { network: 'weft', netnsPath: netns.path, netnsInode: BigInt(netnsInfo(netns.path).ino) },
       state: 'pending',
       sinceMs: 0,
       hostIfname: hostIfnameOf(defaultDatapathSettings.podLinkPrefix, key),
@@ -141,6 +143,7 @@ export class Lab implements AsyncDisposable {
       for (let index = 0; index < count; index++) {
         const netns = await lab.own(await TestNetns.create('host'));
         await plug(wire, netns, `port${index}`, underlayOf(index));
+        for (const sysctl of options.sysctls ?? []) await netns.exec(['sysctl', '-qw', sysctl]);
         await netns.exec(['ip', 'route', 'add', 'default', 'via', outsideAddress]);
         lab.hosts.push(new LabHost(lab, index, netns, options));
       }

@@ -1,0 +1,121 @@
+// What the firewall lets through and what it drops and counts, asked of nft itself.
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+
+import type { TestNetns } from '#test/support/netns.ts';
+
+import { counter, Lab, ping, until } from './lab.ts';
+import type { Pod } from './lab.ts';
+
+/** One UDP datagram of a VXLAN header's size. */
+async function sendUdp(from: TestNetns, to: string, port: number): Promise<void> {
+  await from.exec(['bash', '-c', `printf '\\x08\\0\\0\\0\\0\\x1a\\x80\\0' > /dev/udp/${to}/${port}`]);
+}
+
+describe('firewall of two hosts', () => {
+  let lab: Lab;
+  let near: Pod;
+  let far: Pod;
+
+  beforeEach(async () => {
+    lab = await Lab.create(2, { settings: { comparePeriodMs: 200, nonMasqueradeCidrs: ['203.0.113.0/24'] } });
+    near = await lab.host(0).addPod();
+    far = await lab.host(1).addPod();
+  });
+  afterEach(async () => lab[Symbol.asyncDispose]());
+
+  it('drops and counts a pod that sends from an address that is not its own', async () => {
+    const other = await lab.host(0).addPod();
+    for (const stolen of ['10.32.0.77', other.lease.addresses[0] ?? '', '192.0.2.9']) {
+      const before = await counter(lab.host(0).netns, 'pod_spoofed');
+      await near.netns.exec(['ip', 'address', 'add', `${stolen}/32`, 'dev', 'eth0']);
+      await expect(ping(near.netns, far.lease.addresses[0] ?? '', ['-I', stolen])).rejects.toThrow();
+      expect(await counter(lab.host(0).netns, 'pod_spoofed')).toBeGreaterThan(before);
+      await near.netns.exec(['ip', 'address', 'del', `${stolen}/32`, 'dev', 'eth0']);
+    }
+    await ping(near.netns, far.lease.addresses[0] ?? '');
+  });
+
+  it('does not count what IPv6 says by itself on a pod link as spoofing', async () => {
+    await until(
+      'the pod link-local address is past duplicate detection',
+      async () => !(await near.netns.exec(['ip', '-6', 'address'])).includes('tentative'),
+    );
+    expect(await counter(lab.host(0).netns, 'pod_spoofed')).toBe(0);
+  });
+
+  it('drops and counts VXLAN from a stranger, on every local address', async () => {
+    await lab.outside.exec(['ip', 'route', 'add', '10.32.0.1/32', 'via', '192.0.2.1']);
+    await sendUdp(lab.outside, '192.0.2.1', 6784);
+    await sendUdp(lab.outside, '10.32.0.1', 6784);
+    await sendUdp(near.netns, '169.254.1.1', 6784);
+    expect(await counter(lab.host(0).netns, 'vxlan_stranger')).toBe(3);
+    await sendUdp(lab.outside, '192.0.2.1', 6785);
+    expect(await counter(lab.host(0).netns, 'vxlan_stranger')).toBe(3);
+  });
+
+  it('drops VXLAN that a pod sends to a peer, which masquerade would give a peer address', async () => {
+    await sendUdp(near.netns, lab.host(1).underlay, 6784);
+    expect(await counter(lab.host(0).netns, 'vxlan_from_pod')).toBe(1);
+  });
+
+  it('keeps outer packets out of conntrack in both directions', async () => {
+    const { netns } = lab.host(0);
+    await netns.exec([
+      'sh',
+      '-ec',
+      `nft add table inet seen
+       nft add chain inet seen in '{ type filter hook input priority 0; }'
+       nft add chain inet seen out '{ type filter hook output priority 0; }'
+       for chain in in out; do
+         nft add counter inet seen untracked_$chain; nft add counter inet seen tracked_$chain
+         nft add rule inet seen $chain udp dport 6784 ct state untracked counter name untracked_$chain
+         nft add rule inet seen $chain udp dport 6784 ct state != untracked counter name tracked_$chain
+       done`,
+    ]);
+    await ping(near.netns, far.lease.addresses[0] ?? '');
+    const listed = await netns.exec(['nft', 'list', 'counters', 'table', 'inet', 'seen']);
+    const packets = Object.fromEntries(
+      [...listed.matchAll(/counter (\w+) \{\s+packets (\d+)/g)].map((match) => [match[1], Number(match[2])]),
+    );
+    expect(packets).toEqual({ untracked_in: 1, tracked_in: 0, untracked_out: 1, tracked_out: 0 });
+  });
+
+  it('leaves the source of traffic to non-masquerade ranges alone', async () => {
+    await lab.outside.exec(['ip', 'address', 'add', '203.0.113.7/32', 'dev', 'lo']);
+    await lab.outside.exec(['ip', 'route', 'add', '10.32.0.0/13', 'via', '192.0.2.1']);
+    await lab.outside.exec([
+      'sh',
+      '-ec',
+      `nft add table inet seen; nft add chain inet seen input '{ type filter hook input priority 0; }'
+       nft add counter inet seen pod; nft add counter inet seen node
+       nft add rule inet seen input ip saddr ${near.lease.addresses[0]} counter name pod
+       nft add rule inet seen input ip saddr 192.0.2.1 icmp type echo-request counter name node`,
+    ]);
+    await ping(near.netns, '203.0.113.7');
+    await ping(near.netns, '192.0.2.200');
+    const listed = await lab.outside.exec(['nft', 'list', 'counters', 'table', 'inet', 'seen']);
+    expect([...listed.matchAll(/packets (\d+)/g)].map((match) => Number(match[1]))).toEqual([1, 1]);
+  });
+
+  it('names a foreign chain that drops forwarded traffic by policy', async () => {
+    const { netns, datapath } = lab.host(0);
+    await netns.exec(['nft', 'add table ip filter']);
+    await netns.exec(['nft', 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }']);
+    await lab.host(0).reconcile();
+    expect(datapath.status().findings).toEqual([
+      expect.objectContaining({ name: 'forwardPolicyDrops', subject: 'ip filter FORWARD' }),
+    ]);
+  });
+
+  it('a removed pod neither sends nor receives, while its link still waits for deletion', async () => {
+    await using slow = await Lab.create(2, { settings: { reapQuietMs: 60_000, reapLatestMs: 60_000 } });
+    const pod = await slow.host(0).addPod();
+    const peer = await slow.host(1).addPod();
+    await ping(pod.netns, peer.lease.addresses[0] ?? '');
+    await slow.host(0).removePod(pod);
+    await pod.netns.exec(['ip', 'link', 'show', 'eth0']);
+    await expect(ping(pod.netns, peer.lease.addresses[0] ?? '')).rejects.toThrow();
+    await expect(ping(peer.netns, pod.lease.addresses[0] ?? '')).rejects.toThrow();
+    expect(await counter(slow.host(0).netns, 'pod_spoofed')).toBeGreaterThan(0);
+  });
+});
