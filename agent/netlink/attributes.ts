@@ -41,29 +41,32 @@ interface Entry {
 
 /** A table made ready. `write` ignores keys that are not the table's: a message object holds its header's fields too. */
 export class AttributeSet<Attributes extends object> {
-  readonly #byKey = new Map<string, Entry>();
+  readonly #byKey: Record<string, Entry | undefined> = Object.create(null) as Record<string, Entry>;
   readonly #byType: (Entry | undefined)[] = [];
 
   constructor(table: AttributeTable<Attributes>) {
     for (const [key, value] of Object.entries(table)) {
       const [type, codec] = value as readonly [number, Codec<unknown>];
       const entry: Entry = { key, type: type | (codec.typeBits ?? 0), codec };
-      this.#byKey.set(key, entry);
+      this.#byKey[key] = entry;
       this.#byType[type] = entry;
     }
   }
 
   write(writer: Writer, attributes: Attributes): void {
-    for (const [key, value] of Object.entries(attributes) as [string, unknown][]) {
-      if (value === undefined) continue;
-      const entry = this.#byKey.get(key);
-      if (entry === undefined) continue;
+    const values = attributes as Readonly<Record<string, unknown>>;
+    // for-in over a plain object allocates nothing, unlike Object.entries: this runs for every message of a full reconciliation.
+    for (const key in values) {
+      const entry = this.#byKey[key];
+      const value = values[key];
+      if (entry === undefined || value === undefined) continue;
       const at = writer.open(entry.type);
       entry.codec.write(writer, value);
       writer.close(at);
     }
     const { unknown } = attributes as WithUnknown;
-    for (const attribute of unknown ?? []) {
+    if (unknown === undefined) return;
+    for (const attribute of unknown) {
       const at = writer.open(attribute.type);
       writer.raw(attribute.payload);
       writer.close(at);

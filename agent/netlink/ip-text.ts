@@ -45,41 +45,55 @@ function writeIpv4(target: Uint8Array, offset: number, text: string, whole: stri
   if (part !== 4) throw invalid('IPv4', whole);
 }
 
-function writeIpv6(target: Uint8Array, offset: number, text: string): void {
-  const gap = text.indexOf('::');
-  if (gap !== -1 && text.includes('::', gap + 1)) throw invalid('IPv6', text);
-  const head = gap === -1 ? text : text.slice(0, gap);
-  const tail = gap === -1 ? '' : text.slice(gap + 2);
-  target.fill(0, offset, offset + 16);
-  const headBytes = writeGroups(target, offset, head, text);
-  if (gap === -1) {
-    if (headBytes !== 16) throw invalid('IPv6', text);
-    return;
-  }
-  const scratch = new Uint8Array(16);
-  const tailBytes = writeGroups(scratch, 0, tail, text);
-  if (headBytes + tailBytes > 14) throw invalid('IPv6', text);
-  target.set(scratch.subarray(0, tailBytes), offset + 16 - tailBytes);
+/** Value of a hexadecimal digit, -1 for anything else. */
+function hexDigit(code: number): number {
+  if (code >= 48 && code <= 57) return code - 48;
+  const letter = code | 32;
+  return letter >= 97 && letter <= 102 ? letter - 87 : -1;
 }
 
-/** Groups of an IPv6 address without "::"; the last may be dotted IPv4. Returns the bytes written. */
-function writeGroups(target: Uint8Array, offset: number, text: string, whole: string): number {
-  if (text === '') return 0;
-  const groups = text.split(':');
+/** One pass: groups go in as they come, and what follows "::" is moved to the end. */
+function writeIpv6(target: Uint8Array, offset: number, text: string): void {
+  let written = 0;
+  let gap = -1;
   let at = 0;
-  for (const [index, group] of groups.entries()) {
-    if (index === groups.length - 1 && group.includes('.')) {
-      if (at > 12) throw invalid('IPv6', whole);
-      writeIpv4(target, offset + at, group, whole);
-      return at + 4;
-    }
-    if (at > 14 || !/^[0-9a-f]{1,4}$/iu.test(group)) throw invalid('IPv6', whole);
-    const value = Number.parseInt(group, 16);
-    target[offset + at] = value >> 8;
-    target[offset + at + 1] = value & 0xff;
-    at += 2;
+  if (text.startsWith('::')) {
+    gap = 0;
+    at = 2;
   }
-  return at;
+  while (at < text.length) {
+    let end = at;
+    let value = 0;
+    for (; end < text.length && end - at < 5; end += 1) {
+      const digit = hexDigit(text.charCodeAt(end));
+      if (digit < 0) break;
+      value = value * 16 + digit;
+    }
+    if (text.charCodeAt(end) === 46 && written <= 12) {
+      writeIpv4(target, offset + written, text.slice(at), text);
+      written += 4;
+      break;
+    }
+    if (end === at || end - at > 4 || written > 14) throw invalid('IPv6', text);
+    target[offset + written] = value >> 8;
+    target[offset + written + 1] = value & 0xff;
+    written += 2;
+    if (end === text.length) break;
+    if (text.charCodeAt(end) !== 58 || end + 1 === text.length) throw invalid('IPv6', text);
+    at = end + 1;
+    if (text.charCodeAt(at) !== 58) continue;
+    if (gap !== -1) throw invalid('IPv6', text);
+    gap = written;
+    at += 1;
+  }
+  if (gap === -1 ? written !== 16 : written > 14) throw invalid('IPv6', text);
+  if (gap !== -1) openGap(target, offset, gap, written);
+}
+
+function openGap(target: Uint8Array, offset: number, gap: number, written: number): void {
+  const tail = written - gap;
+  for (let i = 1; i <= tail; i += 1) target[offset + 16 - i] = target[offset + written - i] ?? 0;
+  target.fill(0, offset + gap, offset + 16 - tail);
 }
 
 /** An address of 4 or 16 bytes as canonical text; another length is undefined. */
@@ -90,42 +104,50 @@ export function readIp(bytes: Uint8Array, start: number, end: number): string | 
 }
 
 function readIpv6(bytes: Uint8Array, start: number): string {
-  const groups: number[] = [];
-  for (let i = 0; i < 16; i += 2) groups.push(((bytes[start + i] ?? 0) << 8) | (bytes[start + i + 1] ?? 0));
-  if (groups.slice(0, 5).every((group) => group === 0) && groups[5] === 0xffff) {
-    return `::ffff:${readIp(bytes, start + 12, start + 16)}`;
-  }
-  const [from, length] = longestZeroRun(groups);
-  const hex = (list: readonly number[]): string => list.map((group) => group.toString(16)).join(':');
-  if (length < 2) return hex(groups);
-  return `${hex(groups.slice(0, from))}::${hex(groups.slice(from + length))}`;
-}
-
-function longestZeroRun(groups: readonly number[]): readonly [from: number, length: number] {
-  let best: readonly [number, number] = [0, 0];
+  const group = (i: number): number => ((bytes[start + i * 2] ?? 0) << 8) | (bytes[start + i * 2 + 1] ?? 0);
   let from = 0;
-  for (let i = 0; i <= groups.length; i += 1) {
-    if (groups[i] === 0) continue;
-    if (i - from > best[1]) best = [from, i - from];
-    from = i + 1;
+  let length = 0;
+  for (let i = 0, begin = 0; i <= 8; i += 1) {
+    if (i < 8 && group(i) === 0) continue;
+    if (i - begin > length) {
+      from = begin;
+      length = i - begin;
+    }
+    begin = i + 1;
   }
-  return best;
+  if (from === 0 && length === 5 && group(5) === 0xffff) return `::ffff:${readIp(bytes, start + 12, start + 16)}`;
+  let text = '';
+  for (let i = 0; i < 8; i += 1) {
+    if (length > 1 && i === from) {
+      text += '::';
+      i += length - 1;
+    } else {
+      text += i === 0 || (length > 1 && i === from + length) ? group(i).toString(16) : `:${group(i).toString(16)}`;
+    }
+  }
+  return text;
 }
 
 /** Writes a colon-separated hardware address and returns its length in bytes. Throws WeftError. */
 export function writeLladdr(target: Uint8Array, offset: number, text: string): number {
   if (text === '') return 0; // tunnels without link-layer addresses
-  if (!/^[0-9a-f]{2}(?::[0-9a-f]{2})*$/iu.test(text)) throw invalid('lladdr', text);
   const length = (text.length + 1) / 3;
-  for (let i = 0; i < length; i += 1) target[offset + i] = Number.parseInt(text.slice(i * 3, i * 3 + 2), 16);
+  if (!Number.isInteger(length)) throw invalid('lladdr', text);
+  for (let i = 0; i < length; i += 1) {
+    const high = hexDigit(text.charCodeAt(i * 3));
+    const low = hexDigit(text.charCodeAt(i * 3 + 1));
+    const isLast = i === length - 1;
+    if (high < 0 || low < 0 || (!isLast && text.charCodeAt(i * 3 + 2) !== 58)) throw invalid('lladdr', text);
+    target[offset + i] = (high << 4) | low;
+  }
   return length;
 }
 
+const hexBytes: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
 export function readLladdr(bytes: Uint8Array, start: number, end: number): string {
-  let text = '';
-  for (let i = start; i < end; i += 1) {
-    const byte = bytes[i] ?? 0;
-    text += `${i === start ? '' : ':'}${byte < 16 ? '0' : ''}${byte.toString(16)}`;
-  }
+  if (start >= end) return '';
+  let text = hexBytes[bytes[start] ?? 0] ?? '';
+  for (let i = start + 1; i < end; i += 1) text += `:${hexBytes[bytes[i] ?? 0] ?? ''}`;
   return text;
 }

@@ -35,12 +35,13 @@ export interface NetlinkSocketOptions {
   readonly timeoutMs?: number;
 }
 
-/** Bounds of one chunk: bytes sent, and bytes of kernel memory that its replies may take. */
+/** Bounds of one chunk: bytes sent, and bytes of kernel memory that its replies may take (at most the receive buffer's half). */
 const chunkBytes = 128 << 10;
 const replyBudgetBytes = 512 << 10;
 const errorReplyBytes = 768;
 const answerReplyBytes = 8192;
 const dumpAttempts = 10;
+const defaultReceiveBytes = 1 << 20;
 
 interface Chunk {
   readonly requests: readonly NetlinkRequest<unknown>[];
@@ -175,7 +176,7 @@ export class NetlinkSocket implements Disposable {
     writer.length = 0;
     const firstSequence = this.#reserve(requests.length - from);
     let lastAt = 0;
-    let budget = replyBudgetBytes;
+    let budget = Math.min(replyBudgetBytes, (this.#options.receiveBufferBytes ?? defaultReceiveBytes) / 2);
     let index = from;
     for (; index < requests.length; index += 1) {
       const request = requests[index] as NetlinkRequest<unknown>;
@@ -269,7 +270,7 @@ function openFd(addon: NativeAddon, options: NetlinkSocketOptions): number {
     return addon.netlinkOpen(
       protocols[options.protocol],
       options.netnsPath ?? null,
-      options.receiveBufferBytes ?? 1 << 20,
+      options.receiveBufferBytes ?? defaultReceiveBytes,
     );
   } catch (error) {
     throw fromNative(error, `netlink socket${options.netnsPath === undefined ? '' : ` in ${options.netnsPath}`}`);

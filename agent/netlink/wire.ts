@@ -99,14 +99,17 @@ export class Writer {
   }
 
   setU16(at: number, value: number): void {
-    if (little) this.bytes.writeUInt16LE(value, at);
-    else this.bytes.writeUInt16BE(value, at);
+    this.bytes[little ? at : at + 1] = value;
+    this.bytes[little ? at + 1 : at] = value >> 8;
   }
 
   /** Takes negative numbers as their two's complement. */
   setU32(at: number, value: number): void {
-    if (little) this.bytes.writeUInt32LE(value >>> 0, at);
-    else this.bytes.writeUInt32BE(value >>> 0, at);
+    const { bytes } = this;
+    bytes[little ? at : at + 3] = value;
+    bytes[little ? at + 1 : at + 2] = value >> 8;
+    bytes[little ? at + 2 : at + 1] = value >> 16;
+    bytes[little ? at + 3 : at] = value >> 24;
   }
 
   raw(value: Uint8Array): void {
@@ -124,7 +127,7 @@ export class Writer {
 
   zeros(count: number): void {
     const at = this.#take(count);
-    this.bytes.fill(0, at, at + count);
+    for (let i = at; i < at + count; i += 1) this.bytes[i] = 0;
   }
 
   ip(value: string): void {

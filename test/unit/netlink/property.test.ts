@@ -167,7 +167,10 @@ describe('addresses', () => {
   });
 
   it('accepts and refuses what Node does', () => {
-    const alphabet = fc.string({ unit: fc.constantFrom(...'0123456789abcF:.:.::'), maxLength: 20 });
+    const alphabet = fc.string({
+      unit: fc.constantFrom('0', '1', '2', '25', '9', 'a', 'F', ':', '::', '.', ':', '.'),
+      maxLength: 20,
+    });
     fc.assert(
       fc.property(
         fc.oneof(
