@@ -1,13 +1,13 @@
 // One agent a host, with its default paths, the registry `peers`, and keys that the lab makes.
 
-import { openSync, readFileSync } from 'node:fs';
+import { existsSync, openSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createKeys } from '#agent/registry/peers/keys.ts';
 import type { Status } from '#agent/observe/status.ts';
-import { onHost } from '#test/lab/hosts.ts';
+import { conflistPath, onHost } from '#test/lab/hosts.ts';
 import type { Host } from '#test/lab/hosts.ts';
 import { poll } from '#test/lab/run.ts';
 import type { Runner } from '#test/lab/run.ts';
@@ -90,7 +90,9 @@ export async function waitForAgents(agents: readonly Agent[], signal: AbortSigna
         if (ended !== undefined)
           throw new Error(`the agent on ${agent.host.name} ended (${ended}):\n${logTail(agent.host)}`);
         last = (await askAgent(agent.host)) ?? last;
-        return last !== undefined && isSettled(last, agents.length) ? last : undefined;
+        // A runtime makes no pod before the configuration is there.
+        const told = existsSync(join(agent.host.root, conflistPath));
+        return told && last !== undefined && isSettled(last, agents.length) ? last : undefined;
       };
       const trouble = (): string => {
         const waits =

@@ -1,9 +1,8 @@
-// Removes what a state names, and nothing else: processes by the lab's mark in their environment, namespaces by name, folders
-// only where the lab made them and they are empty.
+// Removes what a state names, and nothing else: processes by the lab's mark in their environment, namespaces by name, the lab's
+// own folder. Mounts go with the processes whose namespace they are in.
 
 import { execFile } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { markName } from '#test/lab/run.ts';
@@ -37,11 +36,6 @@ export async function cleanUp(state: LabState): Promise<void> {
   if (state.madeNetnsMount && existsSync(netnsFolder) && readdirSync(netnsFolder).length === 0) {
     // Fails when somebody else uses it by now, and may.
     await execute('umount', [netnsFolder]).catch(() => undefined);
-  }
-  for (const folder of state.folders.toReversed()) {
-    await rmdir(folder).catch((error: NodeJS.ErrnoException) => {
-      if (!['ENOENT', 'ENOTEMPTY', 'EBUSY'].includes(error.code ?? '')) throw error;
-    });
   }
   await forgetState();
 }

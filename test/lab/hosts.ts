@@ -4,13 +4,12 @@
 //   weft-lab-host2 (eth0 192.168.50.2) ──┼── br0 in weft-lab-switch (192.168.50.254, the hosts' default route)
 //   weft-lab-host3 (eth0 192.168.50.3) ──┘
 //
-// Each host has its own network, mount and host-name namespace: its own /run/weft, /var/lib/weft, /etc/cni/net.d and so on, all
-// empty and in memory, so that everything runs with its default paths.
+// Each host has its own network, mount and host-name namespace. On the machine's files lie a memory file system and overlays in
+// it, so that the host's /etc/weft, /etc/cni/net.d, /opt/cni/bin, /var/lib/weft and /run/weft are its own and empty, everything
+// runs with its default paths, and nothing is written to the machine.
 
 import type { ChildProcess } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Runner } from '#test/lab/run.ts';
 import { labDirectory } from '#test/lab/state.ts';
@@ -27,27 +26,13 @@ export interface Host {
 }
 
 export const switchNetns = 'weft-lab-switch';
-/** What every host has for itself. */
-const ownFolders = ['/etc/weft', '/etc/cni/net.d', '/opt/cni/bin', '/var/lib/weft', '/run/weft'];
+
+/** On a host, without the leading slash. */
+export const conflistPath = 'etc/cni/net.d/05-weft.conflist';
 
 export const hostName = (index: number): string => `host${index}`;
 export const hostNetns = (index: number): string => `weft-lab-${hostName(index)}`;
 export const hostAddress = (index: number): string => `192.168.50.${index}`;
-
-/** Folders of `ownFolders` and their parents that the machine lacks; parents first. */
-export function missingFolders(): readonly string[] {
-  const missing = new Set<string>();
-  for (const folder of ownFolders) {
-    const chain: string[] = [];
-    for (let at = folder; !existsSync(at); at = dirname(at)) chain.unshift(at);
-    for (const path of chain) missing.add(path);
-  }
-  return [...missing];
-}
-
-export async function makeFolders(folders: readonly string[]): Promise<void> {
-  for (const folder of folders) await mkdir(folder, { recursive: true });
-}
 
 /** Makes all namespaces of the lab, by name; the names are in the state already. */
 export async function makeNetns(runner: Runner, names: readonly string[], signal: AbortSignal): Promise<void> {
@@ -90,11 +75,30 @@ async function ipIn(runner: Runner, netns: string, lines: readonly string[], sig
   await runner.output(['ip', '-netns', netns, '-batch', '-'], { signal, stdin: `${lines.join('\n')}\n` });
 }
 
-// Strict reverse-path filtering as Debian has it; an own /sys because it shows the namespace it was mounted in.
+// $1 name, $2 folder of the lab, then the program. Folders are made in the overlays' upper layer before they are mounted on: a
+// folder of the machine that somebody removes would take a mount on it along. /run is not an overlay because it has mounts
+// inside; the namespaces' names and the lab's own folder are handed through. Reverse-path filtering is strict, as on Debian.
 const initScript = `
 set -e
-name=$1; shift
-for folder in ${ownFolders.join(' ')}; do mount -t tmpfs -o mode=0755,size=256m weft-lab "$folder"; done
+name=$1; lab=$2; shift 2
+own=$lab/$name
+mkdir "$own"
+mount -t tmpfs -o mode=0755,size=512m weft-lab "$own"
+for top in etc opt var/lib; do
+  mkdir -p "$own/$top/upper" "$own/$top/work"
+done
+mkdir -p "$own/etc/upper/weft" "$own/etc/upper/cni/net.d" "$own/opt/upper/cni/bin" "$own/var/lib/upper/weft"
+for top in etc opt var/lib; do
+  mkdir -p "/$top"
+  mount -t overlay -o "lowerdir=/$top,upperdir=$own/$top/upper,workdir=$own/$top/work" weft-lab "/$top"
+done
+for folder in /etc/weft /etc/cni/net.d /opt/cni/bin /var/lib/weft; do
+  mount -t tmpfs -o mode=0755,size=256m weft-lab "$folder"
+done
+mkdir -p "$own/root/run/weft" "$own/root/run/netns" "$own/root$lab"
+mount --rbind /run/netns "$own/root/run/netns"
+mount --bind "$lab" "$own/root$lab"
+mount --rbind "$own/root/run" /run
 mount -t sysfs sysfs /sys 2>/dev/null || true
 echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter
 hostname "$name"
@@ -120,6 +124,7 @@ export async function startHost(runner: Runner, index: number, signal: AbortSign
       initScript,
       'sh',
       name,
+      labDirectory,
       process.execPath,
       program,
       statusSocket,

@@ -7,15 +7,7 @@ import { configureHosts, startAgent, waitForAgents } from '#test/lab/agents.ts';
 import type { Agent } from '#test/lab/agents.ts';
 import { cleanPredecessor, cleanUp } from '#test/lab/cleanup.ts';
 import { forwardStatus } from '#test/lab/forward.ts';
-import {
-  hostNetns,
-  makeFolders,
-  makeNetns,
-  missingFolders,
-  startHost,
-  switchNetns,
-  wireHosts,
-} from '#test/lab/hosts.ts';
+import { hostNetns, makeNetns, startHost, switchNetns, wireHosts } from '#test/lab/hosts.ts';
 import { isFull, matrixText, probeAll } from '#test/lab/matrix.ts';
 import { parseOptions, usage, UsageError } from '#test/lab/options.ts';
 import type { LabOptions } from '#test/lab/options.ts';
@@ -48,14 +40,12 @@ async function planState({ nodes, pods }: LabOptions): Promise<LabState> {
   }
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
   const madeNetnsMount = !mounts.some((line) => line.split(' ')[1] === '/run/netns');
-  const folders = missingFolders();
-  return { mark: randomBytes(16).toString('hex'), ...(await ownIdentity()), netns, folders, madeNetnsMount };
+  return { mark: randomBytes(16).toString('hex'), ...(await ownIdentity()), netns, madeNetnsMount };
 }
 
 async function build(options: LabOptions, state: LabState, progress: Progress, signal: AbortSignal): Promise<Lab> {
   const runner = new Runner(state.mark);
   progress.step(`making ${options.nodes} hosts and a switch`);
-  await makeFolders(state.folders);
   await makeNetns(runner, state.netns, signal);
   await wireHosts(runner, options.nodes, signal);
   const hosts = await Promise.all(indexes(options.nodes).map((index) => startHost(runner, index, signal)));

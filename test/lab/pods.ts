@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { onHost } from '#test/lab/hosts.ts';
+import { conflistPath, onHost } from '#test/lab/hosts.ts';
 import type { Host } from '#test/lab/hosts.ts';
 import type { Runner } from '#test/lab/run.ts';
 
@@ -97,7 +97,7 @@ export async function callCni(
   pod: Pod,
   signal: AbortSignal,
 ): Promise<Readonly<Record<string, unknown>>> {
-  const path = join(pod.host.root, 'etc/cni/net.d/05-weft.conflist');
+  const path = join(pod.host.root, conflistPath);
   const list = JSON.parse(await readFile(path, 'utf8')) as Conflist;
   let prevResult: Readonly<Record<string, unknown>> = {};
   for (const plugin of command === 'ADD' ? list.plugins : list.plugins.toReversed()) {

@@ -15,14 +15,12 @@ export interface LabState {
   readonly pidNamespace: string;
   /** Network namespaces by name, under /run/netns. */
   readonly netns: readonly string[];
-  /** Folders that were missing on the machine; parents first. */
-  readonly folders: readonly string[];
   /** True when /run/netns was no mount point before (iproute2 makes it one). */
   readonly madeNetnsMount: boolean;
 }
 
-/** Files of the running lab; WEFT_LAB_DIR moves it, for tests beside a person's lab. */
-export const labDirectory: string = process.env['WEFT_LAB_DIR'] ?? '/run/weft-lab';
+/** Files of the running lab; LAB_OF_WEFT_DIR moves it, for tests beside a person's lab. */
+export const labDirectory: string = process.env['LAB_OF_WEFT_DIR'] ?? '/run/weft-lab';
 const stateFile = join(labDirectory, 'state.json');
 
 /** State of a process' start, or undefined when there is no such process. */

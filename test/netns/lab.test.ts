@@ -1,0 +1,138 @@
+// The lab as a person runs it: full matrix, the page answers, and nothing is left however it ends. Needs root; about half a minute.
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+
+interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+interface LabRun {
+  readonly child: ChildProcess;
+  readonly ended: Promise<Ended>;
+  /** Resolves when the output (both streams) holds the text; fails with all output when the lab ends before. */
+  says(text: string): Promise<void>;
+}
+
+const folders = ['/etc/weft', '/etc/cni/net.d', '/opt/cni/bin', '/var/lib/weft', '/run/weft'];
+let directory = '';
+let before: unknown;
+
+function lab(...args: readonly string[]): LabRun {
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', 'test/lab/main.ts', ...args], {
+    env: { ...process.env, LAB_OF_WEFT_DIR: join(directory, 'lab') },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const seen = { out: '', err: '' };
+  const watchers = new Set<() => void>();
+  child.stdout
+    .setEncoding('utf8')
+    .on('data', (chunk: string) => ((seen.out += chunk), watchers.forEach((look) => look())));
+  child.stderr
+    .setEncoding('utf8')
+    .on('data', (chunk: string) => ((seen.err += chunk), watchers.forEach((look) => look())));
+  const ended = new Promise<Ended>((resolve) => child.on('close', (code) => resolve({ code, ...seen })));
+  const says = async (text: string): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const look = (): void => {
+        if (seen.out.includes(text) || seen.err.includes(text)) resolve();
+      };
+      watchers.add(look);
+      look();
+      void ended.then(() => reject(new Error(`the lab ended without "${text}":\n${seen.out}\n${seen.err}`)));
+    });
+  return { child, ended, says };
+}
+
+/** What a lab could leave: namespaces, mounts, links, folders, marked processes. */
+function traces(): unknown {
+  return {
+    netns: existsSync('/run/netns') ? readdirSync('/run/netns').toSorted() : [],
+    mounts: readFileSync('/proc/self/mounts', 'utf8')
+      .split('\n')
+      .map((line) => line.split(' ')[1]),
+    links: readdirSync('/sys/class/net').toSorted(),
+    folders: folders.filter((folder) => existsSync(folder)),
+    lab: existsSync(join(directory, 'lab')),
+    processes: markedProcesses(),
+  };
+}
+
+function markedProcesses(): readonly string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/environ`, 'latin1').includes('\0LAB_OF_WEFT=') ? [pid] : [];
+      } catch {
+        return [];
+      }
+    });
+}
+
+beforeEach(async () => {
+  expect(process.getuid?.(), 'these tests need root').toBe(0);
+  directory = await mkdtemp(join(tmpdir(), 'weft-lab-test-'));
+  before = traces();
+});
+
+afterEach(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+describe('npm start', { timeout: 120_000 }, () => {
+  it('--once: every pod reaches every other, the range is split, every address is freed, nothing stays', async () => {
+    const { code, out, err } = await lab('--once').ended;
+    expect(err).not.toContain('cleaning up');
+    expect([code, err.split('\n').filter((line) => !line.startsWith('weft lab: ['))]).toEqual([0, ['']]);
+    expect(out).not.toContain('FAILED');
+    expect(out.match(/^pod\d \(host\d\) /gm)).toHaveLength(6);
+    expect(out.match(/[\d.]+ \/ [\d.]+/g)).toHaveLength(30);
+    for (const block of ['10.32.0.0/13', '10.40.0.0/14', '10.44.0.0/14']) expect(out).toContain(block);
+    expect(out).toContain('every address is free again');
+    expect(traces()).toEqual(before);
+  });
+
+  it('stays up until Ctrl-C: the status page answers, a second lab is refused, nothing stays', async () => {
+    const first = lab('--nodes', '1', '--pods', '2');
+    await first.says('Ctrl-C removes every trace.');
+    const page = await fetch('http://127.0.0.1:16785/');
+    expect(await page.text()).toContain('<h1 id="node">');
+    const status = (await (await fetch('http://127.0.0.1:16785/api/status')).json()) as Record<string, unknown>;
+    expect(status).toMatchObject({ nodeName: 'host1', ready: true, leasesTotal: 2, findings: [] });
+    const second = await lab('--once').ended;
+    expect([second.code, second.err]).toEqual([1, expect.stringContaining('a lab is running already')]);
+    expect(markedProcesses().length).toBeGreaterThan(0);
+    first.child.kill('SIGINT');
+    expect((await first.ended).code).toBe(0);
+    expect(traces()).toEqual(before);
+  });
+
+  it.each(['[1/', '[2/', '[3/'])(
+    'killed with -9 at step %s: the next start removes what was left, and works',
+    async (step) => {
+      const killed = lab('--nodes', '2');
+      await killed.says(step);
+      killed.child.kill('SIGKILL');
+      await killed.ended;
+      expect(traces()).not.toEqual(before);
+      const next = await lab('--once', '--nodes', '1', '--pods', '2').ended;
+      expect([next.code, next.err]).toEqual([0, expect.stringContaining('of a lab that was killed')]);
+      expect(traces()).toEqual(before);
+    },
+  );
+
+  it('Ctrl-C half-way leaves nothing and is no success', async () => {
+    const run = lab('--nodes', '2');
+    await run.says('[3/');
+    run.child.kill('SIGINT');
+    expect((await run.ended).code).toBe(130);
+    expect(traces()).toEqual(before);
+  });
+});
