@@ -25,7 +25,10 @@ function compile(compiler: string, sources: readonly string[], output: string): 
   const flags = ['-std=gnu11', '-O2', '-shared', '-fPIC', '-fvisibility=hidden', '-Wall', '-Wextra', '-pthread'];
   const include = ['-isystem', join(dirname(headers), 'include')];
   mkdirSync(dirname(output), { recursive: true });
-  const result = spawnSync(compiler, [...flags, ...include, ...sources, '-ldl', '-o', temporary], { encoding: 'utf8' });
+  const [program = 'cc', ...own] = compiler.split(/\s+/u); // CC may hold options, as in make
+  const result = spawnSync(program, [...own, ...flags, ...include, ...sources, '-ldl', '-o', temporary], {
+    encoding: 'utf8',
+  });
   if (result.error) {
     fail(
       `no C compiler: cannot run "${compiler}" (${result.error.message}). On Debian: apt-get install gcc libc6-dev; or set CC.`,

@@ -80,7 +80,9 @@ export interface LinkAttributes extends WithUnknown {
   readonly linkmode?: number;
   readonly linkinfo?: LinkInfo;
   readonly netNsPid?: number;
+  /** For setLink only: newLink ignores it. */
   readonly ifalias?: string;
+  /** For setLink only: newLink is refused with it. */
   readonly afSpec?: AddressFamilySpec;
   readonly group?: number;
   readonly netNsFd?: number;

@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { delAddress, dumpAddresses, newAddress } from '#agent/netlink/addr.ts';
-import { delLink, dumpLinks, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
+import { delLink, dumpLinks, getLink, linkFlag, newLink, setLink, type LinkRequest } from '#agent/netlink/link.ts';
 import {
   delFdb,
   delNeighbour,
@@ -137,7 +137,7 @@ describe('links', () => {
     expect((await node.json(['ip', '-j', 'link', 'show', 'p0']))[0]).not.toHaveProperty('master');
   });
 
-  it('sets IPv4 devconf and the IPv6 address mode as it makes a link', () => {
+  it('sets IPv4 devconf and the IPv6 address mode right behind the link', () => {
     const afSpec = { inet: { conf: { rpFilter: 2, forwarding: 1, proxyArp: 1 } }, inet6: { addrGenMode: 1 } };
     socket.batchOrThrow([
       newLink({ ifname: 'v0', linkinfo: { kind: 'veth', data: { peer: { ifname: 'v1' } } } }),
@@ -158,6 +158,26 @@ describe('links', () => {
     expect((await node.json(['ip', '-d', '-j', 'link', 'show', 'v0']))[0]).not.toHaveProperty('ifalias');
     socket.batchOrThrow([setLink({ ifname: 'v0', ifalias: 'pod a/b' })]);
     expect((await node.json(['ip', '-d', '-j', 'link', 'show', 'v0']))[0]).toMatchObject({ ifalias: 'pod a/b' });
+  });
+
+  it('refuses what cannot go into the one request, and leaves no half veth', async () => {
+    const veth = (peer: LinkRequest): LinkRequest => ({
+      ifname: 'v0',
+      linkinfo: { kind: 'veth', data: { peer: { ifname: 'v1', ...peer } } },
+    });
+    const replies = socket.batch([
+      newLink({ ...veth({}), afSpec: { inet6: { addrGenMode: 1 } } }),
+      newLink(veth({ afSpec: { inet6: { addrGenMode: 1 } } })),
+      newLink(veth(up)),
+      newLink(veth({ ifname: 'lo' })),
+    ]);
+    expect(replies.map((reply) => (reply.ok ? 'ok' : reply.error.errorName))).toEqual([
+      'EAFNOSUPPORT',
+      'EAFNOSUPPORT',
+      'ENOTCONN',
+      'EEXIST',
+    ]);
+    expect((await node.json(['ip', '-j', 'link'])).map((link) => link['ifname'])).toEqual(['lo']);
   });
 
   it('deletes a whole group by one request', async () => {
