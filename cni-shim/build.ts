@@ -62,10 +62,14 @@ function isFresh(output: string): boolean {
   return inputs.every((name) => statSync(join(here, name)).mtimeMs < builtMs);
 }
 
+/** Builds `output` unless it is newer than its sources. Throws like buildShim. */
+export function ensureShim(output: string = shimPath): void {
+  if (!isFresh(output)) buildShim({ output });
+}
+
 if (import.meta.main) {
-  const output = resolve(process.argv[2] ?? shimPath);
   try {
-    if (!isFresh(output)) buildShim({ output });
+    ensureShim(resolve(process.argv[2] ?? shimPath));
   } catch (error) {
     console.error(`weft: ${error instanceof Error ? error.message : String(error)}`);
     process.exit(1);

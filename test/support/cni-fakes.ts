@@ -95,7 +95,7 @@ export class FakeIpam implements Ipam {
 
 export class FakeDatapath implements Datapath {
   /** Generation of each link by host interface name. */
-  readonly links = new Map<string, string>();
+  readonly links: Map<string, string> = new Map();
   readonly calls: string[] = [];
   ready: boolean = true;
   faults: readonly LinkFault[] = [];

@@ -26,7 +26,7 @@ export interface ShimOptions {
 
 /** One execution of the shim, start to exit. Rejects when it cannot be started or prints what is not JSON. */
 export async function runShim(options: ShimOptions): Promise<ShimRun> {
-  const [program = '', ...args] = [...(options.prefix ?? []), options.binary ?? shimPath];
+  const [program, ...args] = [...(options.prefix ?? []), options.binary ?? shimPath];
   const startedMs = performance.now();
   const child = spawn(program, args, { env: { PATH: process.env['PATH'], ...options.env }, signal: options.signal });
   const out: Buffer[] = [];

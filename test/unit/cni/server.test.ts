@@ -1,133 +1,192 @@
-// The CNI server behind its real socket, asked by the real shim, on Ipam and Datapath that keep state in memory.
+// The server's edges: its socket in the file system, bad HTTP, callers held while the DEL spool is drained, stopping.
 
-import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { pino } from 'pino';
+import { chmod, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { connect, createServer } from 'node:net';
+import { dirname } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
-import { type CniServer, startCniServer } from '#agent/cni/server.ts';
-import type { NetnsInspector } from '#agent/cni/parts.ts';
-import { WeftError } from '#agent/errors.ts';
-import { FakeDatapath, FakeIpam } from '#test/support/cni-fakes.ts';
-import { runShim, type ShimRun } from '#test/support/shim.ts';
-import { buildShim, shimPath } from '../../../cni-shim/build.ts';
+import { CniCase } from '#test/support/cni-case.ts';
+import { ensureShim } from '../../../cni-shim/build.ts';
 
-const hostInode = 1n;
+let given: CniCase;
 
-let directory = '';
-let ipam: FakeIpam;
-let datapath: FakeDatapath;
-let namespaces: Map<string, bigint>;
-let server: CniServer | undefined;
-let observed: string[];
-
-const inspectNetns: NetnsInspector = (path) => {
-  if (path === '/proc/self/ns/net') return { isNetns: true, inode: hostInode };
-  if (path === '/etc/passwd') return { isNetns: false, inode: 77n };
-  const inode = namespaces.get(path);
-  if (inode === undefined) throw Object.assign(new Error(`ENOENT: ${path}`), { code: 'ENOENT' });
-  return { isNetns: true, inode };
-};
-
-const socketPath = (): string => join(directory, 'run/cni.sock');
-const spoolDir = (): string => join(directory, 'spool');
-
-async function start(): Promise<CniServer> {
-  server = await startCniServer({
-    ipam,
-    datapath,
-    inspectNetns,
-    socketPath: socketPath(),
-    spoolDir: spoolDir(),
-    log: pino({ level: 'silent' }),
-    observe: (verb, outcome) => observed.push(`${verb} ${outcome}`),
-  });
-  return server;
-}
-
-interface Call {
-  readonly id?: string;
-  readonly netns?: string;
-  readonly conf?: Readonly<Record<string, unknown>> | string;
-  readonly env?: Readonly<Record<string, string>>;
-  readonly signal?: AbortSignal;
-}
-
-async function call(verb: string, options: Call = {}): Promise<ShimRun> {
-  const id = options.id ?? 'pod1';
-  const conf = options.conf ?? {};
-  const stdin =
-    typeof conf === 'string' ? conf : JSON.stringify({ cniVersion: '1.1.0', name: 'weft', type: 'weft', ...conf });
-  const container = { CNI_CONTAINERID: id, CNI_NETNS: options.netns ?? `/ns/${id}`, CNI_IFNAME: 'eth0' };
-  const env = {
-    CNI_COMMAND: verb,
-    CNI_PATH: '/opt/cni/bin',
-    ...container,
-    WEFT_SOCKET: socketPath(),
-    WEFT_SPOOL: spoolDir(),
-  };
-  return await runShim({
-    env: { ...env, ...options.env },
-    stdin,
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
-  });
-}
-
-async function addPod(id: string): Promise<ShimRun> {
-  namespaces.set(`/ns/${id}`, BigInt(namespaces.size + 100));
-  const added = await call('ADD', { id });
-  expect(added).toMatchObject({ code: 0 });
-  return added;
-}
-
-beforeAll(() => {
-  buildShim({ output: shimPath });
-});
-
+beforeAll(() => ensureShim());
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'weft-cni-'));
-  ipam = new FakeIpam();
-  datapath = new FakeDatapath();
-  namespaces = new Map();
-  observed = [];
-  server = undefined;
+  given = await CniCase.create();
 });
+afterEach(() => given[Symbol.asyncDispose]());
 
-afterEach(async () => {
-  await server?.close();
-  await rm(directory, { recursive: true, force: true });
-});
+/** Everything that the server says to these bytes before it closes. */
+async function talk(bytes: string | Buffer): Promise<string> {
+  return await new Promise((resolve, reject) => {
+    let said = '';
+    const socket = connect(given.socketPath, () => socket.write(bytes));
+    socket.on('data', (chunk) => (said += chunk.toString()));
+    socket.on('error', reject);
+    socket.on('close', () => resolve(said));
+  });
+}
 
-describe('ADD', () => {
-  test('gives the result of the configuration’s version', async () => {
-    await start();
-    namespaces.set('/ns/pod1', 100n);
-    const added = await call('ADD', { conf: { dns: { nameservers: ['10.96.0.10'] } } });
-    expect(added.code).toBe(0);
-    const host = [...datapath.links.keys()][0];
-    expect(added.json).toEqual({
-      cniVersion: '1.1.0',
-      interfaces: [
-        { name: host, mac: 'ee:ee:ee:ee:ee:ee', mtu: 1450 },
-        { name: 'eth0', mac: '0a:58:0a:20:00:02', mtu: 1450, sandbox: '/ns/pod1' },
-      ],
-      ips: [{ address: '10.32.0.2/32', gateway: '169.254.1.1', interface: 1 }],
-      routes: [{ dst: '0.0.0.0/0', gw: '169.254.1.1' }],
-      dns: { nameservers: ['10.96.0.10'] },
-    });
-    expect(ipam.leases()).toMatchObject([{ state: 'active', owner: { network: 'weft', netnsInode: 100n } }]);
-    expect(observed).toEqual(['ADD ok']);
+function post(body: string | Buffer, head = ''): string {
+  return `POST /cni HTTP/1.1\r\nHost: weft\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${head}\r\n${body.toString()}`;
+}
+
+/** Status and parsed body of an answer. */
+function answerIn(text: string): { status: number; json: Record<string, unknown> } {
+  const [head = '', body = ''] = text.split('\r\n\r\n');
+  return { status: Number(head.split(' ')[1]), json: JSON.parse(body) as Record<string, unknown> };
+}
+
+describe('socket', () => {
+  test('is 0600 in a 0700 directory, and nothing else stays there', async () => {
+    await mkdir(dirname(given.socketPath), { recursive: true });
+    await chmod(dirname(given.socketPath), 0o755);
+    await given.start();
+    expect((await stat(given.socketPath)).mode & 0o777).toBe(0o600);
+    expect((await stat(dirname(given.socketPath))).mode & 0o777).toBe(0o700);
+    expect((await stat(given.spoolDir)).mode & 0o777).toBe(0o700);
+    expect((await readdir(dirname(given.socketPath))).toSorted()).toEqual(['cni.sock', 'served']);
+    await given.stop();
+    expect(await readdir(dirname(given.socketPath))).toEqual(['served']);
   });
 
-  test('repeated fails with its own code and leaves the first intact', async () => {
-    await start();
-    await addPod('pod1');
-    const before = ipam.leases();
-    expect(await call('ADD')).toMatchObject({ code: 1, json: { code: 100 } });
-    expect(ipam.leases()).toEqual(before);
-    expect(datapath.links.size).toBe(1);
-    expect(datapath.calls).toEqual(['attach pod1']);
+  test('of a dead predecessor is replaced', async () => {
+    await mkdir(dirname(given.socketPath), { recursive: true });
+    const dead = createServer().listen(`${given.socketPath}.dead`);
+    await new Promise((resolve) => dead.once('listening', resolve));
+    await rename(`${given.socketPath}.dead`, given.socketPath);
+    await new Promise((resolve) => dead.close(resolve));
+    await given.start();
+    expect(await given.call('STATUS')).toMatchObject({ code: 0 });
   });
+
+  test('of a living one is respected, as is a file that is none', async () => {
+    const first = await given.start();
+    await expect(given.start()).rejects.toThrow(/another agent serves/);
+    expect(await given.call('STATUS')).toMatchObject({ code: 0 });
+    await first.close();
+    await writeFile(given.socketPath, '');
+    await expect(given.start()).rejects.toThrow(/is no socket/);
+  });
+
+  test('of a successor stays when the predecessor stops late', async () => {
+    const first = await given.start();
+    await rm(given.socketPath);
+    await given.start();
+    await first.close();
+    expect(await given.call('STATUS')).toMatchObject({ code: 0 });
+  });
+});
+
+describe('bad HTTP gets a CNI error', () => {
+  const request = { env: { CNI_COMMAND: 'STATUS' }, stdin: '{"cniVersion":"1.1.0"}', netnsInode: '', bootId: '' };
+  test.each<[string, string | Buffer, number]>([
+    ['no HTTP', 'hello\r\n\r\n', 6],
+    ['another path', 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n', 6],
+    ['another method', 'GET /cni HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n', 6],
+    ['broken JSON', post('{"env":'), 6],
+    ['a string', post('"x"'), 6],
+    ['nothing', post(''), 6],
+    ['no stdin', post(JSON.stringify({ ...request, stdin: undefined })), 6],
+    ['a number where a string should be', post(JSON.stringify({ ...request, stdin: 5 })), 6],
+    ['a variable that is not CNI’s', post(JSON.stringify({ ...request, env: { PATH: '/' } })), 6],
+    ['a key more', post(JSON.stringify({ ...request, uid: 0 })), 6],
+    ['__proto__', post('{"__proto__":{},"env":{},"stdin":"","netnsInode":"","bootId":""}'), 6],
+    ['an inode that is none', post(JSON.stringify({ ...request, netnsInode: '-1' })), 6],
+    ['stdin above 1 MiB', post(JSON.stringify({ ...request, stdin: 'x'.repeat((1 << 20) + 1) })), 6],
+    ['another content type', post('{}').replace('application/json', 'text/plain'), 6],
+    ['no verb', post(JSON.stringify({ ...request, env: {} })), 4],
+    ['a verb of Object', post(JSON.stringify({ ...request, env: { CNI_COMMAND: 'constructor' } })), 4],
+  ])('%s', async (_name, bytes, code) => {
+    await given.start();
+    const { status, json } = answerIn(await talk(bytes));
+    expect(status).toBeGreaterThanOrEqual(400);
+    expect(json).toMatchObject({ cniVersion: '1.1.0', code });
+    expect(json['msg']).toMatch(/\w/);
+    expect(await given.call('STATUS')).toMatchObject({ code: 0 });
+  });
+
+  test('a body above the limit is refused without being read', async () => {
+    await given.start();
+    const said = await talk(
+      `POST /cni HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n`,
+    );
+    expect(answerIn(said)).toMatchObject({ status: 400, json: { code: 6 } });
+  });
+
+  test('VERSION by the socket lists what the shim lists', async () => {
+    await given.start();
+    const body = JSON.stringify({ ...request, env: { CNI_COMMAND: 'VERSION' } });
+    expect(answerIn(await talk(post(body))).json).toEqual((await given.call('VERSION')).json);
+  });
+});
+
+describe('spool', () => {
+  test('a DEL kept while no agent ran is done before anything is served', async () => {
+    await given.start();
+    await given.addPod('pod1');
+    await given.addPod('pod2');
+    await given.stop();
+    expect(await given.call('DEL', { id: 'pod1' })).toMatchObject({ code: 0, stdout: '' });
+    expect(await readdir(given.spoolDir)).toEqual(['pod1@eth0.json']);
+
+    const held = Promise.withResolvers<void>();
+    const began = Promise.withResolvers<void>();
+    given.datapath.beforeDetach = async () => {
+      began.resolve();
+      await held.promise;
+    };
+    const starting = given.start();
+    await began.promise;
+    // Listens already, answers not yet: an ADD of the same key must come after the kept DEL.
+    given.namespaces.set('/ns/pod1', 4242n);
+    const adding = given.call('ADD', { id: 'pod1' });
+    expect(given.observed).toEqual(['ADD ok', 'ADD ok']);
+    held.resolve();
+    await starting;
+    expect(await adding).toMatchObject({ code: 0 });
+    expect(given.datapath.calls.slice(2)).toEqual(['detach pod1', 'attach pod1']);
+    expect(await readdir(given.spoolDir)).toEqual([]);
+    expect(given.ipam.leases()).toHaveLength(2);
+  });
+
+  test('a DEL kept while the agent runs is done too', async () => {
+    await given.start();
+    await given.addPod('pod1');
+    // The shim cannot reach the agent under this name.
+    const kept = await given.call('DEL', { env: { WEFT_SOCKET: `${given.directory}/nobody.sock` } });
+    expect(kept).toMatchObject({ code: 0 });
+    await expect.poll(() => given.ipam.leases()).toEqual([]);
+    await expect.poll(() => readdir(given.spoolDir)).toEqual([]);
+  });
+
+  test('a live DEL fulfils the kept one of its key', async () => {
+    await given.start();
+    await given.addPod('pod1');
+    given.datapath.beforeDetach = () => Promise.reject(new Error('EBUSY'));
+    await given.call('DEL', { env: { WEFT_SOCKET: `${given.directory}/nobody.sock` } });
+    await expect.poll(() => given.datapath.calls.length).toBeGreaterThan(1);
+    expect(await readdir(given.spoolDir)).toEqual(['pod1@eth0.json']);
+    given.datapath.beforeDetach = () => Promise.resolve();
+    expect(await given.call('DEL')).toMatchObject({ code: 0 });
+    expect(await readdir(given.spoolDir)).toEqual([]);
+  });
+});
+
+test('stopping waits for the call at work and its answer arrives', async () => {
+  const server = await given.start();
+  given.namespaces.set('/ns/pod1', 100n);
+  const held = Promise.withResolvers<void>();
+  const began = Promise.withResolvers<void>();
+  given.datapath.beforeAttach = async () => {
+    began.resolve();
+    await held.promise;
+  };
+  const adding = given.call('ADD');
+  await began.promise;
+  const closing = server.close();
+  held.resolve();
+  expect(await adding).toMatchObject({ code: 0 });
+  await closing;
+  expect(given.ipam.leases()).toMatchObject([{ state: 'active' }]);
 });
