@@ -1,0 +1,91 @@
+// The invariants of the design, computed from what stands in the registry and on the disks. The simulator asserts them after
+// every step; on a live cluster they are a finding on one paged list, never the cause of an action.
+import { type Cidr, compareCidr, contains, formatCidr, lastAddress, sizeOf, subtract } from './cidr.ts';
+import { isVia, type PeerRecord, type RecordRef, sameRef, type UniverseRecord } from './records.ts';
+import type { Known } from './state.ts';
+
+export interface Owned {
+  readonly cidr: Cidr;
+  readonly owner: RecordRef;
+  /** `grant`: on its way, still the owner's but no longer its to use; `unseeded`: the founder's, not yet in its record. */
+  readonly as: 'block' | 'grant' | 'unseeded';
+}
+
+/** Who owns which block, by effective owner, sorted by address. */
+export function effectiveOwners(
+  universe: UniverseRecord | undefined,
+  peers: readonly Known<PeerRecord>[],
+): readonly Owned[] {
+  const byUid = new Map(peers.map((peer) => [peer.stored.uid, peer]));
+  const owned: Owned[] = [];
+  for (const { record, stored } of peers) {
+    const owner: RecordRef = { name: stored.name, uid: stored.uid };
+    if (!record.seeded && sameRef(universe?.founder, owner)) {
+      for (const cidr of spaceOf(universe)) owned.push({ cidr, owner, as: 'unseeded' });
+    }
+    const heir = record.heir === undefined ? undefined : byUid.get(record.heir.uid)?.record;
+    for (const { cidr } of record.blocks) {
+      const inherited = heir?.blocks.some((block) => isDeadSource(block.via, owner) && contains(block.cidr, cidr));
+      if (inherited !== true) owned.push({ cidr, owner, as: 'block' });
+    }
+    for (const grant of record.granting) {
+      const taken = byUid.get(grant.to.uid)?.record.blocks.some((block) => isVia(block.via, owner, grant.id));
+      if (taken !== true) owned.push({ cidr: grant.cidr, owner, as: 'grant' });
+    }
+  }
+  return owned.toSorted((a, b) => compareCidr(a.cidr, b.cidr));
+}
+
+function isDeadSource(via: { readonly uid: string; readonly id?: number } | undefined, dead: RecordRef): boolean {
+  return via !== undefined && via.id === undefined && via.uid === dead.uid;
+}
+
+/** What the universe has to share: its ranges less what is reserved. */
+export function spaceOf(universe: UniverseRecord | undefined): readonly Cidr[] {
+  return universe === undefined ? [] : subtract(universe.ranges, universe.reserved);
+}
+
+/** Invariants 1 and 2 over the records: no address with two owners, and once founded none without. Empty: all is well. */
+export function ownershipViolations(universe: UniverseRecord | undefined, owned: readonly Owned[]): readonly string[] {
+  const problems: string[] = [];
+  for (const [index, next] of owned.entries()) {
+    const previous = owned[index - 1];
+    if (previous === undefined || next.cidr.base > lastAddress(previous.cidr)) continue;
+    problems.push(
+      `${formatCidr(next.cidr)} has two owners: ${next.owner.name} and, as ${formatCidr(previous.cidr)}, ${previous.owner.name}`,
+    );
+  }
+  if (universe?.founder === undefined) {
+    if (owned.length > 0) problems.push('space is owned in a universe that nobody founded');
+    return problems;
+  }
+  const space = spaceOf(universe);
+  const outside = owned.filter(({ cidr }) => !space.some((block) => contains(block, cidr)));
+  for (const { cidr, owner } of outside)
+    problems.push(`${owner.name} owns ${formatCidr(cidr)}, which is not to be shared`);
+  if (problems.length > 0) return problems;
+  const sum = (blocks: readonly Cidr[]): bigint => blocks.reduce((total, block) => total + sizeOf(block), 0n);
+  const missing = sum(space) - sum(owned.map((one) => one.cidr));
+  if (missing !== 0n) {
+    const lost = subtract(
+      space,
+      owned.map((one) => one.cidr),
+    );
+    problems.push(`nobody owns ${lost.map(formatCidr).join(', ')}`);
+  }
+  return problems;
+}
+
+/**
+ * Invariant 1 on one disk: the durable copy holds nothing that the peer's incarnation does not effectively own. Space that is
+ * granted does not count: its taker may have it at any moment.
+ */
+export function durableViolations(
+  name: string,
+  uid: string | undefined,
+  durable: readonly Cidr[],
+  owned: readonly Owned[],
+): readonly string[] {
+  const own = owned.filter((one) => one.owner.uid === uid && one.as === 'block').map((one) => one.cidr);
+  return subtract(durable, own).map((block) => `${name} may lease from ${formatCidr(block)}, which it does not own`);
+}

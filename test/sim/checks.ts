@@ -1,0 +1,119 @@
+// What must hold after every step, and what must hold once the faults have ended for a while. A breach throws `Violation`.
+import { parseAddress } from '#ipam-peer/address.ts';
+import { containsAddress, formatCidrs } from '#ipam-peer/cidr.ts';
+import type { DurablePeer, Lease } from '#ipam-peer/events.ts';
+import { enoughToGive, publishedFreeNow } from '#ipam-peer/grant.ts';
+import { durableViolations, effectiveOwners, type Owned, ownershipViolations } from '#ipam-peer/invariants.ts';
+import { freeAddresses } from '#ipam-peer/space.ts';
+import type { SimPeer } from './peer.ts';
+import type { World } from './world.ts';
+
+export class Violation extends Error {}
+
+export interface Checks {
+  revision: number;
+  owned: readonly Owned[];
+  readonly disks: Map<SimPeer, DurablePeer>;
+}
+
+export function makeChecks(): Checks {
+  return { revision: -1, owned: [], disks: new Map() };
+}
+
+function require(problems: readonly string[]): void {
+  if (problems.length > 0) throw new Violation(problems.join('; '));
+}
+
+/** Invariants 1 to 3 on what changed since the last step. */
+export function checkWorld(world: World): void {
+  const { checks, registry } = world;
+  const moved = registry.revision !== checks.revision;
+  if (moved) {
+    checks.revision = registry.revision;
+    require(registry.breaches);
+    const universe = registry.universe?.record;
+    checks.owned = effectiveOwners(universe, [...registry.peers.values()]);
+    require(ownershipViolations(universe, checks.owned));
+    checkPods(world);
+  }
+  for (const peer of world.peers) {
+    const disk = peer.disk.peer;
+    if (!moved && checks.disks.get(peer) === disk) continue;
+    checks.disks.set(peer, disk);
+    require(durableViolations(`the disk of ${peer.name}`, disk.uid, disk.blocks, checks.owned));
+    const usable = peer.state?.space.usable ?? [];
+    require(durableViolations(peer.name, disk.uid, usable, checks.owned));
+    if (disk.overlay.length > 0) checkOwned(world, peer, disk.overlay[0] ?? '', 'has its own address');
+  }
+}
+
+function checkPods(world: World): void {
+  for (const [address, peer] of world.inUse) checkOwned(world, peer, address, 'has a pod on');
+}
+
+function checkOwned(world: World, peer: SimPeer, text: string, what: string): void {
+  const address = parseAddress(text);
+  const owner = world.checks.owned.find((one) => address !== undefined && containsAddress(one.cidr, address));
+  if (owner?.owner.uid === peer.disk.peer.uid) return;
+  throw new Violation(`${peer.name} ${what} ${text}, which ${owner?.owner.name ?? 'nobody'} owns`);
+}
+
+/** An address that was just given to a pod. */
+export function checkLeased(world: World, peer: SimPeer, lease: Lease): void {
+  for (const text of lease.addresses) {
+    const other = world.inUse.get(text);
+    if (other !== undefined) throw new Violation(`${text} leased by ${peer.name} while ${other.name} has a pod on it`);
+    const overlayOf = world.peers.find((one) => one.disk.peer.overlay.includes(text));
+    if (overlayOf !== undefined)
+      throw new Violation(`${text} leased by ${peer.name} is ${overlayOf.name}'s own address`);
+    const restedMs = world.nowMs - (world.freedAtMs.get(text) ?? -Infinity);
+    if (restedMs < world.scenario.restMs - 0.001) throw new Violation(`${text} leased again after ${restedMs} ms`);
+    const address = parseAddress(text);
+    const { ranges, reserved } = world.scenario;
+    const edge = ranges.some((range) => address?.value === range.base || text === lastOf(range));
+    if (edge) throw new Violation(`${text} is a network or broadcast address`);
+    if (address !== undefined && reserved.some((block) => containsAddress(block, address))) {
+      throw new Violation(`${text} is reserved`);
+    }
+    if (!peer.disk.leases.has(`${lease.containerId}\0${lease.ifname}`)) {
+      throw new Violation(`${text} was answered before its lease was durable`);
+    }
+    checkOwned(world, peer, text, 'leased');
+  }
+}
+
+function lastOf(range: { readonly base: bigint; readonly prefix: number }): string {
+  const last = Number(range.base) + 2 ** (32 - range.prefix) - 1;
+  return [24, 16, 8, 0].map((shift) => Math.floor(last / 2 ** shift) % 256).join('.');
+}
+
+/** Invariant 4 and that nothing hangs: asked once the world has been quiet for long. */
+export function checkSettled(world: World): void {
+  const problems: string[] = [];
+  if (world.registry.universe?.record.founder === undefined) problems.push('nobody founded the universe');
+  for (const peer of world.peers) problems.push(...unsettled(world, peer));
+  require(problems);
+}
+
+function unsettled(world: World, peer: SimPeer): readonly string[] {
+  const { state, name } = peer;
+  const known = world.registry.peers.get(name);
+  if (state === undefined || known === undefined) return [`${name} is not running or has no record`];
+  const problems: string[] = [];
+  const { record } = known;
+  if (state.fenced !== '') problems.push(`${name} is fenced: ${state.fenced}`);
+  if (state.durable.doubt === known.stored.version) problems.push(`${name} is still in doubt`);
+  if (record.granting.length > 0) problems.push(`${name} still has ${record.granting.length} grants under way`);
+  if (record.blocks.some((block) => block.via !== undefined)) problems.push(`${name} still has a via`);
+  if (state.space.total === 0 && record.blocks.length > 0) problems.push(`${name} does not use its blocks`);
+  const short = record.blocks.length === 0 || freeAddresses(state.space) < world.scenario.lowWater;
+  const able = world.peers.filter(
+    (other) =>
+      other !== peer && other.state !== undefined && publishedFreeNow(other.state) >= enoughToGive(other.state),
+  );
+  if (short && able.length > 0) {
+    const from = able.map((other) => `${other.name} (${formatCidrs(other.disk.peer.blocks)})`);
+    problems.push(`${name} has ${freeAddresses(state.space)} free addresses, though space is with ${from.join(', ')}`);
+  }
+  return problems;
+}

@@ -1,0 +1,86 @@
+// One simulated node: its disk, its process (alive or not), its pods. The disk is what `persist` effects left; a crash keeps it, a
+// power loss also takes back lease rows written since the last full sync, and ends the node's pods.
+import { formatCidr } from '#ipam-peer/cidr.ts';
+import type { Config, Delta, Durable, DurablePeer, Lease } from '#ipam-peer/events.ts';
+import { emptyDurable, leaseKey, restore, type State } from '#ipam-peer/state.ts';
+
+export interface Pod {
+  readonly lease: Lease;
+  /** A DEL was asked for and not yet answered. */
+  ending: boolean;
+}
+
+export class SimPeer {
+  readonly name: string;
+  readonly index: number;
+  readonly config: Config;
+  state: State | undefined;
+  /** Counts process starts: what an earlier process set going is not for this one. */
+  epoch = 0;
+  reachable: boolean = true;
+  timerMs: number = Infinity;
+  nextContainer = 1;
+  nextTicket = 1;
+  readonly pods: Map<string, Pod> = new Map<string, Pod>();
+  /** Wishes under way: ticket to whether an address was named. */
+  readonly tickets: Map<number, boolean> = new Map<number, boolean>();
+  disk: { peer: DurablePeer; readonly leases: Map<string, Lease>; readonly resting: Set<string> };
+  #synced: { readonly leases: ReadonlyMap<string, Lease>; readonly resting: ReadonlySet<string> };
+
+  constructor(index: number, config: Config) {
+    this.index = index;
+    this.name = config.self;
+    this.config = config;
+    this.disk = { peer: emptyDurable.peer, leases: new Map(), resting: new Set() };
+    this.#synced = { leases: new Map(), resting: new Set() };
+  }
+
+  start(nowMs: number): void {
+    const durable: Durable = {
+      peer: this.disk.peer,
+      leases: [...this.disk.leases.values()],
+      resting: [...this.disk.resting],
+    };
+    this.epoch++;
+    this.timerMs = Infinity;
+    this.state = restore(this.config, durable, nowMs, [`192.0.2.${this.index + 1}`]);
+  }
+
+  crash(): void {
+    this.state = undefined;
+    this.tickets.clear();
+  }
+
+  losePower(): void {
+    this.crash();
+    this.disk = { ...this.disk, leases: new Map(this.#synced.leases), resting: new Set(this.#synced.resting) };
+    this.pods.clear();
+  }
+
+  persist(deltas: readonly Delta[], sync: 'full' | 'normal'): void {
+    for (const delta of deltas) {
+      switch (delta.kind) {
+        case 'peer':
+          this.disk.peer = delta.peer;
+          break;
+        case 'lease':
+          this.disk.leases.set(leaseKey(delta.lease), delta.lease);
+          break;
+        case 'unlease':
+          this.disk.leases.delete(leaseKey(delta.lease));
+          for (const address of delta.lease.addresses) this.disk.resting.add(address);
+          break;
+        case 'rested':
+          for (const address of delta.addresses) this.disk.resting.delete(address);
+      }
+    }
+    if (sync === 'full') {
+      this.#synced = { leases: new Map(this.disk.leases), resting: new Set(this.disk.resting) };
+    }
+  }
+
+  describe(): string {
+    const blocks = this.disk.peer.blocks.map(formatCidr).join(' ');
+    return `${this.name} ${this.state === undefined ? 'down' : 'up'} blocks [${blocks}] pods ${this.pods.size}`;
+  }
+}

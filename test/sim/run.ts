@@ -1,0 +1,45 @@
+// One seed, one run: draws the scenario, runs the world, asks whether it settled. A violation is a value here, so that the
+// mutation test can expect one.
+import { checkSettled, Violation } from './checks.ts';
+import { Counters } from './counters.ts';
+import { Random } from './random.ts';
+import { drawScenario, type Scenario } from './scenario.ts';
+import { World } from './world.ts';
+
+export interface RunOptions {
+  readonly seed: number;
+  readonly peers?: number;
+  /** Changes what the seed drew. */
+  readonly override?: Partial<Scenario>;
+  readonly keepTrace?: boolean;
+}
+
+export interface RunResult {
+  readonly seed: number;
+  readonly steps: number;
+  readonly counters: Counters;
+  /** What was broken; '' when all is well. */
+  readonly violation: string;
+  readonly trace: readonly string[];
+  /** Who holds what at the end. */
+  readonly end: readonly string[];
+}
+
+export function runSeed(options: RunOptions): RunResult {
+  const random = new Random(options.seed);
+  const scenario: Scenario = { ...drawScenario(random, options.peers), ...options.override };
+  const world = new World(scenario, random, options.keepTrace);
+  let violation = '';
+  try {
+    world.run();
+    checkSettled(world);
+  } catch (error) {
+    if (!(error instanceof Violation)) throw error;
+    violation = `at ${world.nowMs.toFixed(1)} ms: ${error.message}`;
+  }
+  return {
+    ...{ seed: options.seed, steps: world.steps, counters: world.counters, violation },
+    trace: world.trace,
+    end: world.peers.map((peer) => peer.describe()),
+  };
+}

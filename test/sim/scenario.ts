@@ -1,0 +1,105 @@
+// What one seed draws before anything happens: how large the world is, how it boots, which faults it meets and how often.
+import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
+import type { Effect } from '#ipam-peer/events.ts';
+import type { State } from '#ipam-peer/state.ts';
+import type { Random } from './random.ts';
+
+export interface Faults {
+  /** Probability of dying before an effect. */
+  readonly crashPerEffect: number;
+  readonly requestLost: number;
+  readonly requestLate: number;
+  readonly requestTwice: number;
+  readonly replyLost: number;
+  readonly replyLate: number;
+  readonly replyTwice: number;
+  readonly unknown: number;
+  readonly hintLost: number;
+  readonly hintLate: number;
+  readonly hintTwice: number;
+  /** Mean milliseconds between faults of the world (crash, power loss, partition, deletion); Infinity: none. */
+  readonly faultEveryMs: number;
+}
+
+export const noFaults: Faults = {
+  ...{ crashPerEffect: 0, requestLost: 0, requestLate: 0, requestTwice: 0, replyLost: 0, replyLate: 0, replyTwice: 0 },
+  ...{ unknown: 0, hintLost: 0, hintLate: 0, hintTwice: 0, faultEveryMs: Infinity },
+};
+
+export interface Scenario {
+  readonly peers: number;
+  readonly ranges: readonly Cidr[];
+  readonly reserved: readonly Cidr[];
+  /** Peers boot within this time. */
+  readonly bootWithinMs: number;
+  /** Split into halves from the beginning until the faults end: a peer reaches the registry only in turn with its half. */
+  readonly halves: boolean;
+  readonly faults: Faults;
+  /** Faults and load last so long; then the world must come to rest. */
+  readonly busyMs: number;
+  /** Mean milliseconds between attachments or detachments per peer. */
+  readonly workEveryMs: number;
+  /** Pods per peer aimed at. */
+  readonly podsPerPeer: number;
+  readonly restMs: number;
+  readonly lowWater: number;
+  /** A planted bug: changes what a peer does before it is done. */
+  readonly sabotage?: (effects: readonly Effect[], state: State) => readonly Effect[];
+  /** A planted bug: every third read is of the state before the last write. */
+  readonly staleReads?: boolean;
+  /** A planted bug: rest that the peers keep, while the world still expects `restMs`. */
+  readonly peersRestMs?: number;
+}
+
+function cidr(text: string): Cidr {
+  const block = parseCidr(text);
+  if (block === undefined) throw new Error(text);
+  return block;
+}
+
+const universes: readonly { readonly ranges: readonly string[]; readonly reserved: readonly string[] }[] = [
+  { ranges: ['10.32.0.0/12'], reserved: [] },
+  { ranges: ['10.32.0.0/12'], reserved: ['10.43.0.0/16', '10.33.4.8/29'] },
+  { ranges: ['10.32.0.0/20'], reserved: [] },
+  { ranges: ['10.32.0.0/21', '10.64.1.0/24'], reserved: ['10.32.1.0/26'] },
+  { ranges: ['10.32.0.0/22'], reserved: [] },
+  { ranges: ['10.32.0.0/23'], reserved: ['10.32.0.128/27'] },
+];
+
+/** Half of the probabilities are zero in a given run: faults show best in changing company. */
+function maybe(random: Random, high: number): number {
+  return random.chance(0.5) ? 0 : random.between(0, high);
+}
+
+export function drawScenario(random: Random, peers: number | undefined): Scenario {
+  const universe = random.pick(universes);
+  const calm = random.chance(0.1);
+  return {
+    peers: peers ?? 2 + random.below(random.chance(0.2) ? 15 : 5),
+    ranges: universe.ranges.map(cidr),
+    reserved: universe.reserved.map(cidr),
+    bootWithinMs: random.pick([0, 10, 1000, 15_000]),
+    halves: random.chance(0.1),
+    faults: calm
+      ? noFaults
+      : {
+          crashPerEffect: maybe(random, 0.02),
+          requestLost: maybe(random, 0.2),
+          requestLate: maybe(random, 0.2),
+          requestTwice: maybe(random, 0.2),
+          replyLost: maybe(random, 0.2),
+          replyLate: maybe(random, 0.2),
+          replyTwice: maybe(random, 0.2),
+          unknown: maybe(random, 0.2),
+          hintLost: maybe(random, 0.4),
+          hintLate: maybe(random, 0.5),
+          hintTwice: maybe(random, 0.2),
+          faultEveryMs: random.chance(0.3) ? Infinity : random.between(300, 6000),
+        },
+    busyMs: random.between(5_000, 40_000),
+    workEveryMs: random.pick([50, 200, 1000]),
+    podsPerPeer: random.pick([3, 20, 150, 400]),
+    restMs: random.pick([500, 3000]),
+    lowWater: random.pick([1, 16, 32]),
+  };
+}
