@@ -15,6 +15,8 @@ WORKDIR /src
 ARG NODE_EXTRA_CA_CERTS
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --no-audit --no-fund --loglevel=error && npm cache clean --force
+# Node in a layer of its own: an upgrade of the agent does not bring it anew.
+RUN install -D -m 0755 node_modules/node/bin/node /out-node/bin/node
 COPY cni-shim cni-shim
 COPY agent/native agent/native
 COPY agent/errors.ts agent/errors.ts
@@ -23,8 +25,7 @@ COPY agent agent
 COPY ipam-peer ipam-peer
 COPY deploy/bundle.ts deploy/weft.sh deploy/
 RUN node_modules/.bin/node deploy/bundle.ts /out/weft.mjs \
- && install -D -m 0755 deploy/weft.sh /out/bin/weft \
- && install -D -m 0755 node_modules/node/bin/node /out/bin/node
+ && install -D -m 0755 deploy/weft.sh /out/bin/weft
 
 FROM debian:bookworm-slim
 ARG VERSION=0.1.0
@@ -38,6 +39,7 @@ RUN apt-get update \
  && apt-get install -y -qq --no-install-recommends libnftables1 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf /var/log/*
 COPY --from=loopback /out/loopback /opt/weft/loopback
+COPY --from=build /out-node /opt/weft
 COPY --from=build /out /opt/weft
 COPY LICENSE /opt/weft/LICENSE
 ENV PATH=/opt/weft/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { access, cp, mkdir, readFile, realpath, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
+import { defaultImage } from '../../deploy/generate.ts';
 import { attempt, lockFile, run } from './cluster/host.ts';
 import { cacheDirectory, goEnvironment } from './cluster/programs.ts';
 
@@ -15,8 +16,8 @@ const bases = {
   go: `${registry}/golang:1.26-bookworm`,
 } as const;
 
-/** What weft.yaml names in the tests: never pulled. */
-export const weftImage = 'localhost/weft:e2e';
+/** The name that deploy/weft.yaml has: the tests apply that file as it is. */
+const weftImage = defaultImage;
 
 type Say = (line: string) => void;
 
@@ -34,13 +35,9 @@ export async function ensureWeftImage(say: Say): Promise<string> {
   });
   await ensureBases(say);
   const certificates = certificateArguments();
-  await run(
-    buildah(
-      ...['bud', '--isolation=chroot', '--network=host', '--pull-never', '--layers', ...certificates],
-      ...['--tag', weftImage, '--file', join(repository, 'Dockerfile'), repository],
-    ),
-    { timeoutMs: 900_000 },
-  );
+  const how = ['--isolation=chroot', '--network=host', '--pull-never', '--layers', ...certificates];
+  const what = ['--tag', weftImage, '--file', join(repository, 'Dockerfile'), repository];
+  await run(buildah('bud', ...how, ...what), { timeoutMs: 900_000 });
   const id = (await run(buildah('images', '--quiet', '--no-trunc', weftImage))).trim().replace(/^sha256:/, '');
   const tarball = join(cacheDirectory(), 'images', `weft-${id.slice(0, 16)}.tar`);
   if (await exists(tarball)) return tarball;
@@ -48,7 +45,6 @@ export async function ensureWeftImage(say: Say): Promise<string> {
   await mkdir(join(cacheDirectory(), 'images'), { recursive: true });
   await run(buildah('push', '--quiet', weftImage, `docker-archive:${tarball}.unfinished:${weftImage}`));
   await rename(`${tarball}.unfinished`, tarball);
-  await attempt(buildah('rmi', '--prune'));
   return tarball;
 }
 

@@ -56,7 +56,7 @@ afterAll(async () => {
 registryContract('kubernetes', async () => {
   server = await sharedServer();
   return {
-    // Admin's rights: the agent may not create or delete a Universe, which the suite does.
+    // Admin's rights: the agent may not delete a Universe, which the suite does.
     open: () => openAs('admin'),
     [Symbol.asyncDispose]: async () => undefined,
   };
@@ -82,9 +82,11 @@ describe('with the rights of the agent', () => {
 
   it('is refused, with the reason, what the agent must not do', async () => {
     await using registry = disposable(await openAs('weft'));
-    expect(await registry.create('universe', 'mine', sampleValue('universe', 1), signal)).toMatchObject({
+    await applyUniverse('kept');
+    const kept = (await registry.get('universe', 'kept', signal)) as RegistryRecord;
+    expect(await registry.delete(kept, signal)).toMatchObject({
       kind: 'refused',
-      reason: expect.stringContaining('cannot create resource "universes"'),
+      reason: expect.stringContaining('cannot delete resource "universes"'),
     });
     const weft = openWeft();
     const attempts = [
@@ -214,7 +216,10 @@ describe('trouble', () => {
 const universeNever: RegistryRecord = { kind: 'universe', name: 'x', uid: 'u', version: '1', value: {} };
 
 async function applyUniverse(name: string): Promise<{ readonly code: number; readonly output: string }> {
-  const text = (await readFile(join(deploy, 'universe.yaml'), 'utf8')).replace('name: default', `name: ${name}`);
+  const text = (await readFile(join(deploy, '../examples/universe.yaml'), 'utf8')).replace(
+    'name: default',
+    `name: ${name}`,
+  );
   const applied = await server.kubectl(['apply', '-f', '-'], text);
   if (applied.code !== 0) throw new Error(applied.output);
   return applied;

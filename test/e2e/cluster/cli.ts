@@ -1,5 +1,5 @@
 // For people: boots a test cluster and keeps it until Ctrl-C; a second terminal looks inside.
-//   node test/e2e/cluster/cli.ts up [--nodes 3] [--proxy nftables|iptables] [--cni none|bridge]
+//   node test/e2e/cluster/cli.ts up [--nodes 3] [--proxy nftables|iptables] [--cni none|bridge] [--weft]
 //   node test/e2e/cluster/cli.ts kubectl ARG…
 //   node test/e2e/cluster/cli.ts exec n1|outside COMMAND…
 import { spawnSync } from 'node:child_process';
@@ -7,6 +7,8 @@ import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
+import { manifestPath } from '../../../deploy/generate.ts';
+import { ensureWeftImage } from '../image.ts';
 import { Cluster } from './cluster.ts';
 import { ensureImages } from './images.ts';
 import { ensurePrograms } from './programs.ts';
@@ -23,19 +25,26 @@ async function up(args: readonly string[]): Promise<number> {
       nodes: { type: 'string', default: '3' },
       proxy: { type: 'string', default: 'nftables' },
       cni: { type: 'string', default: 'none' },
+      weft: { type: 'boolean', default: false },
     },
   });
   const bin = await ensurePrograms(say);
   const logs = join(directory, 'logs');
   await rm(logs, { recursive: true, force: true });
   await mkdir(logs, { recursive: true });
-  const paths: ClusterPaths = { bin, images: await ensureImages(bin, say), work: workDirectory(), logs };
+  const ours = values.weft ? [await ensureWeftImage(say)] : [];
+  const images = [...(await ensureImages(bin, say)), ...ours];
+  const paths: ClusterPaths = { bin, images, work: workDirectory(), logs };
   const settings: ClusterSettings = {
     nodes: Number(values.nodes),
     proxyMode: values.proxy === 'iptables' ? 'iptables' : 'nftables',
     cni: values.cni === 'bridge' ? 'bridge' : 'none',
   };
-  const env = { WEFT_E2E_PATHS: JSON.stringify(paths), WEFT_E2E_SETTINGS: JSON.stringify(settings) };
+  const env = {
+    WEFT_E2E_PATHS: JSON.stringify(paths),
+    WEFT_E2E_SETTINGS: JSON.stringify(settings),
+    WEFT_E2E_APPLY: String(values.weft),
+  };
   return await runInSandbox(new URL(import.meta.url).pathname, ['inside'], env, () =>
     say('another cluster runs; waiting'),
   );
@@ -57,6 +66,10 @@ async function inside(): Promise<number> {
     stamp('nodes Ready');
     await cluster.plane.kubectl(['-n', 'kube-system', 'rollout', 'status', 'deployment/coredns', '--timeout=120s']);
     stamp('CoreDNS available');
+  }
+  if (process.env['WEFT_E2E_APPLY'] === 'true') {
+    await cluster.plane.kubectl(['apply', '-f', manifestPath]);
+    stamp('weft.yaml applied');
   }
   await writeFile(join(directory, 'paths.json'), JSON.stringify(paths));
   stamp('up; Ctrl-C takes it down');

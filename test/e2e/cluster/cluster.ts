@@ -2,7 +2,6 @@
 // nodes, and one host outside. Disposing of it kills every process by pid; its networks and mounts end with the sandbox.
 import { readFile } from 'node:fs/promises';
 
-import { makeCgroups } from './cgroups.ts';
 import { ControlPlane } from './control-plane.ts';
 import { attempt, run, type RunOptions, type RunResult } from './host.ts';
 import { ClusterNode, joinFabric } from './node.ts';
@@ -13,24 +12,24 @@ const outsideName = 'outside';
 
 export class Cluster {
   readonly plane: ControlPlane;
-  readonly #paths: ClusterPaths;
-  readonly #settings: ClusterSettings;
+  readonly paths: ClusterPaths;
+  readonly settings: ClusterSettings;
   readonly #nodes = new Map<string, ClusterNode>();
 
   private constructor(plane: ControlPlane, paths: ClusterPaths, settings: ClusterSettings) {
     this.plane = plane;
-    this.#paths = paths;
-    this.#settings = settings;
+    this.paths = paths;
+    this.settings = settings;
   }
 
   /** Boots everything; the nodes are registered, and Ready only once a pod network is there. */
   static async up(paths: ClusterPaths, settings: ClusterSettings, say: (line: string) => void): Promise<Cluster> {
     await makeFabric();
-    const cluster = new Cluster(await ControlPlane.start(paths, 'full'), paths, settings);
+    const cluster = new Cluster(await ControlPlane.start(paths), paths, settings);
     say('kube-apiserver answers');
     await Promise.all(Array.from({ length: settings.nodes }, (_, index) => cluster.addNode(index + 1)));
     say(`${settings.nodes} nodes registered`);
-    if (settings.cni === 'bridge') await installReferenceNetwork([...cluster.nodes]);
+    if (settings.cni === 'bridge') await installReferenceNetwork(cluster.nodes);
     const manifest = await readFile(new URL('./coredns.yaml', import.meta.url), 'utf8');
     const input = manifest
       .replaceAll(/^#.*$/gm, '')
@@ -38,6 +37,16 @@ export class Cluster {
       .replaceAll('CLUSTER_DOMAIN', clusterDomain)
       .replaceAll('IMAGE', images.coredns);
     await cluster.plane.kubectl(['apply', '-f', '-'], { input });
+    return cluster;
+  }
+
+  /** The same cluster as seen by another process of the sandbox: everything but adding nodes. Do not dispose of it. */
+  static attach(paths: ClusterPaths, settings: ClusterSettings): Cluster {
+    const cluster = new Cluster(new ControlPlane(paths), paths, settings);
+    for (let index = 1; index <= settings.nodes; index++) {
+      const node = new ClusterNode(index, paths);
+      cluster.#nodes.set(node.name, node);
+    }
     return cluster;
   }
 
@@ -52,8 +61,8 @@ export class Cluster {
   }
 
   async addNode(index: number): Promise<ClusterNode> {
-    await makeCgroups(`n${index}`);
-    const node = await ClusterNode.boot(index, this.plane, this.#paths, this.#settings);
+    const node = new ClusterNode(index, this.paths);
+    await node.boot(this.plane, this.settings);
     this.#nodes.set(node.name, node);
     return node;
   }

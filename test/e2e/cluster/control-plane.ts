@@ -12,14 +12,15 @@ export class ControlPlane {
   readonly #paths: ClusterPaths;
   readonly #daemons: ChildProcess[] = [];
 
-  private constructor(paths: ClusterPaths) {
+  /** A control plane that another process of the same sandbox has started, or that `start` is about to. */
+  constructor(paths: ClusterPaths) {
     this.#paths = paths;
     this.pki = join(paths.work, 'pki');
     this.kubeconfig = join(this.pki, 'admin.kubeconfig');
   }
 
-  /** etcd and kube-apiserver, ready to answer. `full` adds kube-controller-manager and kube-scheduler. */
-  static async start(paths: ClusterPaths, scope: 'api' | 'full'): Promise<ControlPlane> {
+  /** Everything; kube-apiserver answers when it resolves. */
+  static async start(paths: ClusterPaths): Promise<ControlPlane> {
     const plane = new ControlPlane(paths);
     await makeClusterKeys(plane.pki);
     await plane.#start('etcd', etcdFlags(join(paths.work, 'etcd')));
@@ -27,10 +28,8 @@ export class ControlPlane {
     await until('kube-apiserver answers /readyz', 60_000, async () => {
       return (await plane.tryKubectl(['get', '--raw', '/readyz'])).code === 0;
     });
-    if (scope === 'full') {
-      await plane.#start('kube-controller-manager', controllerManagerFlags(plane.pki));
-      await plane.#start('kube-scheduler', schedulerFlags(plane.pki));
-    }
+    await plane.#start('kube-controller-manager', controllerManagerFlags(plane.pki));
+    await plane.#start('kube-scheduler', schedulerFlags(plane.pki));
     return plane;
   }
 

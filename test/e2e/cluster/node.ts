@@ -1,12 +1,12 @@
 // One machine of the test cluster: its own network, mount, UTS, IPC, pid and cgroup namespaces, an overlay root, containerd,
 // kubelet and kube-proxy under a small pid 1. Killing that pid is a crash of the machine.
-import type { ChildProcess } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { access, cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { joinCgroups, removeCgroups } from './cgroups.ts';
+import { joinCgroups, makeCgroups, removeCgroups } from './cgroups.ts';
 import type { ControlPlane } from './control-plane.ts';
-import { attempt, killChild, run, startDaemon, until, type RunOptions, type RunResult } from './host.ts';
+import { attempt, run, startDaemon, until, type RunOptions, type RunResult } from './host.ts';
 import { makeKubeletKeys } from './pki.ts';
 import { clusterDomain, dnsAddress, fabric, images, type ClusterPaths, type ClusterSettings } from './settings.ts';
 
@@ -15,65 +15,55 @@ export class ClusterNode {
   readonly address: string;
   readonly #paths: ClusterPaths;
   readonly #files: string;
-  #outer: ChildProcess | undefined;
-  #init = 0;
 
-  private constructor(index: number, paths: ClusterPaths) {
+  /** A node that boots, or has been booted by another process of the same sandbox. */
+  constructor(index: number, paths: ClusterPaths) {
     this.name = `n${index}`;
     this.address = fabric.node(index);
     this.#paths = paths;
     this.#files = join(paths.work, this.name);
   }
 
-  /** Boots node number `index` and waits until its kubelet has registered it. */
-  static async boot(
-    index: number,
-    plane: ControlPlane,
-    paths: ClusterPaths,
-    settings: ClusterSettings,
-  ): Promise<ClusterNode> {
-    const node = new ClusterNode(index, paths);
-    await node.#writeFiles(plane, settings);
-    await joinFabric(node.name, node.address);
-    await node.#startInit();
-    for (const tarball of paths.images) {
-      await node.run(['ctr', '-n', 'k8s.io', 'images', 'import', '-'], { stdinFile: tarball });
+  /** Boots the machine and waits until its kubelet has registered it. */
+  async boot(plane: ControlPlane, settings: ClusterSettings): Promise<void> {
+    await makeCgroups(this.name);
+    await this.#writeFiles(plane, settings);
+    await joinFabric(this.name, this.address);
+    await this.#startInit();
+    for (const tarball of this.#paths.images) {
+      await this.run(['ctr', '-n', 'k8s.io', 'images', 'import', '-'], { stdinFile: tarball });
     }
-    await node.run(['touch', '/node/images-there']);
-    await until(
-      `${node.name} registers`,
-      60_000,
-      async () => (await plane.tryKubectl(['get', 'node', node.name])).code === 0,
-    );
-    return node;
-  }
-
-  /** The pid of the node's pid 1, as this process sees it. */
-  get initPid(): number {
-    return this.#init;
+    await this.run(['touch', '/node/images-there']);
+    await until(`${this.name} registers`, 60_000, async () => {
+      return (await plane.tryKubectl(['get', 'node', this.name])).code === 0;
+    });
   }
 
   /** Runs a command inside every namespace of the node. */
   async attempt(command: readonly string[], options: NodeRunOptions = {}): Promise<RunResult> {
-    return await attempt(this.#inside(command, options.stdinFile), { timeoutMs: 60_000, ...options });
+    return await attempt(await this.#inside(command, options.stdinFile), { timeoutMs: 60_000, ...options });
   }
 
   async run(command: readonly string[], options: NodeRunOptions = {}): Promise<string> {
-    return await run(this.#inside(command, options.stdinFile), { timeoutMs: 60_000, ...options });
+    return await run(await this.#inside(command, options.stdinFile), { timeoutMs: 60_000, ...options });
   }
 
-  /** Ends the machine between two instructions; its API objects stay. */
+  /** Ends the machine between two instructions; its API objects stay. Succeeds when it is not up. */
   async crash(): Promise<void> {
-    if (this.#init !== 0) process.kill(this.#init, 'SIGKILL');
-    if (this.#outer !== undefined) await killChild(this.#outer);
+    const init = Number(await readFile(join(this.#files, 'init.pid'), 'utf8').catch(() => '0'));
+    if (init > 0) {
+      process.kill(init, 'SIGKILL');
+      await until(`${this.name} is gone`, 20_000, async () => !existsSync(`/proc/${init}`));
+    }
     await attempt(['ip', 'link', 'del', this.name]);
     await attempt(['ip', 'netns', 'del', this.name]);
     await removeCgroups(this.name);
     await rm(this.#files, { recursive: true, force: true });
   }
 
-  #inside(command: readonly string[], stdinFile: string | undefined): readonly string[] {
-    const enter = ['nsenter', '-t', String(this.#init), '-m', '-u', '-i', '-n', '-p', '-C', '-r', '-w', 'env'];
+  async #inside(command: readonly string[], stdinFile: string | undefined): Promise<readonly string[]> {
+    const init = (await readFile(join(this.#files, 'init.pid'), 'utf8')).trim();
+    const enter = ['nsenter', '-t', init, '-m', '-u', '-i', '-n', '-p', '-C', '-r', '-w', 'env'];
     const path = 'PATH=/node/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
     const full = [...enter, path, ...command];
     return stdinFile === undefined
@@ -86,16 +76,16 @@ export class ClusterNode {
     const moveShell = joinCgroups(this.name);
     const unshare = ['unshare', '--mount', '--uts', '--ipc', '--pid', '--cgroup', '--fork', '--kill-child'];
     const init = [script, this.name, this.address, this.#files, this.#paths.bin, this.#paths.logs];
-    this.#outer = await startDaemon(
+    const outer = await startDaemon(
       ['nsenter', `--net=/run/netns/${this.name}`, 'sh', '-c', `${moveShell}; exec "$@"`, 'sh', ...unshare, ...init],
       join(this.#paths.logs, `${this.name}-init.log`),
     );
-    const pid = this.#outer.pid ?? 0;
-    this.#init = await until(`${this.name}: pid 1 runs`, 10_000, async () => {
+    const pid = outer.pid ?? 0;
+    const initPid = await until(`${this.name}: pid 1 runs`, 10_000, async () => {
       const children = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8');
       return Number(children.trim().split(' ')[0]) || undefined;
     });
-    await writeFile(join(this.#files, 'init.pid'), String(this.#init));
+    await writeFile(join(this.#files, 'init.pid'), String(initPid));
     await until(`${this.name}: containerd answers`, 30_000, async () => {
       return (await this.attempt(['test', '-e', '/node/containerd-up'])).code === 0;
     });

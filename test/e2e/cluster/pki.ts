@@ -54,14 +54,18 @@ async function makeCertificate(
   alternativeNames: readonly string[] = [],
 ): Promise<void> {
   const at = (file: string): string => join(directory, file);
-  const names = alternativeNames.length === 0 ? [] : ['-addext', `subjectAltName=${alternativeNames.join(',')}`];
-  await run([
-    ...'openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650'.split(' '),
-    ...['-CA', at(`${authority}.crt`), '-CAkey', at(`${authority}.key`), '-subj', subject],
-    ...['-addext', 'basicConstraints=critical,CA:FALSE', '-addext', 'keyUsage=critical,digitalSignature'],
-    ...['-addext', 'extendedKeyUsage=serverAuth,clientAuth', ...names],
-    ...['-keyout', at(`${name}.key`), '-out', at(`${name}.crt`)],
-  ]);
+  const names = [
+    'extendedKeyUsage=serverAuth,clientAuth',
+    ...(alternativeNames.length === 0 ? [] : [`subjectAltName=${alternativeNames.join(',')}`]),
+  ];
+  const extensions = ['basicConstraints=critical,CA:FALSE', 'keyUsage=critical,digitalSignature', ...names];
+  await run(
+    'openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650'
+      .split(' ')
+      .concat('-CA', at(`${authority}.crt`), '-CAkey', at(`${authority}.key`), '-subj', subject)
+      .concat(extensions.flatMap((extension) => ['-addext', extension]))
+      .concat('-keyout', at(`${name}.key`), '-out', at(`${name}.crt`)),
+  );
 }
 
 async function makeClient(directory: string, name: string, subject: string): Promise<void> {

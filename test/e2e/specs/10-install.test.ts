@@ -1,0 +1,61 @@
+// One `kubectl apply` of the one file, as users do it, turns a cluster without any pod network Ready; no pod CIDR is allocated.
+import { beforeAll, describe, expect, test } from 'vitest';
+
+import { renderManifest, manifestPath } from '../../../deploy/generate.ts';
+import { readFile } from 'node:fs/promises';
+import { currentCluster } from '../support/environment.ts';
+import { nodeObjects, readyCondition } from '../support/nodes.ts';
+import { manifestUrl } from '../support/manifest-server.ts';
+
+const cluster = currentCluster();
+
+describe.skipIf(cluster.settings.cni !== 'none')('installing with one apply', () => {
+  beforeAll(async () => {
+    expect(await readFile(manifestPath, 'utf8'), 'deploy/weft.yaml is generated: node deploy/generate.ts').toBe(
+      await renderManifest(),
+    );
+  });
+
+  test('before: nodes are NotReady, have no network configuration, no plugin and no pod CIDR', async () => {
+    for (const node of await nodeObjects(cluster)) {
+      expect(readyCondition(node)).toMatchObject({ status: 'False' });
+      expect(readyCondition(node).message).toMatch(/cni/i);
+      expect(node.spec.podCIDR).toBeUndefined();
+      const { stdout } = await cluster.node(node.metadata.name).attempt(['ls', '/etc/cni/net.d', '/opt/cni/bin']);
+      expect(stdout.trim().split(/\s+/)).toEqual(['/etc/cni/net.d:', '/opt/cni/bin:']);
+    }
+  });
+
+  test('rp_filter is 1 on every node, as distributions set it', async () => {
+    for (const node of cluster.nodes) {
+      const values = await node.run(['sysctl', '-n', 'net.ipv4.conf.all.rp_filter', 'net.ipv4.conf.eth0.rp_filter']);
+      expect(values.trim().split('\n')).toEqual(['1', '1']);
+    }
+  });
+
+  test('kubectl apply -f http://…/weft.yaml turns every node Ready', async () => {
+    const beganMs = performance.now();
+    await cluster.plane.kubectl(['apply', '-f', manifestUrl]);
+    await cluster.plane.kubectl(['wait', '--for=condition=Ready', 'node', '--all', '--timeout=100s']);
+    console.log(`nodes Ready ${((performance.now() - beganMs) / 1000).toFixed(1)} s after the apply`);
+  });
+
+  test('the agents are available, and pods that waited for a network run', async () => {
+    await cluster.plane.kubectl(['-n', 'weft', 'rollout', 'status', 'daemonset/weft', '--timeout=60s']);
+    await cluster.plane.kubectl(['-n', 'kube-system', 'rollout', 'status', 'deployment/coredns', '--timeout=60s']);
+  });
+
+  test('after: still no pod CIDR; the plugin, the loopback plugin and the configuration are in place', async () => {
+    for (const node of await nodeObjects(cluster)) expect(node.spec.podCIDR).toBeUndefined();
+    for (const node of cluster.nodes) {
+      const listed = (await node.run(['ls', '/etc/cni/net.d', '/opt/cni/bin'])).trim().split(/\s+/);
+      expect(listed).toEqual(['/etc/cni/net.d:', '05-weft.conflist', '/opt/cni/bin:', 'loopback', 'weft']);
+    }
+  });
+
+  test('applying the same file again changes nothing', async () => {
+    const output = await cluster.plane.kubectl(['apply', '-f', manifestUrl]);
+    const changed = output.split('\n').filter((line) => line !== '' && !line.endsWith(' unchanged'));
+    expect(changed).toEqual([]);
+  });
+});

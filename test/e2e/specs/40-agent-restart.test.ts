@@ -1,0 +1,78 @@
+// The agent may die; packets may not. Every agent is killed with -9 while streams run between all nodes.
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+import { until } from '../cluster/host.ts';
+import { podClient } from '../support/clients.ts';
+import { currentCluster } from '../support/environment.ts';
+import { watchReadiness } from '../support/nodes.ts';
+import { agentStatus } from '../support/ring.ts';
+import { startStream } from '../support/stream.ts';
+import { podPort, Workspace, type TestPod } from '../support/workspace.ts';
+
+const cluster = currentCluster();
+
+let workspace: Workspace;
+let pods: readonly TestPod[] = [];
+
+beforeAll(async () => {
+  workspace = await Workspace.create(cluster, 'restart');
+  pods = await workspace.addPods(cluster.nodes.map((node) => ({ name: `s-${node.name}`, node: node.name })));
+});
+
+afterAll(async () => {
+  await workspace[Symbol.asyncDispose]();
+});
+
+describe('the agents of all nodes killed with -9 and started again by the kubelet', () => {
+  test('running pods lose no packet, no node turns NotReady, the next ADD works', async () => {
+    const startedBefore = new Map<string, number>();
+    for (const node of cluster.nodes) startedBefore.set(node.name, (await agentStatus(node)).startedAtMs);
+    await using readiness = await watchReadiness(cluster);
+    const streams = await Promise.all(
+      pods.flatMap((from) =>
+        pods.filter((to) => to !== from).map((to) => startStream(podClient(cluster, from), to.address)),
+      ),
+    );
+
+    for (const node of cluster.nodes) {
+      const killed = await node.run([
+        'sh',
+        '-c',
+        'for pid in $(pgrep -f "weft.mjs agent"); do kill -9 $pid && echo $pid; done',
+      ]);
+      expect(killed.trim(), `agent of ${node.name}`).not.toBe('');
+    }
+    // An ADD straight after the kill waits for the agent inside the shim.
+    const newcomers = cluster.nodes.map((node) => ({ name: `next-${node.name}`, node: node.name }));
+    const added = await workspace.addPods(newcomers);
+    for (const node of cluster.nodes) {
+      await until(`a new agent is ready on ${node.name}`, 60_000, async () => {
+        const status = await agentStatus(node);
+        return status.ready && status.startedAtMs > (startedBefore.get(node.name) ?? 0);
+      });
+    }
+    for (const pod of added) {
+      for (const other of pods) await expect(podClient(cluster, other)).toReach(pod, { port: podPort });
+    }
+
+    for (const stream of streams) {
+      const { sent, received } = await stream.stop();
+      expect(sent, stream.label).toBeGreaterThan(100);
+      expect({ lost: sent - received }, stream.label).toEqual({ lost: 0 });
+    }
+    expect(readiness.notReady).toEqual([]);
+  });
+
+  test('deleting pods while the agent is dead leaves none Terminating', async () => {
+    for (const node of cluster.nodes) {
+      await node.run(['sh', '-c', 'for pid in $(pgrep -f "weft.mjs agent"); do kill -9 $pid; done']);
+    }
+    await workspace.deletePods(cluster.nodes.map((node) => `next-${node.name}`));
+    for (const node of cluster.nodes) {
+      await until(`the agent of ${node.name} is back and has released the addresses`, 90_000, async () => {
+        const { ready, leases } = await agentStatus(node);
+        return ready && leases.every((lease) => !lease.pod.startsWith('restart/next-'));
+      });
+    }
+  });
+});

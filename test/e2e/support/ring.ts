@@ -1,0 +1,75 @@
+// Who holds which part of the range, read from the Peer objects that the agents share, and what a node's kernel and agent hold.
+import { BlockList } from 'node:net';
+
+import type { Cluster } from '../cluster/cluster.ts';
+import type { ClusterNode } from '../cluster/node.ts';
+
+export interface PeerRecord {
+  readonly name: string;
+  readonly node: string;
+  readonly blocks: readonly string[];
+}
+
+/** Every Peer object with its node's name and its blocks. */
+export async function peerRecords(cluster: Cluster): Promise<readonly PeerRecord[]> {
+  const { items } = await cluster.plane.kubectlJson<{
+    readonly items: readonly {
+      readonly metadata: { readonly name: string };
+      readonly spec: {
+        readonly node: { readonly name: string };
+        readonly blocks?: readonly { readonly cidr: string }[];
+      };
+    }[];
+  }>(['get', 'peers.weft.network']);
+  return items.map(({ metadata, spec }) => ({
+    name: metadata.name,
+    node: spec.node.name,
+    blocks: (spec.blocks ?? []).map((block) => block.cidr),
+  }));
+}
+
+/** Whether an IPv4 address lies in one of the CIDRs. */
+export function inBlocks(address: string, cidrs: readonly string[]): boolean {
+  const list = new BlockList();
+  for (const cidr of cidrs) {
+    const [base = '', bits = '32'] = cidr.split('/');
+    list.addSubnet(base, Number(bits), 'ipv4');
+  }
+  return list.check(address, 'ipv4');
+}
+
+export interface AgentStatus {
+  readonly ready: boolean;
+  readonly startedAtMs: number;
+  readonly leasesTotal: number;
+  readonly leases: readonly {
+    readonly pod: string;
+    readonly addresses: readonly string[];
+    readonly hostIfname: string;
+  }[];
+  readonly findings: readonly { readonly [key: string]: unknown }[];
+}
+
+/** What the node's agent says of itself; throws while it does not answer. */
+export async function agentStatus(node: ClusterNode): Promise<AgentStatus> {
+  return JSON.parse(
+    await node.run(['curl', '-fsS', '--max-time', '3', 'http://127.0.0.1:6785/api/status']),
+  ) as AgentStatus;
+}
+
+/** Names of the node's links that are host ends of pods, the kernel's words. */
+export async function podLinks(node: ClusterNode): Promise<readonly string[]> {
+  const links = JSON.parse(await node.run(['ip', '-j', 'link', 'show', 'type', 'veth'])) as readonly {
+    readonly ifname?: string;
+  }[];
+  // The node's own uplink is a veth too.
+  return links.flatMap(({ ifname }) => (ifname === undefined || ifname === 'eth0' ? [] : [ifname]));
+}
+
+/** Destinations of every route of the node, as `ip route` prints them. */
+export async function routeDestinations(node: ClusterNode): Promise<readonly string[]> {
+  const routes = JSON.parse(await node.run(['ip', '-j', 'route', 'show', 'table', 'all'])) as readonly {
+    readonly dst: string;
+  }[];
+  return routes.map(({ dst }) => dst);
+}
