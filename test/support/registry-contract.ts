@@ -184,8 +184,15 @@ export function sampleValue(kind: RecordKind, seq: number): RecordValue {
       return { schema: 1, ranges: ['10.32.0.0/12'], reserved: seq % 2 === 0 ? ['10.32.0.0/24'] : [] };
     case 'peer':
       return {
-        ...{ schema: 1, node: { name: 'host1', uid: '3f0c9a52-0000-4000-8000-000000000001' }, seq, seeded: false },
-        ...{ blocks: [], granting: [], underlay: ['192.0.2.1'], overlay: [], free: 0 },
+        schema: 1,
+        node: { name: 'host1', uid: '3f0c9a52-0000-4000-8000-000000000001' },
+        seq,
+        seeded: false,
+        blocks: [],
+        granting: [],
+        underlay: ['192.0.2.1'],
+        overlay: [],
+        free: 0,
       };
     case 'session':
       return { sessionId: `00000000-0000-4000-8000-${String(seq).padStart(12, '0')}`, termSeconds: 240 };

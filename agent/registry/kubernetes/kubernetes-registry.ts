@@ -8,7 +8,14 @@ import { openKubeApi, type KubeAnswer, type KubeApi, type KubeRequest } from '#a
 import { failure, listAll, statusMessage, type KubeObject } from '#agent/kubernetes/list-watch.ts';
 import { resourceOf, writeMetaOf, type Resource } from '#agent/registry/kubernetes/resources.ts';
 import { watchRecords } from '#agent/registry/kubernetes/watch.ts';
-import type { DeleteOutcome, RecordKind, Registry, RegistryRecord, RecordValue, WriteOutcome } from '#agent/registry/registry.ts';
+import type {
+  DeleteOutcome,
+  RecordKind,
+  Registry,
+  RegistryRecord,
+  RecordValue,
+  WriteOutcome,
+} from '#agent/registry/registry.ts';
 
 export interface KubernetesRegistryOptions {
   /** Weft's own namespace: its Leases live there. */

@@ -99,7 +99,9 @@ export function writeMetaOf(record: RegistryRecord): WriteMeta | undefined {
 function keptMetadata(metadata: ObjectMeta): ObjectMeta {
   const { name, uid, resourceVersion, labels, annotations, finalizers, ownerReferences } = metadata;
   return {
-    ...{ name, uid, resourceVersion },
+    name,
+    uid,
+    resourceVersion,
     ...(labels !== undefined && { labels }),
     ...(annotations !== undefined && { annotations }),
     ...(finalizers !== undefined && { finalizers }),
