@@ -6,6 +6,7 @@
 // started before: discovery and IPAM go on from their durable copies. Stopping goes the other way round and leaves the kernel
 // as it is: running pods lose no packet.
 
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { startCniServer } from '#agent/cni/server.ts';
 import { writeConflist } from '#agent/cni/conflist.ts';
@@ -148,6 +149,9 @@ async function start(
 const underlayOf = (config: Config, discovery: Discovery): readonly string[] =>
   config.underlayAddress === '' ? discovery.self.underlayAddresses : [config.underlayAddress];
 
+/** A container's own /proc/sys is read-only; the DaemonSet mounts the part that the datapath writes beside it. */
+const hostSysctlRoot = '/host/proc/sys';
+
 function datapathSettings(config: Config): typeof defaultDatapathSettings {
   return {
     ...defaultDatapathSettings,
@@ -156,6 +160,7 @@ function datapathSettings(config: Config): typeof defaultDatapathSettings {
     nonMasqueradeCidrs: config.nonMasqueradeRanges,
     underlayAddress: config.underlayAddress || undefined,
     comparePeriodMs: config.resyncMs,
+    ...(existsSync(`${hostSysctlRoot}/net`) && { sysctlRoot: hostSysctlRoot }),
   };
 }
 

@@ -3,7 +3,7 @@
 
 import { constants } from 'node:fs';
 import { access, chmod, copyFile, mkdir, open, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { WeftError } from '#agent/errors.ts';
 
@@ -12,13 +12,24 @@ const candidates: readonly string[] = ['../../cni-shim/build/weft', './weft', '.
   fileURLToPath(new URL(path, import.meta.url)),
 );
 
-/** Installs as `<directory>/weft`, mode 0755. Resolves to one sentence about it. Throws WeftError('io'). */
+/** The image brings the reference loopback plugin, which containerd executes for each pod; other builds have none. */
+const loopbackSource = fileURLToPath(new URL('./loopback', import.meta.url));
+
+/** Installs as `<directory>/weft`, mode 0755, and `loopback` where it is missing. Resolves to one sentence about it. Throws WeftError('io'). */
 export async function installPlugin(directory: string, shim?: string): Promise<string> {
   const source = shim ?? (await firstThatIs(candidates));
   const target = join(directory, 'weft');
-  const temporary = join(directory, `.weft.${process.pid}.tmp`);
+  await putInPlace(source, target);
+  const loopback = join(directory, 'loopback');
+  if (!(await isProgram(loopbackSource)) || (await isProgram(loopback))) return `installed ${target}`;
+  await putInPlace(loopbackSource, loopback);
+  return `installed ${target} and ${loopback}, which was missing`;
+}
+
+async function putInPlace(source: string, target: string): Promise<void> {
+  const temporary = join(dirname(target), `.${basename(target)}.${process.pid}.tmp`);
   try {
-    await mkdir(directory, { recursive: true });
+    await mkdir(dirname(target), { recursive: true });
     await copyFile(source, temporary, constants.COPYFILE_EXCL);
     await chmod(temporary, 0o755);
     await using file = await open(temporary);
@@ -28,16 +39,18 @@ export async function installPlugin(directory: string, shim?: string): Promise<s
     await rm(temporary, { force: true });
     throw new WeftError('io', `cannot install ${source} as ${target}: ${(error as Error).message}`, { cause: error });
   }
-  return `installed ${target}`;
+}
+
+async function isProgram(path: string): Promise<boolean> {
+  return await access(path, constants.X_OK).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function firstThatIs(paths: readonly string[]): Promise<string> {
   for (const path of paths) {
-    const found = await access(path, constants.X_OK).then(
-      () => true,
-      () => false,
-    );
-    if (found) return path;
+    if (await isProgram(path)) return path;
   }
   throw new WeftError('io', `the CNI plugin is not built; looked for ${paths.join(', ')}`);
 }
