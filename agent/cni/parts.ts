@@ -17,8 +17,9 @@ export interface CniParts {
   readonly log: CniLog;
 }
 
-/** `ENOENT` and the like of a system error, '' for anything else. */
+/** `ENOENT` and the like, of Node's system errors and of netlink's; '' for anything else. */
 export function errnoOf(error: unknown): string {
-  if (typeof error !== 'object' || error === null || !('code' in error)) return '';
-  return typeof error.code === 'string' ? error.code : '';
+  if (typeof error !== 'object' || error === null) return '';
+  if ('errorName' in error && typeof error.errorName === 'string') return error.errorName;
+  return 'code' in error && typeof error.code === 'string' ? error.code : '';
 }

@@ -144,6 +144,7 @@ class CniHandler {
         return undefined;
       case 'STATUS':
         status(this.#served, ipam, datapath);
+        if (!this.#served) await this.#mark();
         return undefined;
       case 'GC':
         await gc(call, this.#options, this.#queue, signal);
@@ -164,12 +165,7 @@ class CniHandler {
     }
   }
 
-  #tell(
-    call: CniCall | undefined,
-    body: ShimRequest,
-    outcome: 'ok' | WeftError,
-    startedMs: number,
-  ): void {
+  #tell(call: CniCall | undefined, body: ShimRequest, outcome: 'ok' | WeftError, startedMs: number): void {
     const durationMs = performance.now() - startedMs;
     const { log, observe } = this.#options;
     observe?.(call?.verb ?? '', outcome === 'ok' ? 'ok' : outcome.kind, durationMs);

@@ -9,6 +9,7 @@ import { pino } from 'pino';
 import type { NetnsInspector } from '#agent/cni/parts.ts';
 import { type CniServer, startCniServer } from '#agent/cni/server.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
+import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 import { FakeDatapath, FakeIpam } from '#test/support/cni-fakes.ts';
 import { runShim, type ShimRun } from '#test/support/shim.ts';
 
@@ -58,7 +59,7 @@ export class CniCase implements AsyncDisposable {
     if (path === '/proc/self/ns/net') return { isNetns: true, inode: hostInode };
     if (path === '/etc/passwd') return { isNetns: false, inode: 77n };
     const inode = this.namespaces.get(path);
-    if (inode === undefined) throw Object.assign(new Error(`ENOENT: ${path}`), { code: 'ENOENT' });
+    if (inode === undefined) throw new NetlinkError({ request: `netns ${path}`, errno: errno.ENOENT });
     return { isNetns: true, inode };
   };
 

@@ -45,12 +45,13 @@ describe('ADD', () => {
     expect(given.datapath.calls).toEqual(['attach pod1']);
   });
 
-  test('of a used container id clears what a lost DEL left', async () => {
+  test.each(['/ns/pod1', '/ns/new'])('of a used container id (%s) clears what a lost DEL left', async (netns) => {
     await given.start();
     await given.addPod('pod1');
     const [old] = given.ipam.leases();
-    given.namespaces.set('/ns/pod1', 999n);
-    expect(await given.call('ADD')).toMatchObject({ code: 0 });
+    given.namespaces.delete('/ns/pod1');
+    given.namespaces.set(netns, 999n);
+    expect(await given.call('ADD', { netns })).toMatchObject({ code: 0 });
     expect(given.ipam.leases()).toHaveLength(1);
     expect(given.ipam.leases()[0]?.generation).not.toBe(old?.generation);
     expect([...given.datapath.links.values()]).toEqual([given.ipam.leases()[0]?.generation]);
