@@ -8,9 +8,13 @@ import { WeftError } from '#agent/errors.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 
+/** Weft's own namespace in deploy/base: its Leases live there. */
+const kubernetesNamespace = 'weft';
+
 export async function openRegistry(config: Config, log: Logger): Promise<Registry> {
   if (config.registry === 'kubernetes') {
-    throw new WeftError('invalidSetting', 'registry: the registry kubernetes is not in this build');
+    const { openKubernetesRegistry } = await import('#agent/registry/kubernetes/kubernetes-registry.ts');
+    return openKubernetesRegistry({ namespace: kubernetesNamespace, kubeConfig: config.kubeconfig, log });
   }
   const { openPeersRegistry } = await import('#agent/registry/peers/peers-registry.ts');
   const voters = config.voters.map((name) => {
@@ -29,7 +33,9 @@ export async function openRegistry(config: Config, log: Logger): Promise<Registr
 
 export async function openDiscovery(config: Config, log: Logger): Promise<Discovery> {
   if (config.discovery === 'kubernetes') {
-    throw new WeftError('invalidSetting', 'discovery: the discovery kubernetes is not in this build');
+    const { startKubernetesDiscovery } = await import('#agent/discovery/kubernetes.ts');
+    const { nodeName, stateDir, kubeconfig: kubeConfig } = config;
+    return startKubernetesDiscovery({ nodeName, stateDir, kubeConfig, log });
   }
   const { startStaticDiscovery } = await import('#agent/tmp-static.ts');
   return startStaticDiscovery({ nodeName: config.nodeName, nodes: config.nodes, stateDir: config.stateDir, log });

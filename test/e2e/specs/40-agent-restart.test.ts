@@ -5,7 +5,7 @@ import { until } from '../cluster/host.ts';
 import { podClient } from '../support/clients.ts';
 import { currentCluster } from '../support/environment.ts';
 import { watchReadiness } from '../support/nodes.ts';
-import { agentStatus } from '../support/ring.ts';
+import { agentStatus, killAgent } from '../support/ring.ts';
 import { startStream } from '../support/stream.ts';
 import { podPort, Workspace, type TestPod } from '../support/workspace.ts';
 
@@ -34,14 +34,7 @@ describe('the agents of all nodes killed with -9 and started again by the kubele
       ),
     );
 
-    for (const node of cluster.nodes) {
-      const killed = await node.run([
-        'sh',
-        '-c',
-        'for pid in $(pgrep -f "weft.mjs agent"); do kill -9 $pid && echo $pid; done',
-      ]);
-      expect(killed.trim(), `agent of ${node.name}`).not.toBe('');
-    }
+    for (const node of cluster.nodes) await killAgent(node);
     // An ADD straight after the kill waits for the agent inside the shim.
     const newcomers = cluster.nodes.map((node) => ({ name: `next-${node.name}`, node: node.name }));
     const added = await workspace.addPods(newcomers);
@@ -64,9 +57,7 @@ describe('the agents of all nodes killed with -9 and started again by the kubele
   });
 
   test('deleting pods while the agent is dead leaves none Terminating', async () => {
-    for (const node of cluster.nodes) {
-      await node.run(['sh', '-c', 'for pid in $(pgrep -f "weft.mjs agent"); do kill -9 $pid; done']);
-    }
+    for (const node of cluster.nodes) await killAgent(node);
     await workspace.deletePods(cluster.nodes.map((node) => `next-${node.name}`));
     for (const node of cluster.nodes) {
       await until(`the agent of ${node.name} is back and has released the addresses`, 90_000, async () => {

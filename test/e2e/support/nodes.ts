@@ -36,10 +36,19 @@ export interface ReadinessWatch extends AsyncDisposable {
 
 /** Watches every Node from now on; a node that is not Ready for however short is in `notReady`. */
 export async function watchReadiness(cluster: Cluster): Promise<ReadinessWatch> {
-  const path = '{.metadata.name}{" "}{range .status.conditions[?(@.type=="Ready")]}{.status}{" "}{.reason}{end}{"\\n"}';
+  const ready = '.status.conditions[?(@.type=="Ready")]';
+  const columns = `NAME:.metadata.name,READY:${ready}.status,REASON:${ready}.reason`;
   const child = spawn(
     join(cluster.paths.bin, 'kubectl'),
-    [`--kubeconfig=${cluster.plane.kubeconfig}`, 'get', 'nodes', '--watch', '-o', `jsonpath=${path}`],
+    [
+      `--kubeconfig=${cluster.plane.kubeconfig}`,
+      'get',
+      'nodes',
+      '-w',
+      '--no-headers',
+      '-o',
+      `custom-columns=${columns}`,
+    ],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
   const notReady: string[] = [];
@@ -47,7 +56,7 @@ export async function watchReadiness(cluster: Cluster): Promise<ReadinessWatch> 
   const begun = Promise.withResolvers<void>();
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     for (const line of text.split('\n').filter((one) => one !== '')) {
-      if (line.split(' ')[1] !== 'True') notReady.push(line);
+      if (line.split(/\s+/)[1] !== 'True') notReady.push(line);
       if (++seen === cluster.nodes.length) begun.resolve();
     }
   });
