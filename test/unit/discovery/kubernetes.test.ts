@@ -3,7 +3,7 @@
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ServerResponse } from 'node:http';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { startKubernetesDiscovery } from '#agent/discovery/kubernetes.ts';
 import { reportNetworkAvailable } from '#agent/discovery/node-condition.ts';
@@ -15,6 +15,8 @@ let watches: ServerResponse[];
 let logged: string[];
 const running: Discovery[] = [];
 
+// The Kubernetes client takes its time to load; that is not what the tests measure.
+beforeAll(() => import('#agent/kubernetes/credentials.ts'), 60_000);
 beforeEach(async () => {
   fake = await startFakeApi();
   watches = [];

@@ -1,6 +1,6 @@
 // How a collection is followed over a server that pages, expires, cuts connections, talks nonsense and rotates tokens.
 
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { openKubeApi, type KubeApi } from '#agent/kubernetes/api.ts';
 import { followCollection, listAll, type CollectionEvent } from '#agent/kubernetes/list-watch.ts';
 import { sendJson, sendLine, startFakeApi, type FakeApi } from '#test/support/fake-api.ts';
@@ -11,6 +11,8 @@ const signal = new AbortController().signal;
 let fake: FakeApi;
 let api: KubeApi;
 
+// The Kubernetes client takes its time to load; that is not what the tests measure.
+beforeAll(() => import('#agent/kubernetes/credentials.ts'), 60_000);
 beforeEach(async () => {
   fake = await startFakeApi();
   api = openKubeApi({ kubeConfig: fake.kubeConfig });
