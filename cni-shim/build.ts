@@ -3,6 +3,7 @@
 //
 //   node cni-shim/build.ts [OUTPUT]      CC=aarch64-linux-gnu-gcc to cross-compile
 import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -40,7 +41,8 @@ export function buildShim(build: ShimBuild): void {
   const sources = readdirSync(here)
     .filter((name) => name.endsWith('.c'))
     .map((name) => join(here, name));
-  const temporary = `${build.output}.${process.pid}`;
+  // Not the pid: tests build inside pid namespaces, where two have the same.
+  const temporary = `${build.output}.${randomBytes(6).toString('hex')}`;
   const defines = (build.defines ?? []).map((define) => `-D${define}`);
   mkdirSync(dirname(build.output), { recursive: true });
   const result = spawnSync(compiler, [...flags, ...defines, ...sources, '-o', temporary], { encoding: 'utf8' });

@@ -177,7 +177,7 @@ static const char *spool_name(void) {
 
 // The agent is away: the DEL is kept, then the agent is tried once more, in case it came up meanwhile and has drained already.
 static enum exchange keep_del(const char *socket_path, const struct text *body, struct answer *answer) {
-  const char *directory = setting("WEFT_SPOOL", "/var/lib/weft/spool");
+  const char *directory = setting("WEFT_SPOOL_DIR", "/var/lib/weft/spool");
   const char *name = spool_name(), *step = "";
   if (!spool_write(directory, name, body, &step)) {
     struct text message = {0};

@@ -137,7 +137,6 @@ class CniHandler {
       }
       case 'DEL':
         await this.#queue.run(call.key, signal, () => del(call.key, this.#options));
-        await this.spool.forget(call.key);
         return undefined;
       case 'CHECK':
         await this.#queue.run(call.key, signal, () => check(call, this.#options));

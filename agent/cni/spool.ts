@@ -89,13 +89,6 @@ export class Spool {
     }
   }
 
-  /** The kept DEL of a key is fulfilled: a live DEL has done its work. */
-  async forget(key: AttachmentKey): Promise<void> {
-    await unlink(join(this.#directory, `${key.containerId}@${key.ifname}.json`)).catch((error: unknown) => {
-      if (errnoOf(error) !== 'ENOENT') this.#parts.log.warn({ err: error }, 'a fulfilled DEL stays in the spool');
-    });
-  }
-
   async stop(): Promise<void> {
     clearInterval(this.#timer);
     this.#watcher?.close();

@@ -87,7 +87,8 @@ export class AgentHost implements AsyncDisposable {
     const log = await open(join(this.directory, 'agent.log'), 'a');
     const enter = this.netns === undefined ? [] : ['nsenter', `--net=${this.netns.path}`, '--'];
     const [program = '', ...args] = [...enter, process.execPath, main, '--config', join(this.directory, 'config.json')];
-    const child = spawn(program, args, { stdio: ['ignore', log.fd, log.fd] });
+    const env = { PATH: process.env['PATH'] };
+    const child = spawn(program, args, { stdio: ['ignore', log.fd, log.fd], env });
     this.#child = child;
     this.#ended = '';
     child.on('error', (error) => (this.#ended = error.message));
@@ -111,7 +112,7 @@ export class AgentHost implements AsyncDisposable {
   async cni(verb: string, options: CniCallOptions & Partial<Pick<ShimOptions, 'prefix'>>): Promise<ShimRun> {
     const id = options.netns === '' ? 'none' : (options.netns.split('/').at(-1) ?? '');
     const container = { CNI_CONTAINERID: id, CNI_NETNS: options.netns, CNI_IFNAME: options.ifname ?? 'eth0' };
-    const paths = { CNI_PATH: '/opt/cni/bin', WEFT_SOCKET: this.socketPath, WEFT_SPOOL: this.spoolDir };
+    const paths = { CNI_PATH: '/opt/cni/bin', WEFT_SOCKET: this.socketPath, WEFT_SPOOL_DIR: this.spoolDir };
     const conf = options.conf ?? {};
     const usual = { cniVersion: '1.1.0', name: 'weft', type: 'weft' };
     return await runShim({

@@ -87,7 +87,7 @@ export class CniCase implements AsyncDisposable {
     const conf = options.conf ?? {};
     const usual = { cniVersion: '1.1.0', name: 'weft', type: 'weft' };
     const container = { CNI_CONTAINERID: id, CNI_NETNS: options.netns ?? `/ns/${id}`, CNI_IFNAME: 'eth0' };
-    const paths = { CNI_PATH: '/opt/cni/bin', WEFT_SOCKET: this.socketPath, WEFT_SPOOL: this.spoolDir };
+    const paths = { CNI_PATH: '/opt/cni/bin', WEFT_SOCKET: this.socketPath, WEFT_SPOOL_DIR: this.spoolDir };
     return await runShim({
       env: { CNI_COMMAND: verb, ...container, ...paths, ...options.env },
       stdin: typeof conf === 'string' ? conf : JSON.stringify({ ...usual, ...conf }),

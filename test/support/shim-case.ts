@@ -90,7 +90,7 @@ export class ShimCase implements AsyncDisposable {
   }
 
   async shim(verb: string, options: Partial<ShimOptions> = {}): Promise<ShimRun> {
-    const paths = { WEFT_SOCKET: this.socketPath, WEFT_SPOOL: this.spoolDir };
+    const paths = { WEFT_SOCKET: this.socketPath, WEFT_SPOOL_DIR: this.spoolDir };
     const env = { CNI_COMMAND: verb, ...container, ...paths, ...options.env };
     return await runShim({ binary: this.binary, stdin: '{"cniVersion":"1.0.0"}', ...options, env });
   }

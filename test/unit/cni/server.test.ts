@@ -159,18 +159,6 @@ describe('spool', () => {
     await expect.poll(() => given.ipam.leases()).toEqual([]);
     await expect.poll(() => readdir(given.spoolDir)).toEqual([]);
   });
-
-  test('a live DEL fulfils the kept one of its key', async () => {
-    await given.start();
-    await given.addPod('pod1');
-    given.datapath.beforeDetach = () => Promise.reject(new Error('EBUSY'));
-    await given.call('DEL', { env: { WEFT_SOCKET: `${given.directory}/nobody.sock` } });
-    await expect.poll(() => given.datapath.calls.length).toBeGreaterThan(1);
-    expect(await readdir(given.spoolDir)).toEqual(['pod1@eth0.json']);
-    given.datapath.beforeDetach = () => Promise.resolve();
-    expect(await given.call('DEL')).toMatchObject({ code: 0 });
-    expect(await readdir(given.spoolDir)).toEqual([]);
-  });
 });
 
 test('stopping waits for the call at work and its answer arrives', async () => {

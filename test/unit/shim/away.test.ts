@@ -109,8 +109,8 @@ describe('without an agent', () => {
 
   test('a full disk fails the DEL with code 5 and leaves no half file', async () => {
     mkdirSync(given.spoolDir, { recursive: true });
-    const env = { CNI_COMMAND: 'DEL', ...container, WEFT_SOCKET: given.socketPath, WEFT_SPOOL: given.spoolDir };
-    const mount = `mount -t tmpfs -o size=8k tmpfs "$WEFT_SPOOL" && "$0"; code=$?; ls -A "$WEFT_SPOOL" >&2; exit $code`;
+    const env = { CNI_COMMAND: 'DEL', ...container, WEFT_SOCKET: given.socketPath, WEFT_SPOOL_DIR: given.spoolDir };
+    const mount = `mount -t tmpfs -o size=8k tmpfs "$WEFT_SPOOL_DIR" && "$0"; code=$?; ls -A "$WEFT_SPOOL_DIR" >&2; exit $code`;
     const prefix = ['unshare', '--user', '--map-root-user', '--mount', '--propagation', 'private', 'sh', '-c', mount];
     const full = await runShim({ binary: given.binary, prefix, env, stdin: 'x'.repeat(100_000) });
     expect(full).toMatchObject({ code: 1, json: { code: 5 } });
