@@ -20,6 +20,8 @@ export interface Config {
   readonly registry: 'kubernetes' | 'peers';
   readonly discovery: 'kubernetes' | 'static';
   readonly kubeconfig: string;
+  readonly apiServer: string;
+  readonly namespace: string;
   readonly nodes: readonly NodeSetting[];
   readonly voters: readonly string[];
   readonly tlsCa: string;

@@ -1,5 +1,5 @@
 // The two outside worlds, Kubernetes and static hosts, differ only here: which discovery and which registry the settings ask for.
-// Each engine is loaded only when it is used: the Kubernetes client alone costs half of the agent's memory.
+// Each engine is loaded only when it is used, because the Kubernetes client costs memory that static hosts need not pay.
 
 import { join } from 'node:path';
 import type { Config } from '#agent/config.ts';
@@ -8,13 +8,10 @@ import { WeftError } from '#agent/errors.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 
-/** Weft's own namespace in deploy/base: its Leases live there. */
-const kubernetesNamespace = 'weft';
-
 export async function openRegistry(config: Config, log: Logger): Promise<Registry> {
   if (config.registry === 'kubernetes') {
     const { openKubernetesRegistry } = await import('#agent/registry/kubernetes/kubernetes-registry.ts');
-    return openKubernetesRegistry({ namespace: kubernetesNamespace, kubeConfig: config.kubeconfig, log });
+    return openKubernetesRegistry({ namespace: config.namespace, ...apiOf(config), log });
   }
   const { openPeersRegistry } = await import('#agent/registry/peers/peers-registry.ts');
   const voters = config.voters.map((name) => {
@@ -31,12 +28,24 @@ export async function openRegistry(config: Config, log: Logger): Promise<Registr
   });
 }
 
-export async function openDiscovery(config: Config, log: Logger): Promise<Discovery> {
+/** `signal` ends the wait for the API server on a node that has no identity yet. */
+export async function openDiscovery(config: Config, log: Logger, signal: AbortSignal): Promise<Discovery> {
+  const { nodeName, nodes, stateDir } = config;
   if (config.discovery === 'kubernetes') {
     const { startKubernetesDiscovery } = await import('#agent/discovery/kubernetes.ts');
-    const { nodeName, stateDir, kubeconfig: kubeConfig } = config;
-    return startKubernetesDiscovery({ nodeName, stateDir, kubeConfig, log });
+    return startKubernetesDiscovery({ nodeName, stateDir, ...apiOf(config), signal, log });
   }
-  const { startStaticDiscovery } = await import('#agent/tmp-static.ts');
-  return startStaticDiscovery({ nodeName: config.nodeName, nodes: config.nodes, stateDir: config.stateDir, log });
+  const { startStaticDiscovery } = await import('#agent/discovery/static.ts');
+  return startStaticDiscovery({ nodeName, nodes, stateDir });
+}
+
+/** Tells the outside world that pods can start here, where it wants to know. Resolves when told, or when the signal aborts. */
+export async function reportReady(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
+  if (config.discovery !== 'kubernetes') return;
+  const { reportNetworkAvailable } = await import('#agent/discovery/node-condition.ts');
+  await reportNetworkAvailable({ nodeName: config.nodeName, ...apiOf(config), log }, signal);
+}
+
+function apiOf({ kubeconfig, apiServer }: Config): { readonly kubeConfig: string; readonly apiServer?: string } {
+  return { kubeConfig: kubeconfig, ...(apiServer === '' ? {} : { apiServer }) };
 }

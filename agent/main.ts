@@ -9,8 +9,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { startCniServer } from '#agent/cni/server.ts';
-import { writeConflist } from '#agent/cni/conflist.ts';
-import { canServe } from '#agent/cni/status.ts';
 import { loadConfig } from '#agent/config.ts';
 import type { Config } from '#agent/config.ts';
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
@@ -20,6 +18,7 @@ import type { Discovery } from '#agent/discovery/discovery.ts';
 import { openDiscovery, openRegistry } from '#agent/engines.ts';
 import { errorCatalogue, toWeftError } from '#agent/errors.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
+import { follow } from '#agent/follow.ts';
 import { createLogger } from '#agent/observe/log.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import { createMetrics } from '#agent/observe/metrics.ts';
@@ -30,11 +29,13 @@ import { version } from '#agent/observe/version.ts';
 import { startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
 import type { IpamView } from '#agent/runtime/ipam.ts';
-import { withUnderlay } from '#agent/underlay.ts';
+import { namedUnderlay, underlayOf, withUnderlay } from '#agent/underlay.ts';
 
 /** The parts that are there so far, which the status shows while the start goes on. */
 interface Parts {
   starting: string;
+  /** Underlay address that the settings name; ''. */
+  readonly underlay: string;
   discovery?: Discovery;
   ipam?: RunningIpam;
   datapath?: KernelDatapath;
@@ -50,16 +51,19 @@ export async function runAgent(
 ): Promise<undefined> {
   const { config, sources: given, notes } = loadConfig({ argv, env });
   const log = createLogger(config);
-  log.info({ version, node: config.nodeName, settings: Object.fromEntries(given) }, 'weft agent starts');
+  log.info({ version, node: config.nodeName, ...bySource(given) }, 'weft agent starts');
   for (const note of notes) log.warn({ part: 'config' }, note);
-  const parts: Parts = { starting: 'the first step' };
+  const parts: Parts = { starting: 'the first step', underlay: namedUnderlay(config) };
   const sources = statusSources(config, parts);
   crashWithState(log, sources);
   const stack = new AsyncDisposableStack();
-  stopOnSignal(log, stack);
+  const ending = new AbortController();
+  stopOnSignal(log, stack, ending);
   try {
-    await start(config, log, parts, sources, stack);
+    await start({ config, log, parts, sources, stack, signal: ending.signal });
   } catch (error) {
+    // The signal's own stop ends the process; what it cut short is no failure.
+    if (ending.signal.aborted) return undefined;
     await stack.disposeAsync();
     throw error;
   }
@@ -73,24 +77,33 @@ function statusSources(config: Config, parts: Parts): StatusSources {
     registryEngine: config.registry,
     startedAtMs: Date.now(),
     starting: () => parts.starting,
-    ipam: () => currentView(config, parts),
+    ipam: () => currentView(parts),
     leases: () => parts.ipam?.leases() ?? [],
     datapath: () => parts.datapath?.status(),
     nowMs: () => Date.now(),
   };
 }
 
-function currentView(config: Config, { ipam, discovery }: Parts): IpamView | undefined {
-  return ipam && withUnderlay(ipam.view(), discovery?.nodes() ?? [], config.underlayAddress);
+function currentView({ ipam, discovery, underlay }: Parts): IpamView | undefined {
+  return ipam && withUnderlay(ipam.view(), discovery?.nodes() ?? [], underlay);
 }
 
-async function start(
-  config: Config,
-  log: Logger,
-  parts: Parts,
-  sources: StatusSources,
-  stack: AsyncDisposableStack,
-): Promise<void> {
+/** `{ "file /etc/weft/config.json": ["registry", "nodes"] }`: what is not a default, and who said it. */
+function bySource(given: ReadonlyMap<string, string>): Readonly<Record<string, readonly string[]>> {
+  const groups = Map.groupBy(given, ([, source]) => source);
+  return Object.fromEntries([...groups].map(([source, entries]) => [source, entries.map(([key]) => key)]));
+}
+
+interface Start {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly parts: Parts;
+  readonly sources: StatusSources;
+  readonly stack: AsyncDisposableStack;
+  readonly signal: AbortSignal;
+}
+
+async function start({ config, log, parts, sources, stack, signal }: Start): Promise<void> {
   const began = performance.now();
   const step = (name: string): Logger => {
     parts.starting = name;
@@ -102,7 +115,7 @@ async function start(
   const observers = await startObserving({ ...config, sources, metrics });
   stack.defer(() => observers.close());
 
-  const discovery = await openDiscovery(config, step('discovery'));
+  const discovery = await openDiscovery(config, step('discovery'), signal);
   parts.discovery = discovery;
   stack.defer(() => discovery.close());
 
@@ -112,7 +125,7 @@ async function start(
   const ipam = await startIpam({
     registry,
     statePath: join(config.stateDir, 'state.db'),
-    node: { ...discovery.self, underlayAddresses: underlayOf(config, discovery) },
+    node: { ...discovery.self, underlayAddresses: underlayOf(discovery, parts.underlay) },
     universe: { name: 'default', ranges: config.ranges, reserved: config.reserved },
     restMs: config.restTimeMs,
     allocateWaitMs: config.allocateWaitMs,
@@ -121,11 +134,11 @@ async function start(
   parts.ipam = ipam;
   stack.defer(() => ipam.close());
 
-  const datapath = createDatapath({ settings: datapathSettings(config), log: step('datapath') });
+  const datapath = createDatapath({ settings: datapathSettings(config, parts.underlay), log: step('datapath') });
   parts.datapath = datapath;
   stack.defer(() => datapath.stop());
   await undoPendingLeases(ipam, datapath, log);
-  await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), config.underlayAddress), ipam.leases());
+  await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), ipam.leases());
 
   const cni = await startCniServer({
     ipam,
@@ -142,23 +155,20 @@ async function start(
   });
   stack.defer(() => cni.close());
   parts.starting = '';
-  stack.defer(follow(config, log, { ipam, datapath, discovery }));
+  stack.defer(follow(config, log, { ipam, datapath, discovery, underlay: parts.underlay }));
   log.info({ tookMs: Math.round(performance.now() - began) }, 'every part runs');
 }
-
-const underlayOf = (config: Config, discovery: Discovery): readonly string[] =>
-  config.underlayAddress === '' ? discovery.self.underlayAddresses : [config.underlayAddress];
 
 /** A container's own /proc/sys is read-only; the DaemonSet mounts the part that the datapath writes beside it. */
 const hostSysctlRoot = '/host/proc/sys';
 
-function datapathSettings(config: Config): typeof defaultDatapathSettings {
+function datapathSettings(config: Config, underlay: string): typeof defaultDatapathSettings {
   return {
     ...defaultDatapathSettings,
     vxlanPort: config.vxlanPort,
     vni: config.vxlanVni,
     nonMasqueradeCidrs: config.nonMasqueradeRanges,
-    underlayAddress: config.underlayAddress || undefined,
+    underlayAddress: underlay || undefined,
     comparePeriodMs: config.resyncMs,
     ...(existsSync(`${hostSysctlRoot}/net`) && { sysctlRoot: hostSysctlRoot }),
   };
@@ -174,68 +184,10 @@ async function undoPendingLeases(ipam: RunningIpam, datapath: KernelDatapath, lo
   }
 }
 
-type Running = Required<Omit<Parts, 'starting'>>;
-
-/** Hands changes of ownership and addresses to the datapath, and writes the conflist once pods can start. Returns how to stop. */
-function follow(config: Config, log: Logger, { ipam, datapath, discovery }: Running): () => void {
-  let handled = '';
-  let announced = false;
-  const announce = async (): Promise<void> => {
-    if (announced || !canServe(ipam, datapath).ready) return;
-    announced = true;
-    try {
-      const written = await writeConflist(config.conflistPath);
-      const { overlayAddresses, peers } = ipam.view();
-      const blocks = peers.find((peer) => peer.self)?.blocks ?? [];
-      log.info(
-        { overlayAddresses, blocks, ...(written ? { conflist: config.conflistPath } : {}) },
-        'ready: pods can start here',
-      );
-    } catch (error) {
-      announced = false;
-      log.error({ err: error }, 'cannot write the network configuration; trying again');
-    }
-  };
-  const change = async (): Promise<void> => {
-    const view = withUnderlay(ipam.view(), discovery.nodes(), config.underlayAddress);
-    const { ranges, reserved, peers, overlayAddresses } = view;
-    // Leases come and go without the datapath's rounds: attach and detach have done their work already.
-    const wanted = JSON.stringify([ranges, reserved, peers, overlayAddresses]);
-    if (wanted !== handled) {
-      handled = wanted;
-      await datapath.reconcile(view, ipam.leases());
-    }
-    await announce();
-  };
-  const onChange = (): void => {
-    change().catch((error: unknown) => {
-      handled = '';
-      log.error({ err: toWeftError(error) }, 'the kernel does not follow; trying again');
-    });
-  };
-  const stops = [
-    ipam.onChange(onChange),
-    discovery.onChange(() => {
-      ipam.setUnderlay(underlayOf(config, discovery));
-      onChange();
-    }),
-  ];
-  const timer = setInterval(onChange, config.resyncMs);
-  timer.unref();
-  // Until pods can start there may be no further change to wake for, such as a kernel that refuses at first.
-  const early = setInterval(() => (announced ? clearInterval(early) : onChange()), 500);
-  early.unref();
-  onChange();
-  return () => {
-    for (const stop of stops) stop();
-    clearInterval(timer);
-    clearInterval(early);
-  };
-}
-
-function stopOnSignal(log: Logger, stack: AsyncDisposableStack): void {
+function stopOnSignal(log: Logger, stack: AsyncDisposableStack, ending: AbortController): void {
   const stop = (name: NodeJS.Signals): void => {
     log.info({ signal: name }, 'stopping; the kernel state stays, pods go on');
+    ending.abort();
     setTimeout(() => {
       log.error('a part did not stop in time');
       process.exit(1);

@@ -1,8 +1,10 @@
 // Joins what IPAM's records say about a peer with what discovery says: a node's present address wins over the one in its
-// record, which may be older than the node's last move. Pure.
+// record, which may be older than the node's last move.
 
 import { isIP } from 'node:net';
-import type { NodeIdentity } from '#agent/discovery/discovery.ts';
+import { networkInterfaces } from 'node:os';
+import { WeftError } from '#agent/errors.ts';
+import type { Discovery, NodeIdentity } from '#agent/discovery/discovery.ts';
 import type { IpamView } from '#agent/runtime/ipam.ts';
 
 /**
@@ -21,4 +23,24 @@ export function withUnderlay(view: IpamView, nodes: readonly NodeIdentity[], own
     return usable === undefined ? peer : { ...peer, underlayAddress: usable };
   });
   return { ...view, peers };
+}
+
+/** The underlay address that the settings name, directly or by interface; '' when they leave it to discovery. */
+export function namedUnderlay(settings: {
+  readonly underlayAddress: string;
+  readonly underlayInterface: string;
+}): string {
+  const { underlayAddress, underlayInterface } = settings;
+  if (underlayAddress !== '' || underlayInterface === '') return underlayAddress;
+  const addresses = (networkInterfaces()[underlayInterface] ?? [])
+    .map(({ address }) => address)
+    .filter((address) => !/^fe[89ab]/i.test(address));
+  const [first] = addresses.toSorted((a, b) => isIP(a) - isIP(b));
+  if (first !== undefined) return first;
+  throw new WeftError('invalidSetting', `underlayInterface: ${underlayInterface} has no address, or is not there`);
+}
+
+/** This node's underlay addresses, preferred first. */
+export function underlayOf({ self }: Discovery, named: string): readonly string[] {
+  return named === '' ? self.underlayAddresses : [named];
 }

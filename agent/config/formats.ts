@@ -63,6 +63,14 @@ const isName = (text: string): boolean =>
 /** By the name that the schema uses. */
 export const formats: Readonly<Record<string, Format>> = {
   nodeName: { allowed: 'a DNS name: lower-case letters, digits, "-" and "."', test: isName },
+  label: {
+    allowed: 'a DNS label: lower-case letters, digits and "-", at most 63',
+    test: (text) => isName(text) && text.length <= 63 && !text.includes('.'),
+  },
+  optionalServer: {
+    allowed: '"https://host:port", or empty',
+    test: (text) => text === '' || /^https:\/\/(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?$/.test(text),
+  },
   address: { allowed: 'an IPv4 or IPv6 address', test: (text) => isIP(text) !== 0 },
   optionalAddress: { allowed: 'an IPv4 or IPv6 address, or empty', test: (text) => text === '' || isIP(text) !== 0 },
   cidr: { allowed: 'a range such as 10.96.0.0/12, with no bits set beyond the prefix', test: isCidr },

@@ -63,6 +63,20 @@ const properties = {
     defaultText: "the pod's service account",
     description: 'Kubeconfig file for the API server.',
   }),
+  apiServer: Type.String({
+    group: 'Node',
+    format: 'optionalServer',
+    default: '',
+    defaultText: 'what the service account or the kubeconfig says',
+    description:
+      'Address of the API server. Needed only where its Service address leads nowhere, such as without kube-proxy.',
+  }),
+  namespace: Type.String({
+    group: 'Node',
+    format: 'label',
+    default: 'weft',
+    description: "Weft's own namespace in Kubernetes.",
+  }),
   nodes: Type.Array(
     Type.Object(
       {

@@ -174,6 +174,8 @@ describe('refusals', () => {
     ['conflist name', { file: { conflistPath: '/etc/cni/net.d/05-weft.conf' } }, /\.conflist/],
     ['listen address', { file: { statusListen: 'localhost' } }, /^statusListen: "localhost"/],
     ['MTU between', { env: { WEAVE_MTU: '100' } }, /^mtuBytes: 100 .* 576/],
+    ['API server without scheme', { env: { WEFT_API_SERVER: '192.0.2.1:6443' } }, /^apiServer: .*https:\/\/host:port/],
+    ['namespace', { file: { namespace: 'a.b' } }, /^namespace: "a\.b" .* DNS label/],
     ['interface name', { file: { underlayInterface: 'averyveryverylongname' } }, /^underlayInterface/],
     ['node name', { env: { WEFT_NODE_NAME: 'Node_1' } }, /^nodeName: "Node_1"/],
     ['unknown flag', { argv: ['--vxlan-prt', '1'] }, /^unknown flag "--vxlan-prt"; did you mean --vxlan-port\?$/],

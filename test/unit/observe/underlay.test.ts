@@ -1,6 +1,6 @@
 // Which address of a peer the overlay uses: discovery's before the record's, one family on both ends.
 import { describe, expect, it } from 'vitest';
-import { withUnderlay } from '#agent/underlay.ts';
+import { namedUnderlay, withUnderlay } from '#agent/underlay.ts';
 import type { NodeIdentity } from '#agent/discovery/discovery.ts';
 import { peer, view } from './fixture.ts';
 
@@ -36,5 +36,19 @@ describe('withUnderlay', () => {
 
   it('keeps a node without addresses as it is', () => {
     expect(addresses([node('host2')])[1]).toBe('192.0.2.2');
+  });
+});
+
+describe('namedUnderlay', () => {
+  it('takes the address before the interface, and leaves it to discovery when neither is given', () => {
+    expect(namedUnderlay({ underlayAddress: '192.0.2.9', underlayInterface: 'nothere' })).toBe('192.0.2.9');
+    expect(namedUnderlay({ underlayAddress: '', underlayInterface: '' })).toBe('');
+  });
+
+  it('finds the first IPv4 address of an interface, and names one that has none', () => {
+    expect(namedUnderlay({ underlayAddress: '', underlayInterface: 'lo' })).toBe('127.0.0.1');
+    expect(() => namedUnderlay({ underlayAddress: '', underlayInterface: 'nothere' })).toThrow(
+      /underlayInterface: nothere/,
+    );
   });
 });

@@ -1,0 +1,98 @@
+// While the agent runs: changes of ownership and of addresses go to the datapath, and once pods can start here the network
+// configuration is written and whoever waits for it is told. Level-triggered: every call looks at what is now.
+
+import { writeConflist } from '#agent/cni/conflist.ts';
+import { canServe } from '#agent/cni/status.ts';
+import type { Config } from '#agent/config.ts';
+import type { Datapath } from '#agent/datapath/datapath.ts';
+import type { Discovery } from '#agent/discovery/discovery.ts';
+import { reportReady } from '#agent/engines.ts';
+import { toWeftError } from '#agent/errors.ts';
+import type { Logger } from '#agent/observe/log.ts';
+import type { RunningIpam } from '#agent/runtime/start.ts';
+import { underlayOf, withUnderlay } from '#agent/underlay.ts';
+
+export interface Followed {
+  readonly ipam: RunningIpam;
+  readonly datapath: Datapath;
+  readonly discovery: Discovery;
+  /** Underlay address that the settings name; ''. */
+  readonly underlay: string;
+}
+
+/** Until pods can start there may be no further change to wake for, such as a kernel that refuses at first. */
+const earlyMs = 500;
+
+/** Begins to follow. Returns how to stop. */
+export function follow(config: Config, log: Logger, { ipam, datapath, discovery, underlay }: Followed): () => void {
+  const ending = new AbortController();
+  const announce = announcer(config, log, { ipam, datapath }, ending.signal);
+  let handled = '';
+  const change = async (): Promise<void> => {
+    const view = withUnderlay(ipam.view(), discovery.nodes(), underlay);
+    const { ranges, reserved, peers, overlayAddresses } = view;
+    // Leases come and go without the datapath's rounds: attach and detach have done their work already.
+    const wanted = JSON.stringify([ranges, reserved, peers, overlayAddresses]);
+    if (wanted !== handled) {
+      handled = wanted;
+      await datapath.reconcile(view, ipam.leases());
+    }
+    await announce();
+  };
+  const onChange = (): void => {
+    change().catch((error: unknown) => {
+      handled = '';
+      if (!ending.signal.aborted) log.error({ err: toWeftError(error) }, 'the kernel does not follow; trying again');
+    });
+  };
+  const stops = [
+    ipam.onChange(onChange),
+    discovery.onChange(() => {
+      ipam.setUnderlay(underlayOf(discovery, underlay));
+      onChange();
+    }),
+  ];
+  const timer = setInterval(onChange, config.resyncMs);
+  timer.unref();
+  const early = setInterval(() => (announce.done() ? clearInterval(early) : onChange()), earlyMs);
+  early.unref();
+  onChange();
+  return () => {
+    ending.abort();
+    for (const stop of stops) stop();
+    clearInterval(timer);
+    clearInterval(early);
+  };
+}
+
+interface Announcer {
+  (): Promise<void>;
+  done(): boolean;
+}
+
+/** Writes the network configuration once, when the first ADD could be served; it stays when the agent stops. */
+function announcer(
+  config: Config,
+  log: Logger,
+  { ipam, datapath }: Pick<Followed, 'ipam' | 'datapath'>,
+  signal: AbortSignal,
+): Announcer {
+  let announced = false;
+  const announce = async (): Promise<void> => {
+    if (announced || !canServe(ipam, datapath).ready) return;
+    announced = true;
+    try {
+      const written = await writeConflist(config.conflistPath);
+      const { overlayAddresses, peers } = ipam.view();
+      const blocks = peers.find((peer) => peer.self)?.blocks ?? [];
+      const conflist = written ? { conflist: config.conflistPath } : {};
+      log.info({ overlayAddresses, blocks, ...conflist }, 'ready: pods can start here');
+    } catch (error) {
+      announced = false;
+      log.error({ err: error }, 'cannot write the network configuration; trying again');
+      return;
+    }
+    await reportReady(config, log.child({ part: 'discovery' }), signal);
+  };
+  return Object.assign(announce, { done: () => announced });
+}
