@@ -3,6 +3,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import type { Logger } from 'pino';
 import type { Discovery, NodeIdentity } from '#agent/discovery/discovery.ts';
 import { readIfThere, writeDurably } from '#agent/discovery/durable-file.ts';
 import { WeftError } from '#agent/errors.ts';
@@ -12,6 +13,7 @@ export interface StaticDiscoveryOptions {
   /** Every node, this one included; addresses preferred first. */
   readonly nodes: readonly { readonly name: string; readonly addresses: readonly string[] }[];
   readonly stateDir: string;
+  readonly log: Pick<Logger, 'info'>;
 }
 
 const uidPattern = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -23,7 +25,7 @@ export async function startStaticDiscovery(options: StaticDiscoveryOptions): Pro
   if (own === undefined) {
     throw new WeftError('invalidSetting', `nodes: this node, ${nodeName}, is not in the list`, { details: 'nodes' });
   }
-  const nodeUid = await readOrMakeUid(join(options.stateDir, 'node-uid'));
+  const nodeUid = await readOrMakeUid(join(options.stateDir, 'node-uid'), options.log);
   const nodes: readonly NodeIdentity[] = options.nodes.map(({ name, addresses }) => ({
     nodeName: name,
     nodeUid: name === nodeName ? nodeUid : '',
@@ -38,11 +40,12 @@ export async function startStaticDiscovery(options: StaticDiscoveryOptions): Pro
   };
 }
 
-async function readOrMakeUid(path: string): Promise<string> {
+async function readOrMakeUid(path: string, log: Pick<Logger, 'info'>): Promise<string> {
   const kept = (await readIfThere(path))?.trim();
   if (kept === undefined) {
     const made = randomUUID();
     await writeDurably(path, `${made}\n`);
+    log.info({ uid: made, path }, 'this is a new node: it has an identity now');
     return made;
   }
   if (uidPattern.test(kept)) return kept;

@@ -55,8 +55,7 @@ export function openKubeApi(options: KubeApiOptions): KubeApi {
     const { readCredentials } = await import('#agent/kubernetes/credentials.ts');
     const credentials = await readCredentials(options);
     const keep = previous !== undefined && sameTls(previous.credentials, credentials);
-    // Connections under way end by themselves: the old agent is only asked to keep none.
-    if (!keep) previous?.agent.destroy();
+    if (!keep && previous !== undefined) retire(previous.agent);
     return { credentials, agent: keep ? previous.agent : newAgent(credentials), readAtMs: performance.now() };
   };
   const current = async (fresh: boolean): Promise<Session> => {
@@ -137,6 +136,12 @@ function newAgent({ ca, cert, key, servername, rejectUnauthorized }: Credentials
     ...(key !== undefined && { key }),
     ...(servername !== undefined && { servername }),
   });
+}
+
+/** Requests under way end by themselves; their connections are not kept. */
+function retire(agent: Agent): void {
+  (agent as { keepAlive?: boolean }).keepAlive = false;
+  for (const sockets of Object.values(agent.freeSockets)) for (const socket of sockets ?? []) socket.destroy();
 }
 
 function sameTls(a: Credentials, b: Credentials): boolean {

@@ -31,7 +31,7 @@ const retryLimitMs = 30_000;
 /** Bookmarks come about once a minute: a stream that is silent for longer than this is dead. */
 const idleMs = 150_000;
 
-/** All objects at one revision, page by page. Throws WeftError('registry'). */
+/** All objects at one revision, page by page (`limit` in the query: other pages than of 500). Throws WeftError('registry'). */
 export async function listAll(
   api: KubeApi,
   path: string,
@@ -54,7 +54,7 @@ async function listOnce(
   const objects: KubeObject[] = [];
   let token = '';
   for (;;) {
-    const page = { ...query, limit: pageLimit, ...(token !== '' && { continue: token }) };
+    const page = { limit: pageLimit, ...query, ...(token !== '' && { continue: token }) };
     const answer = await api.call({ method: 'GET', path, query: page }, signal);
     if (answer.status === 410 && token !== '') return 'expired';
     if (answer.status !== 200) throw failure(`listing ${path}`, answer);

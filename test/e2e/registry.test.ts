@@ -4,9 +4,12 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startKubernetesDiscovery } from '#agent/discovery/kubernetes.ts';
+import { reportNetworkAvailable } from '#agent/discovery/node-condition.ts';
 import type { Registry, RegistryRecord, WatchEvent } from '#agent/registry/registry.ts';
 import { openKubernetesRegistry } from '#agent/registry/kubernetes/kubernetes-registry.ts';
 import { openKubeApi, type KubeApi } from '#agent/kubernetes/api.ts';
+import { listAll } from '#agent/kubernetes/list-watch.ts';
 import { startApiServer, type ApiServer } from '#test/support/api-server.ts';
 import { registryContract, sampleValue, until } from '#test/support/registry-contract.ts';
 import { clusterPrograms } from './registry-programs.ts';
@@ -159,7 +162,8 @@ describe('the schema', () => {
     const record = (await registry.get('universe', 'labels', signal)) as RegistryRecord;
     const copy = structuredClone(record);
     const founder = { name: 'host1.00000000', uid: '3f0c9a52-0000-4000-8000-000000000001' };
-    expect(await registry.update(copy, { ...copy.value, founder }, signal)).toMatchObject({ kind: 'ok' });
+    const reserved = ['10.43.0.0/16'];
+    expect(await registry.update(copy, { ...copy.value, founder, reserved }, signal)).toMatchObject({ kind: 'ok' });
     const shown = await server.kubectl(['get', 'universe', 'labels', '-o', 'json']);
     const { metadata } = JSON.parse(shown.output) as { readonly metadata: Record<string, Record<string, string>> };
     expect(metadata['labels']).toEqual({ 'app.kubernetes.io/name': 'weft' });
@@ -175,6 +179,41 @@ describe('the schema', () => {
     expect(output).toMatch(/NAME +NODE +BLOCKS +UNDERLAY/);
     expect(output).toMatch(/printed +host1 +10\.32\.0\.0\/13 +192\.0\.2\.7/);
   });
+});
+
+describe('nodes', () => {
+  it('are discovered and followed, and the own one is told that its network is up', async () => {
+    await createNode('node1', '192.0.2.1');
+    await createNode('node2', '192.0.2.2');
+    const stateDir = join(server.directory, 'state');
+    const kubeConfig = server.kubeConfig('weft');
+    const discovery = await startKubernetesDiscovery({ nodeName: 'node1', stateDir, kubeConfig, log: log as never });
+    expect(discovery.self.underlayAddresses).toEqual(['192.0.2.1']);
+    const known = (): string =>
+      discovery
+        .nodes()
+        .map(({ nodeName }) => nodeName)
+        .toSorted()
+        .join();
+    expect(known()).toBe('node1,node2');
+    await createNode('node3', '192.0.2.3');
+    await until(() => known() === 'node1,node2,node3', 'node3', 5000);
+    await server.kubectl(['delete', 'node', 'node2']);
+    await until(() => known() === 'node1,node3', 'the deletion', 5000);
+    await reportNetworkAvailable({ nodeName: 'node1', kubeConfig, log: log as never }, signal);
+    const path = '{.status.conditions[?(@.type=="NetworkUnavailable")].reason}';
+    const shown = await server.kubectl(['get', 'node', 'node1', '-o', `jsonpath=${path}`]);
+    expect(shown.output).toBe('WeftIsUp');
+    await discovery.close();
+  }, 30_000);
+});
+
+it('lists over several pages of a real server, at one revision', async () => {
+  const path = '/apis/weft.network/v1alpha1/peers';
+  const whole = await listAll(server.admin, path, {}, signal);
+  const paged = await listAll(server.admin, path, { limit: '7' }, signal);
+  expect(whole.objects.length).toBeGreaterThan(100);
+  expect(paged.objects).toEqual(whole.objects);
 });
 
 describe('trouble', () => {
@@ -216,13 +255,19 @@ describe('trouble', () => {
 const universeNever: RegistryRecord = { kind: 'universe', name: 'x', uid: 'u', version: '1', value: {} };
 
 async function applyUniverse(name: string): Promise<{ readonly code: number; readonly output: string }> {
-  const text = (await readFile(join(deploy, '../examples/universe.yaml'), 'utf8')).replace(
-    'name: default',
-    `name: ${name}`,
-  );
+  const example = await readFile(join(deploy, '../examples/universe.yaml'), 'utf8');
+  // What the founder adds to `reserved` must outlive the next apply: then the file must not name the field.
+  const text = example.replace('name: default', `name: ${name}`).replace(/^ *reserved: \[\]\n/m, '');
   const applied = await server.kubectl(['apply', '-f', '-'], text);
   if (applied.code !== 0) throw new Error(applied.output);
   return applied;
+}
+
+async function createNode(name: string, address: string): Promise<void> {
+  const status = { addresses: [{ type: 'InternalIP', address }] };
+  const node = { apiVersion: 'v1', kind: 'Node', metadata: { name }, status };
+  const made = await server.admin.call({ method: 'POST', path: '/api/v1/nodes', body: node }, signal);
+  if (made.status !== 201) throw new Error(JSON.stringify(made.body));
 }
 
 function disposable(registry: Registry): Registry & AsyncDisposable {

@@ -41,10 +41,14 @@ const namePattern = /^[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?$/;
 
 /**
  * Starts voting and listening if this node is a voter; does not wait for the others.
- * Throws WeftError: 'invalidSetting' (files, listen address), 'store' (the database).
+ * Throws WeftError: 'invalidSetting' (voters, files, listen address), 'store' (the database).
  */
 export async function openPeersRegistry(options: PeersRegistryOptions): Promise<Registry> {
   const { self, voters, log } = options;
+  const names = new Set(voters.map((voter) => voter.name));
+  if (names.size !== voters.length || voters.length % 2 === 0) {
+    throw new WeftError('invalidSetting', `voters: an odd number of different nodes, not [${[...names].join(', ')}]`);
+  }
   const tls = await readTlsFiles(options.tls);
   const me = voters.find((voter) => voter.name === self);
   let store: VoterStore | undefined;

@@ -97,7 +97,9 @@ function checkCall(call: AcceptorCall, caller: Caller): void {
 
 function answerChanges(store: VoterStore, call: ChangesCall): ChangesAnswer {
   const { voterId } = store;
-  const after = call.voterId === voterId ? call.after : 0;
+  // A counter of another disk, or of this one before it was set back, says nothing.
+  const known = call.voterId === voterId && call.after <= store.lastChange();
+  const after = known ? call.after : 0;
   const rows = store.changedKeys(call.kind, after, pageLimit);
   const entries = rows.map(({ name, accepted, cell }) => ({ name, accepted, cell }));
   return { voterId, change: rows.at(-1)?.change ?? after, entries, more: rows.length === pageLimit };

@@ -200,6 +200,12 @@ describe('certificates', () => {
     await expect(post(peers, { ...tls, maxVersion: 'TLSv1.2' }, '{}')).rejects.toThrow(/version|alert/i);
   });
 
+  it('wants an odd number of voters', async () => {
+    const peers = await createPeersCluster(2);
+    disposals.push(async () => peers[Symbol.asyncDispose]());
+    await expect(peers.open('host1')).rejects.toMatchObject({ kind: 'invalidSetting' });
+  });
+
   it('says which TLS file is missing', async () => {
     const peers = await cluster(1);
     const keys = { ...(peers.keys.get('host1') as NodeKeys), key: join(peers.directory, 'nowhere.pem') };

@@ -124,6 +124,9 @@ describe('a voter', () => {
     await voter.acceptor(accept('peer/a', 1, { x: 1 }), caller);
     const answer = await voter.changes({ kind: 'peer', after: 99, voterId: 'the disk before', waitMs: 2000 }, signal);
     expect(answer).toMatchObject({ voterId: store.voterId, entries: [{ name: 'a' }], more: false });
+    const { voterId } = store;
+    const setBack = await voter.changes({ kind: 'peer', after: 99, voterId, waitMs: 2000 }, signal);
+    expect(setBack).toMatchObject({ entries: [{ name: 'a' }], change: 1 });
   });
 
   it('pages, and tells of a tombstone', async () => {
