@@ -1,10 +1,11 @@
 // Allocate: the fast path of an ADD. A free address is leased in memory, its row persisted, then the caller answered: no
 // registry. Without a free address the wish waits for a rest to end or a grant to come, for a bounded time; when nobody has
 // space it fails at once and says who holds the space.
-import { formatAddress, parseAddress } from './address.ts';
+import { type Address, formatAddress, parseAddress } from './address.ts';
 import { containsAddress, formatCidrs } from './cidr.ts';
 import type { Delta, Lease, LeaseWish, Refusal, RefusalReason } from './events.ts';
 import { freeAddresses, nextRestEndMs, stateOf, takeAny, takeThis } from './space.ts';
+import { exhaustionText } from './want.ts';
 import { emit, leaseKey, type State, type Waiting } from './state.ts';
 
 /** Event `allocate`. */
@@ -31,21 +32,17 @@ export function cancel(state: State, ticket: number): void {
 
 /** Serves who waits, in order of arrival; refuses those whose time is over. */
 export function serveWaiting(state: State, nowMs: number): void {
-  while (state.waiting.length > 0) {
-    const { ticket, wish } = state.waiting[0] as Waiting;
-    if (!tryLease(state, ticket, wish)) break;
-    state.waiting.shift();
-  }
-  for (let index = 0; index < state.waiting.length;) {
-    const { ticket, wish, deadlineMs } = state.waiting[index] as Waiting;
+  const still: Waiting[] = [];
+  for (const waiting of state.waiting.splice(0)) {
+    const { ticket, wish, deadlineMs } = waiting;
+    // Who came first is served first: nobody overtakes one that still waits, unless that one wants a certain address.
+    const mayTry = still.every((earlier) => earlier.wish.addresses.length > 0);
+    if (mayTry && tryLease(state, ticket, wish)) continue;
     const refusal = whyNotNow(state, wish, nowMs) ?? (nowMs >= deadlineMs ? waitedInVain(state) : undefined);
-    if (refusal === undefined) {
-      index++;
-      continue;
-    }
-    state.waiting.splice(index, 1);
-    emit(state, { kind: 'refused', ticket, refusal });
+    if (refusal === undefined) still.push(waiting);
+    else emit(state, { kind: 'refused', ticket, refusal });
   }
+  state.waiting.push(...still);
 }
 
 /** When the next waiting wish gives up. */
@@ -113,25 +110,25 @@ function whyNotNamed(state: State, wish: LeaseWish): Refusal | undefined {
     return refuse('invalid', `${text} is reserved in this pool`);
   }
   switch (stateOf(state.space, address.value)) {
-    case 'free':
-      return undefined;
     case 'leased':
       return refuse('inUse', `${text} is in use by ${holderOf(state, text)}`);
     case 'resting':
       return refuse('inUse', `${text} was freed a moment ago and rests before it is used again`);
     case 'excluded':
       return refuse('invalid', `${text} is the network or broadcast address of the pool`);
-    case 'outside': {
+    case 'outside':
       if (state.space.total === 0) return undefined;
-      const owner = [...state.peers.values()].find(({ record }) =>
-        record.blocks.some((block) => containsAddress(block.cidr, address)),
-      );
-      return refuse(
-        'notOurs',
-        `${text} belongs to node ${owner?.record.node.name ?? '(not known here)'}, not to this one`,
-      );
-    }
+      return refuse('notOurs', `${text} belongs to ${ownerOf(state, address)}, not to this node`);
+    case 'free':
+      return undefined;
   }
+}
+
+function ownerOf(state: State, address: Address): string {
+  for (const { record } of state.peers.values()) {
+    if (record.blocks.some((block) => containsAddress(block.cidr, address))) return `node ${record.node.name}`;
+  }
+  return 'another node';
 }
 
 function holderOf(state: State, text: string): string {
@@ -148,10 +145,10 @@ function holderOf(state: State, text: string): string {
 function whyNotNow(state: State, wish: LeaseWish, nowMs: number): Refusal | undefined {
   if (state.fenced !== '') return refuse('fenced', state.fenced);
   if (wish.addresses.length > 0) return whyNotNamed(state, wish);
-  if (state.exhausted === '') return undefined;
+  if (!state.exhausted) return undefined;
   const restEnd = nextRestEndMs(state.space);
   if (restEnd !== undefined && restEnd <= nowMs + state.config.allocateWaitMs) return undefined;
-  return refuse('exhausted', `no address is free: ${state.exhausted}`);
+  return refuse('exhausted', `no address is free: ${exhaustionText(state)}`);
 }
 
 function waitedInVain(state: State): Refusal {
@@ -165,7 +162,8 @@ function waitedInVain(state: State): Refusal {
 export function waitingFor(state: State): string {
   if (state.fenced !== '') return state.fenced;
   if (freeAddresses(state.space) > 0) return '';
-  if (state.exhausted !== '') return state.exhausted;
+  if (state.trouble !== '') return state.trouble;
+  if (state.exhausted) return exhaustionText(state);
   if (state.durable.universe === undefined) return 'the registry has not answered yet';
   if (state.asking !== undefined) return `asked ${state.asking.from.name} for space, no grant yet`;
   if (state.confirmed === undefined) return 'the registry has not answered yet';

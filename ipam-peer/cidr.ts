@@ -46,7 +46,7 @@ export function sameCidr(a: Cidr, b: Cidr): boolean {
 }
 
 export function sameCidrs(a: readonly Cidr[], b: readonly Cidr[]): boolean {
-  return a.length === b.length && a.every((block, index) => sameCidr(block, b[index] as Cidr));
+  return a.length === b.length && a.every((block, index) => sameCidr(block, b[index] ?? block));
 }
 
 /** True when `inner` lies in `outer` or equals it. */
@@ -131,5 +131,8 @@ function joinBuddies(stack: Cidr[]): void {
 /** True when no two blocks of the list overlap. */
 export function disjoint(blocks: readonly Cidr[]): boolean {
   const sorted = blocks.toSorted(compareCidr);
-  return sorted.every((block, index) => index === 0 || !overlaps(sorted[index - 1] as Cidr, block));
+  return sorted.every((block, index) => {
+    const previous = sorted[index - 1];
+    return previous === undefined || !overlaps(previous, block);
+  });
 }

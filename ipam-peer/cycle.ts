@@ -21,7 +21,17 @@ import {
   recordLimitBytes,
 } from './records.ts';
 import { settle } from './settle.ts';
-import { type Cycle, emit, type Known, persistPeer, refreshUsable, say, type State, type Writing } from './state.ts';
+import {
+  type Cycle,
+  emit,
+  type Known,
+  persistPeer,
+  refreshUsable,
+  say,
+  sayOnce,
+  type State,
+  type Writing,
+} from './state.ts';
 import { chooseDonor, want } from './want.ts';
 
 interface Moment {
@@ -104,13 +114,18 @@ function idle(state: State, at: Moment): void {
 function universeRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
   if (stored === undefined) {
     if (state.config.ranges.length === 0) {
-      endCycle(state, at, `the registry has no Universe "${state.config.universe}": apply the manifest`);
+      state.trouble = `the registry has no Universe "${state.config.universe}": apply the manifest`;
+      sayOnce(state, state.trouble);
+      endCycle(state, at, '');
       return;
     }
     startWriting(cycle, { kind: 'universe', news: [], record: undefined });
     emit(state, {
-      ...{ kind: 'create', request: request(state, cycle, state.config.universe), record: 'universe' },
-      ...{ name: state.config.universe, value: formatUniverse(newUniverse(state)) },
+      kind: 'create',
+      request: request(state, cycle, state.config.universe),
+      record: 'universe',
+      name: state.config.universe,
+      value: formatUniverse(newUniverse(state)),
     });
     return;
   }
@@ -121,11 +136,11 @@ function universeRead(state: State, cycle: Cycle, stored: StoredRecord | undefin
 function knowUniverse(state: State, stored: StoredRecord): boolean {
   const parsed = parseUniverse(stored.value);
   if (!parsed.ok) {
-    state.exhausted = `the Universe "${stored.name}" cannot be understood: ${parsed.reason}`;
-    say(state, 'error', state.exhausted);
+    state.trouble = `the Universe "${stored.name}" cannot be understood: ${parsed.reason}`;
+    sayOnce(state, state.trouble);
     return false;
   }
-  state.exhausted = '';
+  state.trouble = '';
   const { ranges, reserved } = parsed.record;
   state.universe = { stored, record: parsed.record };
   const known = state.durable.universe;
@@ -147,7 +162,7 @@ function enterList(state: State, cycle: Cycle, at: Moment): void {
 
 function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at: Moment): void {
   const names = new Set(records.map((stored) => stored.name));
-  for (const name of [...state.peers.keys()]) if (!names.has(name)) forget(state, name);
+  for (const name of state.peers.keys()) if (!names.has(name)) forget(state, name);
   for (const stored of records) if (stored.name !== state.config.self) learn(state, stored);
   state.listed = true;
   state.nextListMs = at.nowMs + state.config.resyncMs * (0.75 + at.random / 2);
@@ -190,9 +205,16 @@ function createOwn(state: State, cycle: Cycle, at: Moment): void {
   const founded = state.universe?.record.founder !== undefined;
   const donor = founded ? chooseDonor(state, undefined, at.random) : undefined;
   const record: PeerRecord = {
-    ...{ node: state.config.node, seq: 1, seeded: false, blocks: [], granting: [] },
+    node: state.config.node,
+    seq: 1,
+    seeded: false,
+    blocks: [],
+    granting: [],
     ...(donor && { wants: { from: donor } }),
-    ...{ underlay: state.underlay, overlay: [], free: 0, extra: {} },
+    underlay: state.underlay,
+    overlay: [],
+    free: 0,
+    extra: {},
   };
   const news = [`joined as ${state.config.self}${donor === undefined ? '' : `, asked ${donor.name} for space`}`];
   startWriting(cycle, { kind: 'create', news, record });

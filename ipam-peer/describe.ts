@@ -23,8 +23,9 @@ export function describe(draft: Draft): void {
 /** True when the published count is so wrong that it is worth a write of its own. */
 export function isFarOff(state: State, published: number, now: number): boolean {
   const enough = enoughToGive(state);
-  if (published < enough && now < enough) return false;
-  return now >= 4 * Math.max(published, 1) || published >= 4 * Math.max(now, 1);
+  // Whoever has become worth asking says so; whoever is no more says so when asked.
+  if (published < enough) return now >= enough;
+  return now >= 4 * published || published >= 4 * Math.max(now, 1);
 }
 
 export function sameTexts(a: readonly string[], b: readonly string[]): boolean {

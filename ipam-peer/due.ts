@@ -44,8 +44,8 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
 
 function shouldAsk(state: State, record: PeerRecord): boolean {
   const short = isShort(state, record.blocks.length === 0, 0);
-  if (record.wants === undefined) return short && state.exhausted === '';
-  return !short || (state.asking !== undefined && state.exhausted === '' && !hopeful(state, record.wants.from));
+  if (record.wants === undefined) return short && !state.exhausted;
+  return !short || (state.asking !== undefined && !state.exhausted && !hopeful(state, record.wants.from));
 }
 
 /** Like `stillHopeful` but without its deadline, which `dueMs` adds. */

@@ -20,8 +20,9 @@ export function grant(draft: Draft): void {
   if (draft.state.durable.overlay.length === 0) return;
   const pieces = cutFor(draft.state, draft.blocks, wanters.length);
   draft.unserved = pieces.length < wanters.length;
-  for (const [index, cidr] of pieces.entries()) {
-    const to = wanters[index] as RecordRef;
+  for (const [index, to] of wanters.entries()) {
+    const cidr = pieces[index];
+    if (cidr === undefined) break;
     draft.granting.push({ id: draft.seq * wantsPerWrite + index, cidr, to });
     draft.news.push(`granted ${formatCidr(cidr)} to ${to.name}`);
   }
@@ -60,9 +61,15 @@ function movable(state: State, blocks: readonly Block[]): Cidr[] {
     .toSorted((a, b) => b.prefix - a.prefix || compareCidr(a, b));
 }
 
+/** Free addresses once these blocks are usable, those included whose last grant is still in doubt. */
+function freeOf(state: State, blocks: readonly Block[]): number {
+  const more = countAddresses(blocks.map((block) => block.cidr)) - countAddresses(state.space.usable);
+  return Math.max(0, freeAddresses(state.space) + more);
+}
+
 /** Cuts one piece of equal size for each of at most `count` wants; fewer when there is not enough. */
 function cutFor(state: State, blocks: readonly Block[], count: number): readonly Cidr[] {
-  const free = freeAddresses(state.space);
+  const free = freeOf(state, blocks);
   for (let wants = count; wants > 0; wants--) {
     let units = 2 ** Math.floor(Math.log2(Math.ceil(free / unitSize) / (wants + 1)));
     for (; units >= 1; units /= 2) {
@@ -95,12 +102,11 @@ function cutPieces(pieces: Cidr[], size: bigint, wants: number): readonly Cidr[]
  * nothing could move. Blocks that still carry `via` count: it is cleared before long.
  */
 export function publishedFree(state: State, blocks: readonly Block[]): number {
-  const cidrs = blocks.map((block) => block.cidr);
-  const free = Math.max(0, freeAddresses(state.space) + countAddresses(cidrs) - countAddresses(state.space.usable));
+  const free = freeOf(state, blocks);
   const rounded = free === 0 ? 0 : 2 ** Math.round(Math.log2(free));
   const enough = enoughToGive(state);
   if (rounded < enough) return rounded;
-  const whole = cidrs.map((cidr): Block => ({ cidr }));
+  const whole = blocks.map(({ cidr }): Block => ({ cidr }));
   return free >= enough && movable(state, whole).length > 0 ? rounded : Math.min(rounded, unitSize);
 }
 

@@ -53,8 +53,8 @@ export function learn(
   const before = state.peers.get(stored.name);
   state.peers.set(stored.name, known);
   markInterest(state, known);
-  if (state.exhausted !== '' && parsed.record.free >= enoughToGive(state)) {
-    state.exhausted = '';
+  if (state.exhausted && parsed.record.free >= enoughToGive(state)) {
+    state.exhausted = false;
     state.silent.clear();
   }
   if (before?.stored.version !== stored.version || before.stored.uid !== stored.uid) emit(state, { kind: 'changed' });

@@ -64,8 +64,7 @@ export function ownershipViolations(universe: UniverseRecord | undefined, owned:
   for (const { cidr, owner } of outside)
     problems.push(`${owner.name} owns ${formatCidr(cidr)}, which is not to be shared`);
   if (problems.length > 0) return problems;
-  const sum = (blocks: readonly Cidr[]): bigint => blocks.reduce((total, block) => total + sizeOf(block), 0n);
-  const missing = sum(space) - sum(owned.map((one) => one.cidr));
+  const missing = totalOf(space) - totalOf(owned.map((one) => one.cidr));
   if (missing !== 0n) {
     const lost = subtract(
       space,
@@ -74,6 +73,10 @@ export function ownershipViolations(universe: UniverseRecord | undefined, owned:
     problems.push(`nobody owns ${lost.map(formatCidr).join(', ')}`);
   }
   return problems;
+}
+
+function totalOf(blocks: readonly Cidr[]): bigint {
+  return blocks.reduce((total, block) => total + sizeOf(block), 0n);
 }
 
 /**

@@ -167,9 +167,7 @@ function asGrant(value: unknown, field: string): Grant {
   };
 }
 
-const peerFields = [
-  ...['schema', 'node', 'seq', 'seeded', 'blocks', 'granting', 'wants', 'heir', 'underlay', 'overlay', 'free'],
-] as const;
+const peerFields = 'schema node seq seeded blocks granting wants heir underlay overlay free'.split(' ');
 
 /** Reads a `Peer` value as stored. Sizes are bounded, blocks and grants of one record may not overlap. */
 export function parsePeer(value: unknown): Parsed<PeerRecord> {

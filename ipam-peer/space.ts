@@ -8,7 +8,7 @@
 // opened only when the window holds none, and one that empties is closed while the rest of the window still has a unit's worth.
 // So the used part of a peer's space stays compact and the rest can be given away.
 import type { Address, Family } from './address.ts';
-import { type Cidr, compareCidr, contains, countAddresses, lastAddress } from './cidr.ts';
+import { type Cidr, compareCidr, countAddresses, lastAddress } from './cidr.ts';
 
 /** Addresses in a unit; also the smallest piece that travels (/25 in IPv4). */
 export const unitSize = 128;
@@ -198,12 +198,6 @@ function piecesOf(block: Cidr, busy: readonly bigint[]): readonly Cidr[] {
     ...piecesOf({ family: block.family, base: block.base, prefix }, inside),
     ...piecesOf({ family: block.family, base: block.base + half, prefix }, inside),
   ];
-}
-
-/** True when no address of the block is leased or rests. */
-export function isEmpty(space: Space, block: Cidr): boolean {
-  const pieces = emptyPieces(space, block);
-  return pieces.length === 1 && contains(pieces[0] as Cidr, block);
 }
 
 /** The lowest address of `blocks` that is neither excluded nor in use. */

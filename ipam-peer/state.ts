@@ -84,8 +84,10 @@ export interface State {
   wantsSinceMs: number | undefined;
   /** When pending grants and vias were last looked at. */
   polledMs: number;
-  /** Why no space can be had; '' when it can. */
-  exhausted: string;
+  /** True while no other peer has space to give. */
+  exhausted: boolean;
+  /** What keeps this peer from taking part; '' when nothing does. */
+  trouble: string;
   /** Why this peer may neither allocate nor write; '' when it may. */
   fenced: string;
   underlay: readonly string[];
@@ -136,7 +138,8 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     silent: new Set(),
     wantsSinceMs: undefined,
     polledMs: nowMs,
-    exhausted: '',
+    exhausted: false,
+    trouble: '',
     fenced: '',
     underlay,
     rested: [],

@@ -35,8 +35,12 @@ export function peersOf(state: State): readonly PeerSummary[] {
   const summaries = [...all.values()].map((peer) => summaryOf(state, peer, all));
   if (own === undefined && state.durable.uid !== undefined) {
     summaries.push({
-      ...{ name: state.config.self, nodeName: state.config.node.name, self: true, underlay: state.underlay },
-      ...{ overlay: state.durable.overlay, blocks: state.durable.blocks.map(formatCidr) },
+      name: state.config.self,
+      nodeName: state.config.node.name,
+      self: true,
+      underlay: state.underlay,
+      overlay: state.durable.overlay,
+      blocks: state.durable.blocks.map(formatCidr),
     });
   }
   return summaries.toSorted((a, b) => (a.name < b.name ? -1 : 1));

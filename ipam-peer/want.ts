@@ -54,7 +54,7 @@ function isUnseeded(state: State, peer: Known<PeerRecord>): boolean {
   return !peer.record.seeded && sameRef(state.universe?.record.founder, peer.stored);
 }
 
-/** The donor to ask; undefined when nobody has enough (`exhausted` then says who holds the space). */
+/** The donor to ask; undefined when nobody has enough (`exhausted` is then set). */
 export function chooseDonor(state: State, previous: RecordRef | undefined, random: number): RecordRef | undefined {
   if (previous !== undefined) state.silent.add(previous.name);
   const able = [...state.peers.values()].filter((peer) => canGive(state, peer));
@@ -64,7 +64,7 @@ export function chooseDonor(state: State, previous: RecordRef | undefined, rando
     candidates = able;
   }
   const chosen = pick(candidates, random);
-  state.exhausted = '';
+  state.exhausted = false;
   if (chosen !== undefined) return { name: chosen.stored.name, uid: chosen.stored.uid };
   return founderNotYetHeard(state) ?? reportExhaustion(state);
 }
@@ -92,15 +92,20 @@ function founderNotYetHeard(state: State): RecordRef | undefined {
 }
 
 function reportExhaustion(state: State): undefined {
+  state.exhausted = true;
+  return undefined;
+}
+
+/** Who holds the pool's space, for a person whose pod found none. */
+export function exhaustionText(state: State): string {
   const holders = [...state.peers.values()]
     .map(({ record }) => ({ name: record.node.name, size: countAddresses(record.blocks.map((block) => block.cidr)) }))
     .filter((holder) => holder.size > 0)
     .toSorted((a, b) => b.size - a.size);
   const named = holders.slice(0, 3).map((holder) => `${holder.name} ${holder.size}`);
   const more = holders.length > 3 ? `, ${holders.length - 3} more nodes` : '';
-  const ranges = formatCidrs(state.universe?.record.ranges ?? []);
+  const ranges = formatCidrs(state.universe?.record.ranges ?? state.durable.universe?.ranges ?? []);
   const others = named.length === 0 ? 'no other node holds any' : `held by ${named.join(', ')}${more}`;
   const own = state.space.total > 0 ? `this node ${state.space.total}, ` : '';
-  state.exhausted = `no node of the pool ${ranges} has space to give (addresses: ${own}${others})`;
-  return undefined;
+  return `no node of the pool ${ranges} has space to give (addresses: ${own}${others})`;
 }

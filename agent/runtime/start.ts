@@ -133,8 +133,13 @@ async function lease(driver: Driver, ticket: number, request: LeaseRequest, sign
   signal.throwIfAborted();
   const { containerId, ifname, owner, addresses } = request;
   const wish = {
-    ...{ containerId, ifname, owner, addresses, generation: randomBytes(8).toString('hex') },
-    ...{ sinceMs: Date.now(), hostIfname: hostIfname(request) },
+    containerId,
+    ifname,
+    owner,
+    addresses,
+    generation: randomBytes(8).toString('hex'),
+    sinceMs: Date.now(),
+    hostIfname: hostIfname(request),
   };
   const outcome = await new Promise<Outcome>((resolve, reject) => {
     const abort = (): void => {

@@ -34,9 +34,12 @@ function storeError(path: string, doing: string, cause: unknown): WeftError {
   return new WeftError('store', `${doing} ${path}: ${detail}`, { details: path, cause });
 }
 
-/** Opens or makes the store; its directory gets mode 0700. Throws WeftError('store') naming the path. */
-export function openStore(path: string): Store {
-  const database = openDatabase(path);
+/**
+ * Opens or makes the store; its directory gets mode 0700. An agent that still holds it (one that is just ending) is waited for.
+ * Throws WeftError('store') naming the path.
+ */
+export function openStore(path: string, lockWaitMs: number = 5000): Store {
+  const database = openDatabase(path, lockWaitMs);
   try {
     return prepare(database, path);
   } catch (error) {
@@ -45,12 +48,12 @@ export function openStore(path: string): Store {
   }
 }
 
-function openDatabase(path: string): DatabaseSync {
+function openDatabase(path: string, lockWaitMs: number): DatabaseSync {
   try {
     const directory = dirname(path);
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     chmodSync(directory, 0o700);
-    return new DatabaseSync(path, { timeout: 5000 });
+    return new DatabaseSync(path, { timeout: lockWaitMs });
   } catch (error) {
     throw storeError(path, 'cannot open the state in', error);
   }

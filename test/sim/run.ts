@@ -1,7 +1,7 @@
 // One seed, one run: draws the scenario, runs the world, asks whether it settled. A violation is a value here, so that the
 // mutation test can expect one.
 import { checkSettled, Violation } from './checks.ts';
-import { Counters } from './counters.ts';
+import type { Counters } from './counters.ts';
 import { Random } from './random.ts';
 import { drawScenario, type Scenario } from './scenario.ts';
 import { World } from './world.ts';
@@ -38,7 +38,10 @@ export function runSeed(options: RunOptions): RunResult {
     violation = `at ${world.nowMs.toFixed(1)} ms: ${error.message}`;
   }
   return {
-    ...{ seed: options.seed, steps: world.steps, counters: world.counters, violation },
+    seed: options.seed,
+    steps: world.steps,
+    counters: world.counters,
+    violation,
     trace: world.trace,
     end: world.peers.map((peer) => peer.describe()),
   };

@@ -22,8 +22,18 @@ export interface Faults {
 }
 
 export const noFaults: Faults = {
-  ...{ crashPerEffect: 0, requestLost: 0, requestLate: 0, requestTwice: 0, replyLost: 0, replyLate: 0, replyTwice: 0 },
-  ...{ unknown: 0, hintLost: 0, hintLate: 0, hintTwice: 0, faultEveryMs: Infinity },
+  crashPerEffect: 0,
+  requestLost: 0,
+  requestLate: 0,
+  requestTwice: 0,
+  replyLost: 0,
+  replyLate: 0,
+  replyTwice: 0,
+  unknown: 0,
+  hintLost: 0,
+  hintLate: 0,
+  hintTwice: 0,
+  faultEveryMs: Infinity,
 };
 
 export interface Scenario {

@@ -1,0 +1,95 @@
+// Faults of the world: processes that die, hosts that lose power, peers cut off from the registry, a record deleted by hand.
+import { addressBits, parseAddress } from '#ipam-peer/address.ts';
+import { hintAll } from './network.ts';
+import type { SimPeer } from './peer.ts';
+import { noFaults } from './scenario.ts';
+import type { World } from './world.ts';
+
+export function crash(world: World, peer: SimPeer, how: 'crash' | 'crashBetweenEffects' | 'powerLoss'): void {
+  world.counters.count(how);
+  world.note(`${peer.name} ${how}`);
+  if (how === 'powerLoss') {
+    for (const pod of peer.pods.values()) {
+      for (const address of pod.lease.addresses) {
+        if (world.inUse.get(address) === peer) world.inUse.delete(address);
+      }
+    }
+    for (const address of world.freedAtMs.keys()) if (ownsOnDisk(peer, address)) world.freedAtMs.delete(address);
+    peer.losePower();
+  } else {
+    peer.crash();
+  }
+  world.agenda.add(world.nowMs + world.random.between(1, world.random.chance(0.3) ? 10_000 : 500), {
+    kind: 'start',
+    peer,
+  });
+}
+
+export function scheduleFault(world: World): void {
+  world.agenda.add(world.nowMs + world.random.between(0, 2 * world.faults.faultEveryMs), { kind: 'fault' });
+}
+
+export function fault(world: World): void {
+  if (world.calm) return;
+  scheduleFault(world);
+  const peer = world.random.pick(world.peers);
+  const choice = world.random.next();
+  if (choice < 0.35) {
+    if (peer.state !== undefined) crash(world, peer, world.random.chance(0.25) ? 'powerLoss' : 'crash');
+  } else if (choice < 0.65) {
+    if (!peer.reachable) return;
+    peer.reachable = false;
+    world.counters.count('partition');
+    world.agenda.add(world.nowMs + world.random.between(10, 10_000), { kind: 'heal', peer });
+  } else {
+    deleteIdle(world, peer);
+  }
+}
+
+/** Somebody deletes the record of a peer that holds nothing: grants on their way to it become void. */
+export function deleteIdle(world: World, peer: SimPeer): void {
+  const record = world.registry.peers.get(peer.name)?.record;
+  // Not before the founding: a founder deleted while it writes itself in is a case for taking over.
+  const founder = world.registry.universe?.record.founder?.name ?? peer.name;
+  if (record === undefined || founder === peer.name || record.blocks.length + record.granting.length > 0) return;
+  if (peer.disk.peer.blocks.length > 0) return;
+  world.counters.count('recordDeleted');
+  world.note(`record of ${peer.name} deleted`);
+  world.registry.remove(peer.name);
+}
+
+export function heal(world: World, peer: SimPeer): void {
+  if (peer.reachable) return;
+  peer.reachable = true;
+  world.counters.count('heal');
+  hintAll(world, peer);
+}
+
+export function switchHalves(world: World, side: number): void {
+  if (world.calm) return;
+  for (const peer of world.peers) {
+    if (peer.index % 2 === side) heal(world, peer);
+    else if (peer.reachable) {
+      peer.reachable = false;
+      world.counters.count('partition');
+    }
+  }
+  world.agenda.add(world.nowMs + world.random.between(500, 8000), { kind: 'halves', side: 1 - side });
+}
+
+export function calmDown(world: World): void {
+  world.note('faults end');
+  world.calm = true;
+  world.faults = noFaults;
+  for (const peer of world.peers) {
+    heal(world, peer);
+    world.agenda.add(world.nowMs, { kind: 'start', peer });
+  }
+}
+
+function ownsOnDisk(peer: SimPeer, text: string): boolean {
+  const value = parseAddress(text)?.value ?? 0n;
+  return peer.disk.peer.blocks.some(
+    (block) => value >= block.base && value < block.base + (1n << BigInt(addressBits(block.family) - block.prefix)),
+  );
+}

@@ -1,0 +1,221 @@
+// Peers stepped by hand over the simulator's registry model: every request is answered at once unless a test holds it back, time
+// moves only when a test moves it.
+import type { Config, CoreEvent, Durable, Effect, Lease, Refusal, Stamp } from '#ipam-peer/events.ts';
+import { parseCidr, type Cidr } from '#ipam-peer/cidr.ts';
+import { formatPeer, type PeerRecord } from '#ipam-peer/records.ts';
+import { step } from '#ipam-peer/step.ts';
+import { Counters } from '#test/sim/counters.ts';
+import { SimPeer } from '#test/sim/peer.ts';
+import { type Change, RegistryModel, type RegistryRequest } from '#test/sim/registry-model.ts';
+
+type Unstamped = CoreEvent extends infer E ? (E extends CoreEvent ? Omit<E, keyof Stamp> : never) : never;
+
+export function cidr(text: string): Cidr {
+  const block = parseCidr(text);
+  if (block === undefined) throw new Error(`"${text}" is no CIDR block`);
+  return block;
+}
+
+export function cidrs(...texts: readonly string[]): readonly Cidr[] {
+  return texts.map(cidr);
+}
+
+export interface Outcome {
+  lease?: Lease;
+  refusal?: Refusal;
+}
+
+export class Bench {
+  readonly counters: Counters = new Counters();
+  readonly registry: RegistryModel = new RegistryModel(this.counters, (change) => this.#tell(change));
+  readonly peers: Hand[] = [];
+  nowMs = 0;
+
+  peer(name: string, change: Partial<Config> = {}): Hand {
+    const hand = new Hand(this, name, this.peers.length, change);
+    this.peers.push(hand);
+    return hand;
+  }
+
+  /** Delivers hints and timers until nothing is left to do, at most to the given time from now. */
+  settle(forMs = 2000): void {
+    const endMs = this.nowMs + forMs;
+    for (;;) {
+      for (let again = true; again;) again = this.peers.map((peer) => peer.deliver()).includes(true);
+      const nextMs = Math.min(...this.peers.map((peer) => peer.dueMs()));
+      if (nextMs > endMs) break;
+      this.nowMs = Math.max(this.nowMs, nextMs);
+      for (const peer of this.peers) if (peer.dueMs() <= this.nowMs) peer.feed({ kind: 'wake' });
+    }
+    this.nowMs = endMs;
+  }
+
+  record(name: string): PeerRecord {
+    const known = this.registry.peers.get(`${name}.x`);
+    if (known === undefined) throw new Error(`no record of ${name}`);
+    return known.record;
+  }
+
+  /** Overwrites a record as a person might. */
+  edit(name: string, change: Partial<PeerRecord>): void {
+    const known = this.registry.peers.get(`${name}.x`);
+    if (known === undefined) throw new Error(`no record of ${name}`);
+    const value = formatPeer({ ...known.record, seq: known.record.seq + 1, ...change });
+    this.registry.execute({ kind: 'update', request: 0, record: 'peer', stored: known.stored, value });
+  }
+
+  #tell(change: Change): void {
+    if (change.record === 'peer') for (const peer of this.peers) peer.hints.push(change);
+  }
+}
+
+export class Hand {
+  readonly bench: Bench;
+  readonly sim: SimPeer;
+  readonly hints: Change[] = [];
+  /** Requests that are not answered while `holding`. */
+  readonly held: RegistryRequest[] = [];
+  holding: (request: RegistryRequest) => boolean = () => false;
+  readonly log: string[] = [];
+  readonly effects: Effect[] = [];
+  readonly outcomes: Map<number, Outcome> = new Map();
+  random = 0.5;
+  #ticket = 1;
+  #depth = 0;
+  readonly #answers: Unstamped[] = [];
+
+  constructor(bench: Bench, name: string, index: number, change: Partial<Config>) {
+    this.bench = bench;
+    this.sim = new SimPeer(index, {
+      universe: 'default',
+      ranges: cidrs('10.32.0.0/12'),
+      reserved: [],
+      self: `${name}.x`,
+      node: { name, uid: `x-${name}` },
+      restMs: 30_000,
+      allocateWaitMs: 10_000,
+      requestTimeoutMs: 10_000,
+      answerTimeoutMs: 5000,
+      serveDelayMs: 250,
+      pollMs: 5000,
+      resyncMs: 600_000,
+      lowWater: 32,
+      ...change,
+    });
+  }
+
+  /** The process starts with what is on its disk. */
+  start(disk?: Durable): this {
+    if (disk !== undefined) {
+      this.sim.persist([{ kind: 'peer', peer: disk.peer }], 'full');
+      for (const lease of disk.leases) this.sim.persist([{ kind: 'lease', lease }], 'full');
+    }
+    this.sim.start(this.bench.nowMs);
+    this.feed({ kind: 'wake' });
+    return this;
+  }
+
+  feed(event: Unstamped): void {
+    const { state } = this.sim;
+    if (state === undefined) return;
+    const { effects } = step(state, { ...event, nowMs: this.bench.nowMs, random: this.random } as CoreEvent);
+    this.#depth++;
+    for (const effect of effects) this.#execute(effect);
+    this.#depth--;
+    if (this.#depth === 0) this.#drain();
+  }
+
+  /** An answer comes after all effects of the step that asked. */
+  #drain(): void {
+    for (let next = this.#answers.shift(); next !== undefined; next = this.#answers.shift()) this.feed(next);
+  }
+
+  #execute(effect: Effect): void {
+    this.effects.push(effect);
+    switch (effect.kind) {
+      case 'persist':
+        this.sim.persist(effect.deltas, effect.sync);
+        return;
+      case 'get':
+      case 'list':
+      case 'create':
+      case 'update':
+        if (this.holding(effect)) this.held.push(effect);
+        else this.answer(effect);
+        return;
+      case 'leased':
+        this.outcomes.set(effect.ticket, { lease: effect.lease });
+        return;
+      case 'refused':
+        this.outcomes.set(effect.ticket, { refusal: effect.refusal });
+        return;
+      case 'timer':
+        this.sim.timerMs = effect.atMs;
+        return;
+      case 'log':
+        this.log.push(effect.text);
+        return;
+      case 'freed':
+      case 'changed':
+    }
+  }
+
+  /** Executes a request and gives its answer back. */
+  answer(request: RegistryRequest): void {
+    const answer = this.bench.registry.execute(request);
+    this.#answers.push({ kind: 'answer', request: request.request, answer });
+    if (this.#depth === 0) this.#drain();
+  }
+
+  /** Answers what was held back, in order, and holds no more. */
+  release(): void {
+    this.holding = () => false;
+    for (const request of this.held.splice(0)) this.answer(request);
+  }
+
+  deliver(): boolean {
+    const hints = this.hints.splice(0);
+    for (const { name, stored } of hints) this.feed({ kind: 'hint', name, ...(stored && { record: stored }) });
+    return hints.length > 0;
+  }
+
+  dueMs(): number {
+    return this.sim.state === undefined ? Infinity : this.sim.timerMs;
+  }
+
+  allocate(containerId: string, ...addresses: readonly string[]): Outcome {
+    return this.outcomes.get(this.ask(containerId, ...addresses)) ?? {};
+  }
+
+  /** Asks and returns the ticket, for outcomes that come later. */
+  ask(containerId: string, ...addresses: readonly string[]): number {
+    const ticket = this.#ticket++;
+    const owner = { podNamespace: 'default', podName: containerId, network: 'weft', netnsPath: '', netnsInode: 0n };
+    const wish = {
+      containerId,
+      ifname: 'eth0',
+      generation: `g${ticket}`,
+      sinceMs: 0,
+      hostIfname: '',
+      owner,
+      addresses,
+    };
+    this.feed({ kind: 'allocate', ticket, wish });
+    return ticket;
+  }
+
+  free(containerId: string, generation?: string): void {
+    this.feed({ kind: 'free', containerId, ifname: 'eth0', ...(generation !== undefined && { generation }) });
+  }
+
+  blocks(): readonly string[] {
+    return this.bench
+      .record(this.sim.config.node.name)
+      .blocks.map((block) => `${formatOf(block.cidr)}${block.via === undefined ? '' : ' via'}`);
+  }
+}
+
+function formatOf(block: Cidr): string {
+  const value = Number(block.base);
+  return `${[24, 16, 8, 0].map((shift) => Math.floor(value / 2 ** shift) % 256).join('.')}/${block.prefix}`;
+}
