@@ -13,7 +13,8 @@ export interface StaticDiscoveryOptions {
   /** Every node, this one included; addresses preferred first. */
   readonly nodes: readonly { readonly name: string; readonly addresses: readonly string[] }[];
   readonly stateDir: string;
-  readonly log: Pick<Logger, 'info'>;
+  /** Told when a new identity is made. */
+  readonly log?: Pick<Logger, 'info'>;
 }
 
 const uidPattern = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -40,12 +41,12 @@ export async function startStaticDiscovery(options: StaticDiscoveryOptions): Pro
   };
 }
 
-async function readOrMakeUid(path: string, log: Pick<Logger, 'info'>): Promise<string> {
+async function readOrMakeUid(path: string, log: Pick<Logger, 'info'> | undefined): Promise<string> {
   const kept = (await readIfThere(path))?.trim();
   if (kept === undefined) {
     const made = randomUUID();
     await writeDurably(path, `${made}\n`);
-    log.info({ uid: made, path }, 'this is a new node: it has an identity now');
+    log?.info({ uid: made, path }, 'this is a new node: it has an identity now');
     return made;
   }
   if (uidPattern.test(kept)) return kept;
