@@ -36,7 +36,7 @@ export async function openDiscovery(config: Config, log: Logger, signal: AbortSi
     return startKubernetesDiscovery({ nodeName, stateDir, ...apiOf(config), signal, log });
   }
   const { startStaticDiscovery } = await import('#agent/discovery/static.ts');
-  return startStaticDiscovery({ nodeName, nodes, stateDir });
+  return startStaticDiscovery({ nodeName, nodes, stateDir, log });
 }
 
 /** Tells the outside world that pods can start here, where it wants to know. Resolves when told, or when the signal aborts. */

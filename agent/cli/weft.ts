@@ -66,6 +66,7 @@ export async function weft(
     }
     const error = toWeftError(thrown);
     err(`weft: ${error.message.replaceAll('\n', '\nweft: ')}\n      ${error.nextStep}\n`);
+    if (error.kind === 'internal' && error.cause instanceof Error) err(`${error.cause.stack ?? ''}\n`);
     return error.kind === 'invalidSetting' ? 2 : 1;
   }
 }
