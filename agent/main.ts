@@ -26,6 +26,7 @@ import { startObserving } from '#agent/observe/server.ts';
 import { buildStatus } from '#agent/observe/status.ts';
 import type { StatusSources } from '#agent/observe/status.ts';
 import { version } from '#agent/observe/version.ts';
+import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
 import type { IpamView } from '#agent/runtime/ipam.ts';
@@ -122,15 +123,17 @@ async function start({ config, log, parts, sources, stack, signal }: Start): Pro
   const registry = await openRegistry(config, step('registry'));
   stack.defer(() => registry.close());
 
-  const ipam = await startIpam({
+  const ipamLog = step('ipam');
+  const running = await startIpam({
     registry,
     statePath: join(config.stateDir, 'state.db'),
     node: { ...discovery.self, underlayAddresses: underlayOf(discovery, parts.underlay) },
     universe: { name: 'default', ranges: config.ranges, reserved: config.reserved },
     restMs: config.restTimeMs,
     allocateWaitMs: config.allocateWaitMs,
-    log: step('ipam'),
+    log: ipamLog,
   });
+  const ipam = await withKnownPeers(running, { path: join(config.stateDir, 'peers.json'), registry, log: ipamLog });
   parts.ipam = ipam;
   stack.defer(() => ipam.close());
 
