@@ -7,7 +7,7 @@ import { describe } from './describe.ts';
 import { type Draft, startDraft } from './draft.ts';
 import { dueMs, toRead } from './due.ts';
 import type { Answer, StoredRecord } from './events.ts';
-import { newUniverse, seed, withFounder } from './found.ts';
+import { newUniverse, seed, whyNotFound, withFounder } from './found.ts';
 import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
 import { confirm, missing } from './own.ts';
@@ -71,6 +71,10 @@ export function answered(state: State, id: number, answer: Answer, at: Moment): 
   cycle.pending.delete(id);
   switch (answer.kind) {
     case 'failed':
+      // One of the others could not be read: nothing is concluded from it, the rest of the cycle goes on.
+      if (cycle.phase === 'others' && cycle.own !== undefined) afterReads(state, cycle, cycle.own, at);
+      else endCycle(state, at, `the registry: ${answer.reason}`);
+      return;
     case 'unknown':
     case 'refused':
       endCycle(state, at, `the registry: ${answer.reason}`);
@@ -189,15 +193,22 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
   cycle.own = own;
   const universe = state.universe;
   if (universe !== undefined && universe.record.founder === undefined) {
+    const founded = withFounder(state, universe.record, { name: stored.name, uid: stored.uid });
+    state.trouble = whyNotFound(founded);
+    if (state.trouble !== '') {
+      endCycle(state, at, '');
+      sayOnce(state, state.trouble);
+      return;
+    }
     startWriting(cycle, { kind: 'found', news: [], record: undefined });
-    const value = formatUniverse(withFounder(state, universe.record, { name: stored.name, uid: stored.uid }));
+    const value = formatUniverse(founded);
     const id = request(state, cycle, universe.stored.name);
     emit(state, { kind: 'update', request: id, record: 'universe', stored: universe.stored, value });
     return;
   }
   cycle.phase = 'others';
   for (const name of toRead(state, own.record, stored)) read(state, cycle, 'peer', name);
-  if (cycle.pending.size === 0) writeOwn(state, cycle, own, at);
+  afterReads(state, cycle, own, at);
 }
 
 /** The own record is always created empty; when the founder is known, the want rides on it. */
@@ -225,7 +236,11 @@ function createOwn(state: State, cycle: Cycle, at: Moment): void {
 function otherRead(state: State, cycle: Cycle, name: string, stored: StoredRecord | undefined, at: Moment): void {
   if (stored === undefined) forget(state, name);
   cycle.others.set(name, stored === undefined ? undefined : (learn(state, stored) ?? stored));
-  if (cycle.pending.size === 0 && cycle.own !== undefined) writeOwn(state, cycle, cycle.own, at);
+  if (cycle.own !== undefined) afterReads(state, cycle, cycle.own, at);
+}
+
+function afterReads(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment): void {
+  if (cycle.pending.size === 0) writeOwn(state, cycle, own, at);
 }
 
 /** In this order: what was given and taken is settled before new space is given or asked for. */

@@ -19,7 +19,7 @@ export function dueMs(state: State): number {
   }
   const pending =
     confirmed.record.granting.length > 0 || confirmed.record.blocks.some((block) => block.via !== undefined);
-  if (pending || isShort(state, confirmed.record.blocks.length === 0, 0)) {
+  if (pending || isShort(state, confirmed.record.blocks.length, 0)) {
     due = Math.min(due, state.polledMs + state.config.pollMs);
   }
   if (state.asking !== undefined && confirmed.record.wants !== undefined) {
@@ -43,7 +43,7 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
 }
 
 function shouldAsk(state: State, record: PeerRecord): boolean {
-  const short = isShort(state, record.blocks.length === 0, 0);
+  const short = isShort(state, record.blocks.length, 0);
   if (record.wants === undefined) return short && !state.exhausted;
   return !short || (state.asking !== undefined && !state.exhausted && !hopeful(state, record.wants.from));
 }

@@ -2,7 +2,7 @@
 // record. No quorum is estimated and no count of nodes awaited: the registry's compare-and-swap decides.
 import { coalesce, formatCidr, subtract } from './cidr.ts';
 import type { Draft } from './draft.ts';
-import { type RecordRef, sameRef, type UniverseRecord } from './records.ts';
+import { blocksLimit, type RecordRef, sameRef, type UniverseRecord } from './records.ts';
 import type { State } from './state.ts';
 
 /** The Universe with this peer as its founder; reserved parts that only this host knows go in by the same write. */
@@ -10,6 +10,13 @@ export function withFounder(state: State, universe: UniverseRecord, self: Record
   const known = new Set(universe.reserved.map(formatCidr));
   const more = state.config.reserved.filter((block) => !known.has(formatCidr(block)));
   return { ...universe, reserved: [...universe.reserved, ...more], founder: self };
+}
+
+/** Why this universe cannot be founded as it is; '' when it can. */
+export function whyNotFound(universe: UniverseRecord): string {
+  const blocks = coalesce(subtract(universe.ranges, universe.reserved)).length;
+  if (blocks <= blocksLimit) return '';
+  return `the reserved parts cut the range into ${blocks} blocks, more than ${blocksLimit}: reserve fewer or larger parts`;
 }
 
 /** The Universe as this peer would create it, not yet founded. */

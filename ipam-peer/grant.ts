@@ -6,7 +6,7 @@
 // keeps more than its low-water mark. The runtime removes what is given from the durable copy before the write is sent.
 import { type Cidr, compareCidr, countAddresses, formatCidr, halvesOf, sizeOf, subtract } from './cidr.ts';
 import { type Draft, readPeers } from './draft.ts';
-import { type Block, grantsLimit, type RecordRef, sameRef } from './records.ts';
+import { type Block, blocksLimit, grantsLimit, type RecordRef, sameRef } from './records.ts';
 import { emptyPieces, freeAddresses, unitSize } from './space.ts';
 import type { State } from './state.ts';
 
@@ -19,17 +19,18 @@ export function grant(draft: Draft): void {
   // The first block is being written just now, and the node's own address with it: serve from the next write on.
   if (draft.state.durable.overlay.length === 0) return;
   const pieces = cutFor(draft.state, draft.blocks, wanters.length);
+  const rest = draft.blocks.flatMap((block): readonly Block[] =>
+    mayCut(block) ? subtract([block.cidr], pieces).map((cidr) => ({ cidr })) : [block],
+  );
   draft.unserved = pieces.length < wanters.length;
+  if (pieces.length === 0 || rest.length > blocksLimit) return;
   for (const [index, to] of wanters.entries()) {
     const cidr = pieces[index];
     if (cidr === undefined) break;
     draft.granting.push({ id: draft.seq * wantsPerWrite + index, cidr, to });
     draft.news.push(`granted ${formatCidr(cidr)} to ${to.name}`);
   }
-  if (pieces.length === 0) return;
-  draft.blocks = draft.blocks.flatMap((block): Block[] =>
-    mayCut(block) ? subtract([block.cidr], pieces).map((cidr) => ({ cidr })) : [block],
-  );
+  draft.blocks = [...rest];
   draft.changed = true;
 }
 

@@ -3,7 +3,7 @@
 // it is cleared when the source is read to be gone, so that no grant is ever taken twice.
 import { contains, formatCidr, overlaps } from './cidr.ts';
 import { type Draft, look, readPeers } from './draft.ts';
-import { type Grant, isVia, type RecordRef, sameRef } from './records.ts';
+import { blocksLimit, type Grant, isVia, type RecordRef, sameRef, viasLimit } from './records.ts';
 import { sayOnce } from './state.ts';
 
 export function receive(draft: Draft): void {
@@ -12,12 +12,18 @@ export function receive(draft: Draft): void {
     for (const grant of record.granting) {
       if (!sameRef(grant.to, draft.self)) continue;
       if (draft.blocks.some((block) => isVia(block.via, donor, grant.id))) continue;
-      if (!isPlausible(draft, grant, donor)) continue;
+      if (!isPlausible(draft, grant, donor) || isFull(draft)) continue;
       draft.blocks.push({ cidr: grant.cidr, via: { ...donor, id: grant.id } });
       draft.changed = true;
       draft.news.push(`got ${formatCidr(grant.cidr)} from ${donor.name}`);
     }
   }
+}
+
+/** What does not fit into the record stays with its donor, granted, until there is room. */
+function isFull(draft: Draft): boolean {
+  const vias = draft.blocks.filter((block) => block.via !== undefined).length;
+  return draft.blocks.length >= blocksLimit || vias >= viasLimit;
 }
 
 /** A grant written by hand or by an enemy must not put foreign space into this record. */

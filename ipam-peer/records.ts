@@ -10,6 +10,9 @@ export const recordSchema = 1;
 export const recordLimitBytes: number = 64 * 1024;
 /** Most grants that may be under way from one peer. */
 export const grantsLimit = 64;
+/** Most blocks of one record, and most of them that may carry `via`; deploy/ has the same bounds. */
+export const blocksLimit = 128;
+export const viasLimit = 64;
 
 /** One incarnation of a record: a re-created record of the same name has another uid. */
 export interface RecordRef {

@@ -4,8 +4,8 @@
 // nobody has enough, that is reported and nothing is written.
 import { compareCidr, countAddresses, formatCidrs } from './cidr.ts';
 import type { Draft } from './draft.ts';
-import { enoughToGive } from './grant.ts';
-import { type PeerRecord, type RecordRef, sameRef } from './records.ts';
+import { enoughToGive, wantsPerWrite } from './grant.ts';
+import { blocksLimit, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { freeAddresses } from './space.ts';
 import { type Known, type State, selfRef } from './state.ts';
 
@@ -15,7 +15,7 @@ const fewCandidates = 3;
 export function want(draft: Draft): void {
   const { state } = draft;
   const gained = draft.blocks.filter((block) => !draft.base.blocks.includes(block)).map((block) => block.cidr);
-  if (!isShort(state, draft.blocks.length === 0, countAddresses(gained))) {
+  if (!isShort(state, draft.blocks.length, countAddresses(gained))) {
     if (draft.wants !== undefined) draft.changed = true;
     draft.wants = undefined;
     return;
@@ -33,9 +33,10 @@ export function want(draft: Draft): void {
   draft.news.push(`asked ${donor.name} for space`);
 }
 
-/** True when space should be asked for: none at all, or less free than the low-water mark. */
-export function isShort(state: State, blockless: boolean, gained: number): boolean {
-  return (blockless && gained === 0) || freeAddresses(state.space) + gained < state.config.lowWater;
+/** True when space should be asked for: none at all, or less free than the low-water mark; never when the record is full. */
+export function isShort(state: State, blocks: number, gained: number): boolean {
+  if (blocks >= blocksLimit - wantsPerWrite) return false;
+  return (blocks === 0 && gained === 0) || freeAddresses(state.space) + gained < state.config.lowWater;
 }
 
 /** True while the donor asked may still answer. */

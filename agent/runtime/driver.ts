@@ -108,7 +108,7 @@ class LiveDriver implements Driver {
     try {
       this.feed(event);
     } catch (error) {
-      this.#options.log.error(`IPAM: ${toWeftError(error).message}`);
+      this.#options.log.error(toWeftError(error).message);
     }
   }
 
@@ -140,7 +140,7 @@ class LiveDriver implements Driver {
         this.#setTimer(effect.atMs);
         return;
       case 'log':
-        log[effect.level](`IPAM: ${effect.text}`);
+        log[effect.level](effect.text);
     }
   }
 
@@ -155,7 +155,7 @@ class LiveDriver implements Driver {
       this.state = this.#restore(this.state.underlay);
       this.state.notBeforeMs = this.#options.nowMs() + reloadPauseMs;
     } catch (loading) {
-      this.#options.log.error(`IPAM: ${toWeftError(loading).message}`);
+      this.#options.log.error(toWeftError(loading).message);
     }
     this.#setTimer(this.#options.nowMs() + reloadPauseMs);
     this.#notify();
@@ -239,7 +239,7 @@ class LiveDriver implements Driver {
           this.#feedQuietly({ kind: 'hint', name, ...(record && { record }) });
         }
       } catch (error) {
-        if (!signal.aborted) log.warn(`IPAM: the watch on peers ended: ${toWeftError(error).message}`);
+        if (!signal.aborted) log.warn(`the watch on peers ended: ${toWeftError(error).message}`);
       }
       await pause(watchPauseMs, signal);
     }

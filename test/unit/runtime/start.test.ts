@@ -32,8 +32,8 @@ describe('a new cluster', () => {
     );
     expect(one.view()).toMatchObject({ overlayAddresses: ['10.32.0.1'], ready: true, waitingFor: '' });
     expect(three.view().peers.map((peer) => peer.underlayAddress)).toEqual(['192.0.2.1', '192.0.2.2', '192.0.2.3']);
-    expect(nodes.lines).toContain('node1 info IPAM: founded the universe default: own all of 10.32.0.0/12');
-    expect(nodes.lines).toContain('node2 info IPAM: got 10.40.0.0/13 from node1.node1000');
+    expect(nodes.lines).toContain('node1 info founded the universe default: own all of 10.32.0.0/12');
+    expect(nodes.lines).toContain('node2 info got 10.40.0.0/13 from node1.node1000');
   });
 
   test('six at once, over a registry that conflicts, forgets and stays silent', async () => {
