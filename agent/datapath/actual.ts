@@ -2,6 +2,7 @@
 // protocol number or sits on a link with our name; everything else is left out here, so that no later step can touch it.
 import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
 import type { Address } from '#agent/netlink/addr.ts';
+import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { dumpFdb, dumpNeighbours, neighbourState } from '#agent/netlink/neighbour.ts';
@@ -12,6 +13,7 @@ import { dumpRoutes, prefixOf, routeType } from '#agent/netlink/route.ts';
 import type { Route } from '#agent/netlink/route.ts';
 
 import { readFirewall } from './firewall.ts';
+import type { ForeignDrop } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type {
   ActualNeighbour,
@@ -38,6 +40,7 @@ export interface KernelReading {
   readonly ifindexes: ReadonlyMap<string, number>;
   /** The link that holds the underlay address. */
   readonly underlay: Underlay | undefined;
+  readonly foreignDrops: readonly ForeignDrop[];
 }
 
 /** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
@@ -64,6 +67,7 @@ export async function readKernel(
         fdb: await io.route.dumpAsync(dumpFdb({ ndmIfindex: overlay.ifiIndex }), signal),
       }
     : { neighbours: [], fdb: [] };
+  const firewall = await readFirewall(io, settings.nftTable, signal);
   const state: ActualState = {
     overlay: overlay && overlayFrom(overlay),
     podLinks: pods.map((link) => podLinkFrom(link, settings)),
@@ -79,12 +83,13 @@ export async function readKernel(
       .map((route) => routeFrom(route, names)),
     neighbours: onOverlay.neighbours.flatMap((neighbour) => neighbourFrom(neighbour, overlay)),
     fdb: onOverlay.fdb.flatMap((entry) => fdbFrom(entry, overlay)),
-    firewall: await readFirewall(io, settings.nftTable, signal),
+    firewall,
   };
   return {
     state,
     ifindexes: new Map([...pods, ...(overlay ? [overlay] : [])].map((link) => [link.ifname ?? '', link.ifiIndex])),
     underlay: underlayFrom(links, addresses, underlayAddress),
+    foreignDrops: firewall.foreignDrops,
   };
 }
 
@@ -102,6 +107,7 @@ function overlayFrom(link: Link): ActualOverlay {
     mtuBytes: link.mtu ?? 0,
     up: (link.ifiFlags & linkFlag.up) !== 0,
     rpFilter: link.afSpec?.inet?.conf?.rpFilter ?? 0,
+    quietIpv6: (link.afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none,
   };
 }
 

@@ -85,7 +85,7 @@ function parseBlock(text: string): Block {
   const address = addressOf(text);
   const prefixLength = prefixLengthOf(text);
   const bits = family === 4 ? parseIpv4(address) : parseIpv6(address);
-  if (bits === undefined || !(prefixLength >= 0 && prefixLength <= widths[family])) {
+  if (bits === undefined || !/^[^/]+(\/\d{1,3})?$/.test(text) || prefixLength > widths[family]) {
     throw new RangeError(`not a CIDR: ${text}`);
   }
   const shift = BigInt(widths[family] - prefixLength);

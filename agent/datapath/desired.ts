@@ -25,12 +25,15 @@ export interface DesiredInput {
   readonly settings: DatapathSettings;
   /** MTU of the link that holds the underlay address; undefined when no link does. */
   readonly underlayMtuBytes: number | undefined;
-  /** False where the node has IPv6 off: nexthops then carry the peer's underlay address. */
+  /** False where the node has IPv6 off: nexthops then carry the peer's underlay address, as with an MTU below IPv6's. */
   readonly ipv6: boolean;
 }
 
 /** Bytes that VXLAN adds around an inner IP packet: Ethernet, VXLAN, UDP and the outer IP header. */
 const overheadBytes = { 4: 50, 6: 70 } as const;
+
+/** Below it the kernel takes IPv6 off a device (RFC 8200, section 5). */
+const ipv6MinMtuBytes = 1280;
 
 interface Peer {
   readonly name: string;
@@ -45,7 +48,7 @@ export function desiredState(input: DesiredInput): DesiredState {
   const { view, settings } = input;
   const findings: Finding[] = [];
   const overlay = overlayLink(input);
-  const peers = usablePeers(input, findings);
+  const peers = usablePeers(input, input.ipv6 && (overlay.link?.mtuBytes ?? 0) >= ipv6MinMtuBytes, findings);
   const prefsrc = overlayAddressByFamily(view);
   const ranges = overlayRanges(view, findings);
   const pods = podState(input, prefsrc, findings);
@@ -111,7 +114,7 @@ export function underlayAddressOf(view: IpamView, settings: DatapathSettings): s
 }
 
 /** Peers that can be programmed, by name; of two that claim one underlay address or MAC the first by name stays. */
-function usablePeers(input: DesiredInput, findings: Finding[]): readonly Peer[] {
+function usablePeers(input: DesiredInput, ipv6: boolean, findings: Finding[]): readonly Peer[] {
   const self = input.view.peers.find((peer) => peer.self);
   const own = underlayAddressOf(input.view, input.settings);
   const byAddress = new Map<string, string>();
@@ -141,7 +144,7 @@ function usablePeers(input: DesiredInput, findings: Finding[]): readonly Peer[] 
     }
     byAddress.set(underlayAddress, name);
     byMac.set(mac, name);
-    const gateway = input.ipv6 ? linkLocalOf(mac) : underlayAddress;
+    const gateway = ipv6 ? linkLocalOf(mac) : underlayAddress;
     peers.push({ name, underlayAddress, mac, gateway, blocks: canonical(peer.blocks, name, findings) });
   }
   return peers;

@@ -15,6 +15,7 @@ import type {
   OverlayLink,
   PeerNeighbour,
   Route,
+  SetElements,
 } from './objects.ts';
 import { setNames } from './objects.ts';
 
@@ -53,14 +54,24 @@ export function diff(desired: DesiredState, actual: ActualState): readonly Opera
 function firewallOperations(desired: DesiredState, actual: ActualState): Halves {
   const wanted = desired.firewall;
   const found = actual.firewall;
-  if (!sameList(wanted.ruleset.fingerprint, found.fingerprint)) {
-    return { add: [{ kind: 'loadFirewall', firewall: wanted }], remove: [] };
-  }
+  const load = !sameList(wanted.ruleset.fingerprint, found.fingerprint);
   const halves: Halves = { add: [], remove: [] };
+  if (load) {
+    // Peers that go stay admitted until nothing is routed to them any more, as with single elements.
+    const elements: SetElements = {
+      ...wanted.elements,
+      peers4: wanted.elements.peers4.union(found.elements.peers4),
+      peers6: wanted.elements.peers6.union(found.elements.peers6),
+    };
+    halves.add.push({ kind: 'loadFirewall', firewall: { ...wanted, elements } });
+  }
   for (const set of setNames) {
-    for (const key of wanted.elements[set]) {
-      if (!found.elements[set].has(key)) halves.add.push({ kind: 'addElement', set, key });
+    if (!load) {
+      for (const key of wanted.elements[set].difference(found.elements[set])) {
+        halves.add.push({ kind: 'addElement', set, key });
+      }
     }
+    if (load && set !== 'peers4' && set !== 'peers6') continue;
     for (const key of found.elements[set]) {
       if (!wanted.elements[set].has(key)) halves.remove.push({ kind: 'delElement', set, key });
     }
@@ -83,7 +94,11 @@ function overlayOperations(
     return { halves, renewed: true };
   }
   const same =
-    found.mac === wanted.mac && found.mtuBytes === wanted.mtuBytes && found.up && found.rpFilter === looseRpFilter;
+    found.mac === wanted.mac &&
+    found.mtuBytes === wanted.mtuBytes &&
+    found.up &&
+    found.rpFilter === looseRpFilter &&
+    found.quietIpv6;
   if (!same) halves.add.push({ kind: 'setOverlay', link: wanted });
   return { halves, renewed: false };
 }

@@ -1,13 +1,24 @@
-// `table inet weft` in the kernel: loaded whole through libnftables in one transaction, read back as JSON, single elements
-// changed by nfnetlink deltas (0.2 ms where a load takes milliseconds). What the table says is in ruleset.ts.
-import { newSetElement, delSetElement, setKey, maxElementsPerRequest } from '#agent/netlink/set-element.ts';
-import type { ElementSpec, SetAddress } from '#agent/netlink/set-element.ts';
+// `table inet weft` in the kernel: loaded whole through libnftables in one transaction, read back and changed element by
+// element over nfnetlink (0.2 ms where a load takes milliseconds). What the table says is in ruleset.ts.
+import {
+  delSetElement,
+  dumpSetElements,
+  maxElementsPerRequest,
+  newSetElement,
+  setKey,
+  tableFamily,
+  verdictCode,
+} from '#agent/netlink/set-element.ts';
+import type { ElementSpec, SetAddress, SetElement } from '#agent/netlink/set-element.ts';
+import { readIp } from '#agent/netlink/ip-text.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 
 import type { KernelIo } from './kernel-io.ts';
+import { commentOf, dumpChains, dumpRules } from './nft-objects.ts';
+import type { NftChain } from './nft-objects.ts';
 import { noElements, setNames } from './objects.ts';
-import type { ActualFirewall, DesiredFirewall, SetElements, SetName } from './objects.ts';
+import type { ActualFirewall, DesiredFirewall, SetName } from './objects.ts';
 import { chainPrint, orderFingerprint, rulePrint } from './ruleset.ts';
 
 export interface ElementRef {
@@ -89,101 +100,81 @@ function elementText(set: SetName, key: string): string {
   return second === undefined ? first : `"${first}" . ${second}`;
 }
 
-/** Reads the table; an absent one has an empty fingerprint. Throws NftablesError. */
-export async function readFirewall(io: KernelIo, table: string, signal?: AbortSignal): Promise<ActualFirewall> {
-  const tables = parseListing(await io.nft.runAsync('list tables inet', { json: true }, signal));
-  if (!tables.some((object) => asRecord(object['table'])?.['name'] === table)) {
-    return { fingerprint: [], elements: noElements() };
-  }
-  return parseFirewall(await io.nft.runAsync(`list table inet ${table}`, { json: true }, signal));
-}
+/** Names of the netfilter hooks of the families ip, ip6 and inet, by number (linux/netfilter.h). */
+const hookNames = ['prerouting', 'input', 'forward', 'output', 'postrouting'] as const;
+const policyDrop = 0;
 
-type JsonObject = Readonly<Record<string, unknown>>;
-
-function parseListing(json: string): readonly JsonObject[] {
-  const listed: unknown = asRecord(JSON.parse(json))?.['nftables'];
-  return Array.isArray(listed)
-    ? listed.flatMap((object: unknown): readonly JsonObject[] => {
-        const record = asRecord(object);
-        return record ? [record] : [];
-      })
-    : [];
-}
-
-/** A table as libnftables lists it (libnftables-json(5)). */
-export function parseFirewall(json: string): ActualFirewall {
-  const lines: string[] = [];
-  const elements: Record<SetName, Set<string>> = {
-    peers4: new Set(),
-    peers6: new Set(),
-    sources4: new Set(),
-    sources6: new Set(),
-    pod_verdicts: new Set(),
-  };
-  for (const object of parseListing(json)) {
-    const chain = asRecord(object['chain']);
-    if (chain) lines.push(chainLine(chain));
-    const rule = asRecord(object['rule']);
-    if (rule)
-      lines.push(rulePrint(asText(rule['chain']), typeof rule['comment'] === 'string' ? rule['comment'] : undefined));
-    const set = asRecord(object['set']) ?? asRecord(object['map']);
-    const name = setNames.find((candidate) => candidate === set?.['name']);
-    if (set && name && Array.isArray(set['elem'])) {
-      for (const element of set['elem'] as readonly unknown[]) elements[name].add(elementKey(element));
-    }
-  }
-  // Chains first: a chain's own line leads its rules, as in the rendered ruleset.
-  const chainsFirst = [
-    ...lines.filter((line) => line.startsWith('chain')),
-    ...lines.filter((line) => line.startsWith('rule')),
-  ];
-  return { fingerprint: orderFingerprint(chainsFirst), elements: elements satisfies SetElements };
-}
-
-function chainLine(chain: JsonObject): string {
-  const name = asText(chain['name']);
-  if (chain['hook'] === undefined) return chainPrint({ name });
-  const base = { type: asText(chain['type']), hook: asText(chain['hook']), prio: Number(chain['prio']) };
-  const line = chainPrint({ name, base });
-  return chain['policy'] === 'accept' ? line : `${line} but ${asText(chain['policy'])}`;
-}
-
-function elementKey(element: unknown): string {
-  if (typeof element === 'string') return element;
-  if (Array.isArray(element)) {
-    const [key, verdict] = element as readonly unknown[];
-    const text = elementKey(key);
-    return asRecord(verdict)?.['accept'] === null ? text : `${text} : ${JSON.stringify(verdict)}`;
-  }
-  const concat = asRecord(element)?.['concat'];
-  if (Array.isArray(concat)) return concat.map(String).join(' . ');
-  return JSON.stringify(element);
-}
-
-function isRecord(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function asRecord(value: unknown): JsonObject | undefined {
-  return isRecord(value) ? value : undefined;
-}
-
-function asText(value: unknown): string {
-  return typeof value === 'string' ? value : '';
-}
-
-/** Names of foreign base chains that drop by policy what Weft needs: `forward` for pods, `input` for the overlay's UDP. */
-export async function foreignDropPolicies(
+/** Reads the table; an absent one has an empty fingerprint. Throws NetlinkError. */
+export async function readFirewall(
   io: KernelIo,
   table: string,
   signal?: AbortSignal,
-): Promise<readonly { readonly hook: string; readonly chain: string }[]> {
-  const chains = parseListing(await io.nft.runAsync('list chains', { json: true }, signal));
-  return chains.flatMap((object) => {
-    const chain = asRecord(object['chain']);
-    if (chain?.['policy'] !== 'drop' || chain['table'] === table) return [];
-    const hook = asText(chain['hook']);
-    if (hook !== 'forward' && hook !== 'input') return [];
-    return [{ hook, chain: `${asText(chain['family'])} ${asText(chain['table'])} ${asText(chain['name'])}` }];
-  });
+): Promise<ActualFirewall & { readonly foreignDrops: readonly ForeignDrop[] }> {
+  const chains = await io.netfilter.dumpAsync(dumpChains(), signal);
+  const own = chains.filter((chain) => chain.nfgenFamily === tableFamily.inet && chain.table === table);
+  const foreignDrops = chains.filter((chain) => !own.includes(chain)).flatMap(foreignDrop);
+  if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignDrops };
+  const rules = await io.netfilter.dumpAsync(dumpRules(tableFamily.inet, table), signal);
+  const lines = [
+    ...own.map(chainLine),
+    ...rules
+      .filter((rule) => rule.table === table)
+      .map((rule) => rulePrint(rule.chain ?? '', commentOf(rule.userdata))),
+  ];
+  const elements: Record<SetName, ReadonlySet<string>> = { ...noElements() };
+  for (const set of setNames) {
+    const keys = await readElements(io, table, set, signal);
+    if (keys) elements[set] = keys;
+    else lines.push(`set ${set} is missing`);
+  }
+  return { fingerprint: orderFingerprint(lines), elements, foreignDrops };
+}
+
+/** A foreign base chain that drops by policy what Weft may need: `forward` for pods, `input` for the overlay's UDP. */
+export interface ForeignDrop {
+  readonly hook: 'forward' | 'input';
+  readonly chain: string;
+}
+
+function foreignDrop(chain: NftChain): readonly ForeignDrop[] {
+  const hook = hookNames[chain.hook?.hooknum ?? -1];
+  const family = Object.entries(tableFamily).find(([, number]) => number === chain.nfgenFamily)?.[0] ?? '';
+  const served = chain.nfgenFamily === tableFamily.inet || chain.nfgenFamily === tableFamily.ipv4;
+  if (!served || chain.policy !== policyDrop || (hook !== 'forward' && hook !== 'input')) return [];
+  return [{ hook, chain: `${family === 'ipv4' ? 'ip' : family} ${chain.table} ${chain.name}` }];
+}
+
+function chainLine(chain: NftChain): string {
+  const name = chain.name ?? '';
+  if (!chain.hook) return chainPrint({ name });
+  const { hooknum = -1, priority = 0 } = chain.hook;
+  const line = chainPrint({ name, base: { type: chain.type ?? '', hook: hookNames[hooknum] ?? '', prio: priority } });
+  return chain.policy === policyDrop ? `${line} but drops` : line;
+}
+
+/** Undefined where the set is not there. */
+async function readElements(
+  io: KernelIo,
+  table: string,
+  set: SetName,
+  signal: AbortSignal | undefined,
+): Promise<ReadonlySet<string> | undefined> {
+  try {
+    const lists = await io.netfilter.dumpAsync(dumpSetElements({ table, set }), signal);
+    return new Set(lists.flatMap((list) => list.elements ?? []).map((element) => elementKey(set, element)));
+  } catch (error) {
+    if (isAbsent(error)) return undefined;
+    throw error;
+  }
+}
+
+const ifnameBytes = 16;
+
+function elementKey(set: SetName, element: SetElement): string {
+  const bytes = Buffer.from(element.key?.value ?? new Uint8Array());
+  if (set === 'peers4' || set === 'peers6') return readIp(bytes, 0, bytes.length) ?? bytes.toString('hex');
+  const ifname = bytes.subarray(0, ifnameBytes).toString('utf8').replace(/\0+$/, '');
+  if (set !== 'pod_verdicts') return `${ifname} . ${readIp(bytes, ifnameBytes, bytes.length)}`;
+  const code = element.data?.verdict?.code;
+  return code === verdictCode.accept ? ifname : `${ifname} : verdict ${code}`;
 }

@@ -5,6 +5,8 @@ import { createHash } from 'node:crypto';
 
 import type { Lease } from '#agent/runtime/ipam.ts';
 
+import { addressOf, canonicalCidr } from './cidr.ts';
+
 /** The one MAC of every pod link's host end: pods can keep it for ever, wherever their link is rebuilt. */
 export const hostMac = '06:57:65:66:74:01';
 
@@ -23,7 +25,7 @@ export function linkLocalOf(mac: string): string {
   const bytes = mac.split(':').map((part) => Number.parseInt(part, 16));
   const [a = 0, b = 0, c = 0, d = 0, e = 0, f = 0] = bytes;
   const groups = [((a ^ 0x02) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f].map((group) => group.toString(16));
-  return `fe80::${groups.join(':')}`;
+  return addressOf(canonicalCidr(`fe80:0:0:0:${groups.join(':')}`));
 }
 
 /** MAC of a pod: `0a:58` and the IPv4 address, or a hash of the IPv6 one; unicast, locally administered. */

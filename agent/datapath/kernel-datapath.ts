@@ -12,12 +12,11 @@ import { familyOf } from './cidr.ts';
 import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
 import { desiredState, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
-import { foreignDropPolicies } from './firewall.ts';
 import { parseAlias } from './identity.ts';
 import type { LinkAlias } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
 import type { KernelIo } from './kernel-io.ts';
-import type { DesiredState, Finding, Operation } from './objects.ts';
+import type { DesiredFirewall, DesiredState, Finding, Operation } from './objects.ts';
 import { attachPodLink, detachPodLink } from './pod-link.ts';
 import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
 import { PodLinkReaper } from './reaper.ts';
@@ -243,7 +242,7 @@ class NodeDatapath implements KernelDatapath {
       this.#reconciles++;
       if (!asked) this.#repairs += operations.length;
       this.#lastReconcileMs = performance.now() - began;
-      await this.#report(desired, reading, refusals, signal);
+      this.#report(desired, reading, refusals);
     } finally {
       this.#schedule(this.#settled ? this.#settings.comparePeriodMs : retryMs);
     }
@@ -266,7 +265,7 @@ class NodeDatapath implements KernelDatapath {
     const operations = diff(desired, withoutPodLinks(reading.state, untouchable)).map((operation) =>
       // A load replaces every element, so it must hold those of untouchable pods too.
       operation.kind === 'loadFirewall'
-        ? { ...operation, firewall: desiredState({ ...common, leases }).firewall }
+        ? { ...operation, firewall: withPodsOf(operation.firewall, desiredState({ ...common, leases }).firewall) }
         : operation,
     );
     return { desired, operations };
@@ -302,12 +301,7 @@ class NodeDatapath implements KernelDatapath {
     return off === '0';
   }
 
-  async #report(
-    desired: DesiredState,
-    reading: KernelReading,
-    refusals: readonly Refusal[],
-    signal: AbortSignal,
-  ): Promise<void> {
+  #report(desired: DesiredState, reading: KernelReading, refusals: readonly Refusal[]): void {
     const findings: Finding[] = [...desired.findings];
     const present = new Set(reading.state.podLinks.map((link) => link.ifname));
     for (const { ifname } of desired.podLinks) {
@@ -317,7 +311,7 @@ class NodeDatapath implements KernelDatapath {
     if (reading.underlay && !reading.underlay.up) {
       findings.push({ name: 'underlayDown', subject: reading.underlay.ifname, message: 'the underlay link is down' });
     }
-    for (const { hook, chain } of await foreignDropPolicies(this.#io, this.#settings.nftTable, signal)) {
+    for (const { hook, chain } of reading.foreignDrops) {
       const what = hook === 'forward' ? 'pod traffic' : `UDP port ${this.#settings.vxlanPort}`;
       findings.push({
         name: hook === 'forward' ? 'forwardPolicyDrops' : 'inputPolicyDrops',
@@ -334,6 +328,11 @@ class NodeDatapath implements KernelDatapath {
     }
     this.#findings = findings;
   }
+}
+
+function withPodsOf(firewall: DesiredFirewall, whole: DesiredFirewall): DesiredFirewall {
+  const { sources4, sources6, pod_verdicts } = whole.elements;
+  return { ...firewall, elements: { ...firewall.elements, sources4, sources6, pod_verdicts } };
 }
 
 /** Pod links that an operation is about. */

@@ -108,6 +108,8 @@ export interface ActualOverlay {
   readonly mtuBytes: number;
   readonly up: boolean;
   readonly rpFilter: number;
+  /** No IPv6 address comes up by itself (or the device has no IPv6). */
+  readonly quietIpv6: boolean;
 }
 
 export interface ActualPodLink {

@@ -202,7 +202,8 @@ async function plug(wire: TestNetns, netns: TestNetns, port: string, address: st
   await wire.exec(['ip', 'link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', netns.path]);
   await wire.exec(['ip', 'link', 'set', port, 'master', 'br0', 'up']);
   await netns.exec(['ip', 'address', 'add', `${address}/24`, 'dev', 'eth0']);
-  await netns.exec(['ip', 'link', 'set', 'eth0', 'up']);
+  // No address that appears by itself while snapshots are compared.
+  await netns.exec(['ip', 'link', 'set', 'eth0', 'addrgenmode', 'none', 'up']);
 }
 
 /** One answered echo request; throws with ping's words otherwise. */
@@ -238,6 +239,7 @@ export async function snapshot(netns: TestNetns): Promise<string> {
     netns.exec(['ip', 'neigh', 'show', 'nud', 'permanent']),
     netns.exec(['bridge', 'fdb']),
     netns.exec(['nft', '-s', 'list', 'ruleset']),
+    netns.exec(['sh', '-c', 'cd /proc/sys/net/ipv4; grep . ip_forward conf/weft0/rp_filter 2>&1']).catch(() => ''),
   ]);
   // Notification-only details that change by themselves.
   return words.join('\n').replaceAll(/ state (UP|LOWERLAYERDOWN|DOWN|UNKNOWN)/g, '');

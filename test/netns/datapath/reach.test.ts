@@ -163,7 +163,7 @@ describe('three hosts, two pods each, rp_filter 1 as many distributions have it'
       ['unreachable', '10.46.0.0/16', 4_294_967_295, ''],
     ]);
     const fdb = await netns.json<readonly { dst?: string }[]>(['bridge', '-j', 'fdb', 'show', 'dev', 'weft0']);
-    expect(fdb.map((entry) => entry.dst).toSorted()).toEqual(['192.0.2.2', '192.0.2.3']);
+    expect(new Set(fdb.map((entry) => entry.dst))).toEqual(new Set(['192.0.2.2', '192.0.2.3']));
   });
 });
 
