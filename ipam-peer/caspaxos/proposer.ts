@@ -1,10 +1,12 @@
 // One operation of a CASPaxos proposer as a state machine: replies come in as events, requests and timers go out as effects.
 //
-//   read change: read ──agreed──────────────────────────────▶ done
-//                 └─disagreed─▶ prepare ─▶ accept ─chosen───▶ done
-//   other:                      prepare ─▶ accept ─chosen───▶ done
-//                                  ▲ └─ contended ┘
-//                                  └─ backoff ◀┘
+//   read ──agreed, nothing to write──────────▶ done
+//    │ └─disagreed, or to write─▶ prepare ─▶ accept ─chosen─▶ done
+//    ▲                                └ contended ┘
+//    └────────── backoff ◀────────────────┘
+//
+// Reads begin with a read, writes with a prepare. A write that was contended reads before it prepares again: if it has lost,
+// it learns that without disturbing who has won.
 //
 // A decision is answered only once its ground is chosen: even "conflict" first confirms the cell that it saw, because a cell
 // that only a minority accepted may never have been the register's content.
@@ -53,6 +55,7 @@ export interface Operation {
   readonly counter: number;
   /** What this operation has sent for acceptance; undefined: nothing yet. */
   readonly attempts: Attempts | undefined;
+  /** Backoffs so far. */
   readonly attempt: number;
   readonly phase: Phase;
   /** Number of the current batch of requests; replies of others are stale. */
@@ -108,7 +111,7 @@ export function operationStep(operation: Operation, event: OperationEvent): Oper
     case 'patienceOver':
       return operation.phase === 'read' && event.round === operation.round ? prepare(operation) : unchanged(operation);
     case 'retry':
-      return operation.phase === 'backoff' ? prepare(operation) : unchanged(operation);
+      return operation.phase === 'backoff' ? look(operation) : unchanged(operation);
     case 'expired':
       return operation.phase === 'done' ? unchanged(operation) : expire(operation);
   }
@@ -173,7 +176,10 @@ function judge(operation: Operation): OperationStep {
 
 function judgeRead(operation: Operation): OperationStep {
   const agreed = agreedCell(operation);
-  if (agreed !== undefined) return finish(operation, { kind: 'decided', decision: 'ok', cell: agreed.cell });
+  if (agreed !== undefined) {
+    const { fresh, decision, answer } = applyChange(operation.change, agreed.cell, operation.attempts, '');
+    return fresh ? prepare(operation) : finish(operation, { kind: 'decided', decision, cell: answer });
+  }
   if (operation.seen.size + operation.failed.size === operation.voters.length) {
     return operation.seen.size >= majority(operation) ? prepare(operation) : backoff(operation);
   }
@@ -184,13 +190,24 @@ function judgeRead(operation: Operation): OperationStep {
   return unchanged(operation);
 }
 
+function look(operation: Operation): OperationStep {
+  const next: Operation = {
+    ...operation,
+    phase: 'read',
+    round: operation.round + 1,
+    proposedOn: 0,
+    seen: new Map(),
+    failed: new Set(),
+  };
+  return { operation: next, effects: sendAll(next, () => ({ kind: 'read' })) };
+}
+
 function prepare(operation: Operation): OperationStep {
   const counter = operation.counter + 1;
   const next: Operation = {
     ...operation,
     counter,
     ballot: { counter, proposer: operation.proposer },
-    attempt: operation.attempt + 1,
     phase: 'prepare',
     round: operation.round + 1,
     proposedOn: 0,
@@ -239,7 +256,8 @@ function decide(operation: Operation): OperationStep {
 }
 
 function backoff(operation: Operation): OperationStep {
-  return { operation: { ...operation, phase: 'backoff' }, effects: [{ kind: 'backoff', attempt: operation.attempt }] };
+  const attempt = operation.attempt + 1;
+  return { operation: { ...operation, attempt, phase: 'backoff' }, effects: [{ kind: 'backoff', attempt }] };
 }
 
 function expire(operation: Operation): OperationStep {

@@ -57,9 +57,11 @@ describe('the proposer', () => {
       { kind: 'failed', round: firstRound, voter: 'a' },
       { kind: 'failed', round: firstRound, voter: 'b' },
       { kind: 'retry' },
+      { kind: 'reply', round: firstRound + 1, voter: 'a', reply: { ...promise, kind: 'current' } },
+      { kind: 'reply', round: firstRound + 1, voter: 'b', reply: { ...promise, kind: 'current' } },
       { kind: 'expired' },
       { kind: 'reply', round: firstRound, voter: 'c', reply: promise },
-      { kind: 'reply', round: firstRound + 1, voter: 'c', reply: promise },
+      { kind: 'reply', round: firstRound + 2, voter: 'c', reply: promise },
     ];
     for (const event of events) {
       const step = operationStep(operation, event);
@@ -67,6 +69,21 @@ describe('the proposer', () => {
       const accepts = step.effects.filter((effect) => effect.kind === 'send' && effect.request.kind === 'accept');
       expect(accepts).toEqual([]);
     }
+  });
+
+  it('waits longer from one failed round to the next', () => {
+    let step = beginOperation({ kind: 'read' }, ['a', 'b', 'c'], 'p', 0);
+    const waits: number[] = [];
+    for (let failure = 0; failure < 12; failure += 1) {
+      const { round } = step.operation;
+      step = operationStep(step.operation, { kind: 'failed', round, voter: failure % 2 === 0 ? 'a' : 'b' });
+      for (const effect of step.effects) {
+        if (effect.kind !== 'backoff') continue;
+        waits.push(effect.attempt);
+        step = operationStep(step.operation, { kind: 'retry' });
+      }
+    }
+    expect(waits).toEqual([1, 2, 3, 4, 5, 6]);
   });
 
   it('brings a voter that promised late up to date, also after the decision', () => {
