@@ -10,8 +10,8 @@ export interface Finding {
   readonly nextStep: string;
 }
 
-/** A registry that has said nothing for so long is a finding; pods on owned space go on. */
-export const registrySilentAfterMs = 180_000;
+/** A registry that has said nothing for so long is a finding: IPAM asks it at least every ten minutes. Pods on owned space go on. */
+export const registrySilentAfterMs = 900_000;
 const fullBelowAddresses = 8;
 
 /** Findings of a status that has none yet. Pure. */

@@ -18,7 +18,7 @@ export function nextSteps(port: number, pods: readonly RunningPod[]): string {
   const remote = pods.find((pod) => pod.host !== first?.host);
   const lines = [
     ['status page of host1', `http://127.0.0.1:${port}/`],
-    ['the command weft', 'ip netns exec weft-lab-host1 node agent/cli/weft.ts ipam'],
+    ['the command weft', 'ip netns exec weft-lab-host1 node_modules/.bin/node agent/cli/weft.ts ipam'],
     ['routes of a host', 'ip -n weft-lab-host1 route'],
     ['firewall of a host', 'ip netns exec weft-lab-host1 nft list table inet weft'],
     ...(first === undefined || remote === undefined

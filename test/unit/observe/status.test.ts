@@ -49,8 +49,8 @@ describe('readiness', () => {
 describe('findings', () => {
   const seen = (ipam: Partial<IpamView>, changes: Partial<StatusSources> = {}): readonly string[] =>
     buildStatus(sources({ ipam: () => ({ ...view, ...ipam }), ...changes }), 0).findings.map(({ name }) => name);
-  const late = { nowMs: () => startMs + 400_000 };
-  const answered = { registryAnsweredAtMs: startMs + 399_000 };
+  const late = { nowMs: () => startMs + 1_000_000 };
+  const answered = { registryAnsweredAtMs: startMs + 999_000 };
 
   it('not ready only after the start had its time', () => {
     expect(seen({ ready: false }, { nowMs: () => startMs + 10_000 })).toEqual([]);
