@@ -9,17 +9,22 @@ import { type AddResult, buildResult } from './result.ts';
 
 /** Throws WeftError: `invalidNetns`, `attachmentExists`, those of Ipam.lease and Datapath.attach. The caller serializes per key. */
 export async function add(call: AddCall, parts: CniParts, signal: AbortSignal): Promise<AddResult> {
+  try {
+    return await addOrUndo(call, parts, signal);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    throw new WeftError('interrupted', 'ADD was cut short: the caller went away or the agent is stopping', {
+      cause: error,
+    });
+  }
+}
+
+async function addOrUndo(call: AddCall, parts: CniParts, signal: AbortSignal): Promise<AddResult> {
   const { ipam, datapath } = parts;
   const netnsInode = podNetns(call.netnsPath, parts);
   await clearReplaced(call, netnsInode, parts);
-  const lease = await ipam.lease(
-    {
-      ...call.key,
-      owner: { ...call.pod, network: call.netConf.name, netnsPath: call.netnsPath, netnsInode },
-      addresses: [],
-    },
-    signal,
-  );
+  const owner = { ...call.pod, network: call.netConf.name, netnsPath: call.netnsPath, netnsInode };
+  const lease = await ipam.lease({ ...call.key, owner, addresses: [] }, signal);
   try {
     signal.throwIfAborted();
     const link = await datapath.attach({ lease, netnsPath: call.netnsPath }, signal);
@@ -28,8 +33,6 @@ export async function add(call: AddCall, parts: CniParts, signal: AbortSignal): 
     return result;
   } catch (error) {
     await undo(lease, parts);
-    if (signal.aborted)
-      throw new WeftError('interrupted', 'the caller went away while ADD was at work', { cause: error });
     throw error;
   }
 }

@@ -42,6 +42,8 @@ export interface CniServer {
 
 /** Larger than the shim's largest request: 1 MiB of stdin, every byte escaped, and the environment. */
 const bodyLimitBytes = 16 << 20;
+/** An upgrade must not wait for an ADD that waits for an address. */
+const stopPatienceMs = 3000;
 const defaultSilentAfterMs = 10 * 60_000;
 
 /** Listens, drains the spool, serves. Throws WeftError('io') when the socket or the spool cannot be had. */
@@ -65,8 +67,11 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   return {
     close: async () => {
       await unpublish();
+      const closed = app.close();
       await handler.stop();
-      await app.close();
+      // Who has sent half a request, or nothing, would hold up the stop.
+      app.server.closeAllConnections();
+      await closed;
     },
   };
 }
@@ -78,6 +83,8 @@ class CniHandler {
   readonly #bootId = readBootId();
   readonly #markPath: string;
   readonly #open = Promise.withResolvers<void>();
+  /** Each call's way to be aborted, and when its answer has left. */
+  readonly #atWork = new Map<AbortController, Promise<void>>();
   #served = false;
   #markTimer: NodeJS.Timeout | undefined;
 
@@ -99,20 +106,23 @@ class CniHandler {
     this.#open.resolve();
   }
 
+  /** Resolves when every call at work has been answered and its answer has left. An ADD that waits for long is cut short. */
   async stop(): Promise<void> {
     clearInterval(this.#markTimer);
     this.#open.reject(new WeftError('interrupted', 'the agent is stopping'));
     await this.spool.stop();
+    const impatient = setTimeout(() => {
+      for (const call of this.#atWork.keys()) call.abort();
+    }, stopPatienceMs);
+    await Promise.all(this.#atWork.values());
+    clearTimeout(impatient);
   }
 
   /** One request to one answer. Never throws. */
   async handle(request: FastifyRequest<{ Body: ShimRequest }>, reply: FastifyReply): Promise<FastifyReply> {
     const startedMs = performance.now();
     const body = request.body;
-    const gone = new AbortController();
-    reply.raw.once('close', () => {
-      if (!reply.raw.writableFinished) gone.abort();
-    });
+    const gone = this.#follow(reply);
     let call: CniCall | undefined;
     try {
       await this.#open.promise;
@@ -125,6 +135,21 @@ class CniHandler {
       this.#tell(call, body, error, startedMs);
       return await sendJson(reply, error.retryable ? 503 : 400, errorJson(error, answerVersion(body.stdin)));
     }
+  }
+
+  /** Aborts when the client goes away before its answer; until then the call counts as at work. */
+  #follow(reply: FastifyReply): AbortController {
+    const gone = new AbortController();
+    const answered = Promise.withResolvers<void>();
+    this.#atWork.set(gone, answered.promise);
+    const end = (): void => {
+      if (!reply.raw.writableFinished) gone.abort();
+      this.#atWork.delete(gone);
+      answered.resolve();
+    };
+    if (reply.raw.closed) end();
+    else reply.raw.once('close', end);
+    return gone;
   }
 
   async #execute(call: CniCall, signal: AbortSignal): Promise<Readonly<Record<string, unknown>> | undefined> {

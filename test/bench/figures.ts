@@ -24,7 +24,7 @@ export function tableOf(figures: Figures): string {
   const lines: (readonly [string, string])[] = [];
   const visit = (path: string, group: Figures): void => {
     const own = Object.entries(group).filter(([, value]) => typeof value === 'number');
-    if (own.length > 0) lines.push([path, own.map(([name, value]) => `${name} ${String(value)}`).join('   ')]);
+    if (own.length > 0) lines.push([path, own.map(([name, value]) => `${name} ${JSON.stringify(value)}`).join('   ')]);
     for (const [name, value] of Object.entries(group)) {
       if (typeof value !== 'number') visit(path === '' ? name : `${path}.${name}`, value);
     }

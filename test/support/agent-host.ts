@@ -13,6 +13,7 @@ import { run, TestNetns } from '#test/support/netns.ts';
 import { runShim, type ShimOptions, type ShimRun } from '#test/support/shim.ts';
 
 const main = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
+const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
 const underlay = '192.168.50.1';
 
 /** Links and addresses of a host: an underlay that leads nowhere. */
@@ -58,10 +59,17 @@ export class AgentHost implements AsyncDisposable {
     const [keys] = await createKeys(join(directory, 'keys'), [node]);
     if (keys === undefined) throw new Error('no keys were made');
     const usual = {
-      ...{ nodeName: node.name, registry: 'peers', nodes: [node], voters: [node.name] },
-      ...{ tlsCa: keys.ca, tlsCert: keys.cert, tlsKey: keys.key },
-      ...{ stateDir: join(directory, 'state'), runDir: join(directory, 'run') },
-      ...{ conflistPath: join(directory, 'net.d/05-weft.conflist'), cniBinDir: join(directory, 'bin') },
+      nodeName: node.name,
+      registry: 'peers',
+      nodes: [node],
+      voters: [node.name],
+      tlsCa: keys.ca,
+      tlsCert: keys.cert,
+      tlsKey: keys.key,
+      stateDir: join(directory, 'state'),
+      runDir: join(directory, 'run'),
+      conflistPath: join(directory, 'net.d/05-weft.conflist'),
+      cniBinDir: join(directory, 'bin'),
       logFormat: 'text',
     };
     const host = new AgentHost(directory, netns, { ...usual, ...settings });
@@ -86,7 +94,7 @@ export class AgentHost implements AsyncDisposable {
   async start(): Promise<void> {
     const log = await open(join(this.directory, 'agent.log'), 'a');
     const enter = this.netns === undefined ? [] : ['nsenter', `--net=${this.netns.path}`, '--'];
-    const [program = '', ...args] = [...enter, process.execPath, main, '--config', join(this.directory, 'config.json')];
+    const [program, ...args] = [...enter, process.execPath, main, '--config', join(this.directory, 'config.json')];
     const env = { PATH: process.env['PATH'] };
     const child = spawn(program, args, { stdio: ['ignore', log.fd, log.fd], env });
     this.#child = child;
@@ -120,6 +128,13 @@ export class AgentHost implements AsyncDisposable {
       stdin: typeof conf === 'string' ? conf : JSON.stringify({ ...usual, ...conf }),
       ...(options.prefix === undefined ? {} : { prefix: options.prefix }),
     });
+  }
+
+  /** How many addresses the agent says are leased to pods. */
+  async leasedAddresses(): Promise<number> {
+    const command = [process.execPath, weft, 'status', '--json'];
+    const text = await (this.netns === undefined ? run(command) : this.netns.exec(command));
+    return (JSON.parse(text) as { leasesTotal: number }).leasesTotal;
   }
 
   async log(): Promise<string> {

@@ -178,3 +178,35 @@ test('stopping waits for the call at work and its answer arrives', async () => {
   await closing;
   expect(given.ipam.leases()).toMatchObject([{ state: 'active' }]);
 });
+
+test('stopping cuts short an ADD that waits for an address', async () => {
+  const server = await given.start();
+  given.namespaces.set('/ns/pod1', 100n);
+  const began = Promise.withResolvers<void>();
+  given.ipam.beforeLease = async (signal) => {
+    began.resolve();
+    await new Promise((resolve) => signal.addEventListener('abort', resolve));
+    signal.throwIfAborted();
+  };
+  const adding = given.call('ADD');
+  await began.promise;
+  await server.close();
+  expect(await adding).toMatchObject({ code: 1, json: { code: 11 } });
+  expect(given.ipam.leases()).toEqual([]);
+});
+
+test.each(['', 'POST /cni HTTP/1.1\r\nHost', post('{"env":{}').slice(0, -5)])(
+  'stopping does not wait for a client that has sent %j',
+  async (part) => {
+    const server = await given.start();
+    const socket = connect(given.socketPath);
+    await new Promise((resolve) => socket.once('connect', resolve));
+    if (part !== '') await new Promise((resolve) => socket.write(part, resolve));
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    socket.on('error', () => undefined);
+    // Its turn comes when the server has seen this client.
+    await given.call('STATUS');
+    await server.close();
+    await closed;
+  },
+);

@@ -1,0 +1,166 @@
+// ADD, CHECK, DEL and GC through the real shim and a real agent, against what `ip -d -j` and `nft -j` say.
+
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+import { AgentHost } from '#test/support/agent-host.ts';
+import { kernelDump } from '#test/support/kernel-dump.ts';
+import { TestNetns } from '#test/support/netns.ts';
+import type { ShimRun } from '#test/support/shim.ts';
+import { ensureShim } from '../../../cni-shim/build.ts';
+
+interface Result {
+  readonly interfaces: readonly [
+    { readonly name: string; readonly mac: string; readonly mtu: number },
+    { readonly name: string; readonly mac: string; readonly mtu: number; readonly sandbox: string },
+  ];
+  readonly ips: readonly [{ readonly address: string; readonly gateway: string }];
+}
+
+let host: AgentHost;
+let hostNetns: TestNetns;
+
+beforeAll(async () => {
+  ensureShim();
+  host = await AgentHost.create('own netns', { restTimeMs: 0 });
+  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
+  hostNetns = host.netns;
+  await host.start();
+});
+
+afterAll(() => host[Symbol.asyncDispose]());
+
+const resultOf = (added: ShimRun): Result => added.json as unknown as Result;
+const addressOf = (added: ShimRun): string => resultOf(added).ips[0].address.replace('/32', '');
+
+async function added(pod: TestNetns): Promise<ShimRun> {
+  const run = await host.cni('ADD', { netns: pod.path });
+  if (run.code !== 0) throw new Error(`ADD failed: ${run.stdout}\n${await host.log()}`);
+  return run;
+}
+
+test('ADD builds what its result says, and the pod is reached', async () => {
+  await using pod = await TestNetns.create('pod');
+  await pod.exec(['ip', 'link', 'set', 'lo', 'down']);
+  const run = await added(pod);
+  const [hostEnd, podEnd] = resultOf(run).interfaces;
+  const address = addressOf(run);
+
+  const [eth0] = await pod.json(['ip', '-d', '-j', 'address', 'show', 'eth0']);
+  expect(eth0).toMatchObject({
+    mtu: podEnd.mtu,
+    address: podEnd.mac,
+    operstate: 'UP',
+    linkinfo: { info_kind: 'veth' },
+  });
+  expect(eth0?.['addr_info']).toContainEqual(expect.objectContaining({ local: address, prefixlen: 32 }));
+  const routes = await pod.json(['ip', '-j', 'route']);
+  expect(routes).toContainEqual(expect.objectContaining({ dst: 'default', gateway: '169.254.1.1', dev: 'eth0' }));
+  expect((await pod.json(['ip', '-j', 'link', 'show', 'lo']))[0]?.['flags']).toContain('UP');
+
+  const [hostLink] = await hostNetns.json(['ip', '-d', '-j', 'link', 'show', hostEnd.name]);
+  expect(hostLink).toMatchObject({ mtu: hostEnd.mtu, address: hostEnd.mac, operstate: 'UP' });
+  const hostRoutes = await hostNetns.json(['ip', '-j', 'route', 'show', address]);
+  expect(hostRoutes).toEqual([expect.objectContaining({ dst: address, dev: hostEnd.name })]);
+  const table = JSON.stringify(await hostNetns.json(['nft', '-j', 'list', 'table', 'inet', 'weft']));
+  expect(table).toContain(`"${hostEnd.name}","${address}"`);
+
+  await hostNetns.exec(['ping', '-c', '1', '-W', '2', address]);
+  await pod.exec(['ping', '-c', '1', '-W', '2', '192.168.50.1']);
+  expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+});
+
+test('DEL leaves the host and the pod as they were, however often and without the namespace', async () => {
+  const before = await kernelDump(hostNetns);
+  const pod = await TestNetns.create('pod');
+  const podBefore = await kernelDump(pod);
+  await added(pod);
+  for (let time = 0; time < 3; time++)
+    expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0, stdout: '' });
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(pod), { timeout: 5000 }).toEqual(podBefore);
+
+  await added(pod);
+  await pod[Symbol.asyncDispose]();
+  const env = { CNI_CONTAINERID: pod.name, CNI_NETNS: '' };
+  expect(await host.cni('DEL', { netns: '', env })).toMatchObject({ code: 0, stdout: '' });
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+});
+
+test('a second interface that cannot be had leaves the first alone', async () => {
+  await using pod = await TestNetns.create('pod');
+  const first = addressOf(await added(pod));
+  const before = [await kernelDump(hostNetns), await kernelDump(pod)];
+  const second = await host.cni('ADD', { netns: pod.path, ifname: 'net1', conf: { name: 'second' } });
+  expect(second).toMatchObject({ code: 1, json: { code: 102 } });
+  expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
+  await expect
+    .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 5000 })
+    .toEqual(before);
+  await hostNetns.exec(['ping', '-c', '1', '-W', '2', first]);
+  expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+});
+
+test('sixteen at once have sixteen addresses, and nothing stays after their DEL', async () => {
+  const before = await kernelDump(hostNetns);
+  const pods = await Promise.all(Array.from({ length: 16 }, () => TestNetns.create('pod')));
+  const runs = await Promise.all(pods.map((pod) => added(pod)));
+  expect(new Set(runs.map((run) => addressOf(run))).size).toBe(16);
+  const deleted = await Promise.all(pods.map((pod) => host.cni('DEL', { netns: pod.path })));
+  expect(deleted.map(({ code }) => code)).toEqual(pods.map(() => 0));
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await Promise.all(pods.map((pod) => pod[Symbol.asyncDispose]()));
+});
+
+test('an address that was freed serves another pod', async () => {
+  await using first = await TestNetns.create('pod');
+  await using second = await TestNetns.create('pod');
+  const one = await added(first);
+  await host.cni('DEL', { netns: first.path });
+  const two = await added(second);
+  await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(two)]);
+  expect(resultOf(two).interfaces[0].name).not.toBe(resultOf(one).interfaces[0].name);
+  await host.cni('DEL', { netns: second.path });
+});
+
+describe('CHECK', () => {
+  test('directly after ADD is content, and so it is after what chained plugins change', async () => {
+    await using pod = await TestNetns.create('pod');
+    const conf = { prevResult: (await added(pod)).json };
+    expect(await host.cni('CHECK', { netns: pod.path, conf })).toMatchObject({ code: 0, stdout: '' });
+    await pod.exec(['ip', 'link', 'set', 'eth0', 'mtu', '1400']);
+    await pod.exec(['ip', 'address', 'add', '10.9.9.9/24', 'dev', 'eth0']);
+    await pod.exec(['ip', 'link', 'set', 'eth0', 'promisc', 'on']);
+    expect(await host.cni('CHECK', { netns: pod.path, conf })).toMatchObject({ code: 0, stdout: '' });
+    await host.cni('DEL', { netns: pod.path });
+  });
+
+  test.each<[string, (pod: TestNetns, run: ShimRun) => Promise<unknown>]>([
+    ['its address', (pod, run) => pod.exec(['ip', 'address', 'del', `${addressOf(run)}/32`, 'dev', 'eth0'])],
+    ['its default route', (pod) => pod.exec(['ip', 'route', 'del', 'default'])],
+    ['its link being up', (pod) => pod.exec(['ip', 'link', 'set', 'eth0', 'down'])],
+    ['its link', (pod) => pod.exec(['ip', 'link', 'del', 'eth0'])],
+    ['the host’s link', (_pod, run) => hostNetns.exec(['ip', 'link', 'del', resultOf(run).interfaces[0].name])],
+  ])('misses %s', async (_name, remove) => {
+    await using pod = await TestNetns.create('pod');
+    const run = await added(pod);
+    await remove(pod, run);
+    const checked = await host.cni('CHECK', { netns: pod.path, conf: { prevResult: run.json } });
+    expect(checked).toMatchObject({ code: 1, json: { code: 103 } });
+    expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+  });
+});
+
+test('GC takes what the runtime has forgotten, and only that', async () => {
+  await using kept = await TestNetns.create('pod');
+  const run = await added(kept);
+  const before = await kernelDump(hostNetns);
+  await using forgotten = await TestNetns.create('pod');
+  await added(forgotten);
+  const conf = { 'cni.dev/valid-attachments': [{ containerID: kept.name, ifname: 'eth0' }] };
+  expect(await host.cni('GC', { netns: '', conf: { ...conf, name: 'another' } })).toMatchObject({ code: 0 });
+  await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(run)]);
+  expect(await host.cni('GC', { netns: '', conf })).toMatchObject({ code: 0, stdout: '' });
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(run)]);
+  await host.cni('DEL', { netns: kept.path });
+});
