@@ -170,6 +170,7 @@ function datapathSettings(config: Config, underlay: string): typeof defaultDatap
     ...defaultDatapathSettings,
     vxlanPort: config.vxlanPort,
     vni: config.vxlanVni,
+    mtuBytes: config.mtuBytes,
     nonMasqueradeCidrs: config.nonMasqueradeRanges,
     underlayAddress: underlay || undefined,
     comparePeriodMs: config.resyncMs,

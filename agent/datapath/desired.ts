@@ -103,7 +103,7 @@ function overlayLink(input: DesiredInput): { readonly link: OverlayLink | undefi
     port: settings.vxlanPort,
     local,
     mac: vtepMac(self.name),
-    mtuBytes: underlayMtuBytes - overheadBytes[familyOf(local)],
+    mtuBytes: settings.mtuBytes || underlayMtuBytes - overheadBytes[familyOf(local)],
   };
   return { link, waitingFor: '' };
 }

@@ -9,6 +9,8 @@ export interface DatapathSettings {
   readonly vxlanPort: number;
   /** VXLAN network identifier, 24 bits. */
   readonly vni: number;
+  /** MTU of the overlay and of pods in bytes; 0: the underlay link's less the overlay's header. */
+  readonly mtuBytes: number;
   /** Route protocol number that marks routes and nexthops as ours (rtnetlink(7), 1-255). */
   readonly routeProtocol: number;
   /** Metric of the unreachable routes for the pool: the lowest preference there is. */
@@ -39,6 +41,7 @@ export const defaultDatapathSettings: DatapathSettings = {
   podLinkPrefix: 'weftp',
   vxlanPort: 6784,
   vni: 6784,
+  mtuBytes: 0,
   routeProtocol: 87,
   poolMetric: 4_294_967_295,
   doomedGroup: 1_463_112_276,
@@ -46,7 +49,7 @@ export const defaultDatapathSettings: DatapathSettings = {
   nonMasqueradeCidrs: [],
   masquerade: true,
   underlayAddress: undefined,
-  comparePeriodMs: 20_000,
+  comparePeriodMs: 10_000,
   reapQuietMs: 25,
   reapLatestMs: 500,
   sysctlRoot: '/proc/sys',

@@ -120,6 +120,17 @@ describe('agent', { timeout: 60_000 }, () => {
     await rm(directory, { recursive: true });
   });
 
+  it('obeys the settings of the overlay: MTU, port, VNI, interface', async () => {
+    const settings = { mtuBytes: 1300, vxlanPort: 7000, vxlanVni: 7, underlayInterface: 'eth0' };
+    await using host = await AgentHost.create('own netns', settings);
+    await using pod = await TestNetns.create('pod');
+    await host.start();
+    expect((await host.cni('ADD', { netns: pod.path })).code).toBe(0);
+    const [overlay] = await inside(host).json(['ip', '-d', '-j', 'link', 'show', 'weft0']);
+    expect(overlay).toMatchObject({ mtu: 1300, linkinfo: { info_data: { port: 7000, id: 7, local: '192.168.50.1' } } });
+    expect(await pod.json(['ip', '-j', 'link', 'show', 'eth0'])).toMatchObject([{ mtu: 1300 }]);
+  });
+
   it('ends with 1 and the name of the setting when a port is taken', async () => {
     await using host = await AgentHost.create('own netns');
     const command = [
