@@ -53,6 +53,31 @@ describe.skipIf(cluster.settings.cni !== 'none')('installing with one apply', ()
     }
   });
 
+  test('`weft status` in each agent says ready; `kubectl get weftpeers` shows who holds what', async () => {
+    const { items } = await cluster.plane.kubectlJson<{
+      readonly items: readonly { readonly metadata: { readonly name: string } }[];
+    }>(['-n', 'weft', 'get', 'pods']);
+    expect(items.length).toBe(cluster.nodes.length);
+    for (const { metadata } of items) {
+      const text = await cluster.plane.kubectl([
+        '-n',
+        'weft',
+        'exec',
+        metadata.name,
+        '-c',
+        'agent',
+        '--',
+        'weft',
+        'status',
+        '--json',
+      ]);
+      expect(JSON.parse(text)).toMatchObject({ ready: true, findings: [], registry: { engine: 'kubernetes' } });
+    }
+    const table = await cluster.plane.kubectl(['get', 'weftpeers']);
+    for (const node of cluster.nodes)
+      expect(table).toMatch(new RegExp(`^${node.name}\\.\\S+ +${node.name} .*${node.address} `, 'm'));
+  });
+
   test('applying the same file again changes nothing', async () => {
     const output = await cluster.plane.kubectl(['apply', '-f', manifestUrl]);
     const changed = output.split('\n').filter((line) => line !== '' && !line.endsWith(' unchanged'));

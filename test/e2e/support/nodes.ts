@@ -1,6 +1,7 @@
 // Node objects as the API has them, and a watch over their readiness while a test disturbs something.
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 
 import type { Cluster } from '../cluster/cluster.ts';
 import { killChild } from '../cluster/host.ts';
@@ -54,11 +55,9 @@ export async function watchReadiness(cluster: Cluster): Promise<ReadinessWatch> 
   const notReady: string[] = [];
   let seen = 0;
   const begun = Promise.withResolvers<void>();
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    for (const line of text.split('\n').filter((one) => one !== '')) {
-      if (line.split(/\s+/)[1] !== 'True') notReady.push(line);
-      if (++seen === cluster.nodes.length) begun.resolve();
-    }
+  createInterface({ input: child.stdout }).on('line', (line) => {
+    if (line.split(/\s+/)[1] !== 'True') notReady.push(line);
+    if (++seen === cluster.nodes.length) begun.resolve();
   });
   child.once('exit', (code) => begun.reject(new Error(`kubectl get nodes --watch: exit ${String(code)}`)));
   await begun.promise;
