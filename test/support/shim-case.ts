@@ -21,7 +21,7 @@ export const shimLimits = {
   GC_CONNECT: 200,
 } as const;
 /** What a bounded call may take beyond its limit: process start, a loaded machine. */
-export const graceMs: number = 400;
+export const graceMs: number = 1000;
 
 /** Variables of a container, as ADD needs them. */
 export const container = {

@@ -1,5 +1,6 @@
 // The server's edges: its socket in the file system, bad HTTP, callers held while the DEL spool is drained, stopping.
 
+import fc from 'fast-check';
 import { chmod, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { dirname } from 'node:path';
@@ -112,6 +113,29 @@ describe('bad HTTP gets a CNI error', () => {
       `POST /cni HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n`,
     );
     expect(answerIn(said)).toMatchObject({ status: 400, json: { code: 6 } });
+  });
+
+  test('any JSON gets an answer, and nothing is changed', async () => {
+    await given.start();
+    given.namespaces.set('/ns/pod1', 100n);
+    const variable = fc.oneof(fc.string(), fc.constantFrom('ADD', 'DEL', 'CHECK', 'GC', '/ns/pod1', 'pod1', 'eth0'));
+    const names = ['CNI_COMMAND', 'CNI_CONTAINERID', 'CNI_NETNS', 'CNI_IFNAME', 'CNI_ARGS', 'CNI_PATH'];
+    const env = fc.dictionary(fc.constantFrom(...names), variable);
+    const stdin = fc.oneof(fc.string(), fc.json(), fc.constant('{"cniVersion":"1.1.0","name":"../"}'));
+    const body = fc.oneof(
+      fc.json(),
+      fc.record({ env, stdin }).map((part) => JSON.stringify({ ...request, ...part })),
+    );
+    await fc.assert(
+      fc.asyncProperty(body, async (text) => {
+        const { status, json } = answerIn(await talk(post(text)));
+        expect(status).toBeGreaterThanOrEqual(400);
+        expect(json).toMatchObject({ code: expect.any(Number) as number, msg: expect.any(String) as string });
+      }),
+      { numRuns: 300 },
+    );
+    expect(given.ipam.leases()).toEqual([]);
+    expect(given.datapath.calls).toEqual([]);
   });
 
   test('VERSION by the socket lists what the shim lists', async () => {

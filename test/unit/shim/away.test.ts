@@ -58,6 +58,14 @@ describe('without an agent', () => {
     });
   });
 
+  test('the kept DEL has the time of the clock, not the kernel’s coarse one', async () => {
+    for (let time = 0; time < 10; time++) {
+      const beforeMs = Date.now();
+      await given.shim('DEL');
+      expect((await stat(join(given.spoolDir, 'c1@eth0.json'))).mtimeMs).toBeGreaterThanOrEqual(beforeMs);
+    }
+  });
+
   test('a second DEL replaces the first, another interface has its own file', async () => {
     await given.shim('DEL', { stdin: '1' });
     await given.shim('DEL', { stdin: '2' });

@@ -195,7 +195,7 @@ describe('with an agent', () => {
     await given.listen((socket) => socket.end(part));
     const answer = await given.shim('ADD');
     expect(answer).toMatchObject({ code: 1, json: { code: 11 } });
-    expect(answer.durationMs).toBeLessThan(shimLimits.ADD_CONNECT);
+    expect(answer.durationMs).toBeLessThan(shimLimits.ADD);
   });
 
   test.each(partial)('an agent that stops after %j is a time-out, never a spool', async (part) => {
