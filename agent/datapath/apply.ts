@@ -5,7 +5,7 @@ import { delAddress, newAddress, scope } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { LinkRequest } from '#agent/netlink/link.ts';
-import type { NetlinkRequest } from '#agent/netlink/message.ts';
+import type { CreateOptions, NetlinkRequest } from '#agent/netlink/message.ts';
 import { delFdb, delNeighbour, newFdb, newNeighbour } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 import type { NetlinkError } from '#agent/netlink/netlink-error.ts';
@@ -25,6 +25,8 @@ import type { DatapathSettings } from './settings.ts';
 export interface Refusal {
   readonly operation: Operation;
   readonly reason: string;
+  /** The kernel's errno where it was one message that it refused. */
+  readonly errno?: number;
 }
 
 /** Beyond this many messages a batch runs on a pool thread. */
@@ -177,7 +179,7 @@ class Applier {
     for (const [index, reply] of replies.entries()) {
       const step = steps[index];
       if (reply.ok || !step || isGone(step.operation, reply.error)) continue;
-      this.refusals.push({ operation: step.operation, reason: reply.error.message });
+      this.refusals.push({ operation: step.operation, reason: reply.error.message, errno: reply.error.errno });
     }
   }
 
@@ -220,7 +222,7 @@ class Applier {
       case 'delNexthop':
         return delNexthop(operation.id);
       case 'putRoute':
-        return this.#putRoute(operation.route, operation.nexthopId);
+        return this.#putRoute(operation.route, operation.nexthopId, { replace: operation.replaces });
       case 'delRoute':
         return this.#delRoute(operation.route);
       default:
@@ -228,7 +230,7 @@ class Applier {
     }
   }
 
-  #putRoute(route: Route, nexthopId: number | undefined): NetlinkRequest<unknown> | undefined {
+  #putRoute(route: Route, nexthopId: number | undefined, options: CreateOptions): NetlinkRequest<unknown> | undefined {
     const { target } = route;
     const common: RouteRequest = {
       ...routeTo(route.dst),
@@ -236,14 +238,14 @@ class Applier {
       ...(route.metric > 0 ? { priority: route.metric } : {}),
     };
     if (target.kind === 'unreachable') {
-      return newRoute({ ...common, rtmType: routeType.unreachable }, { replace: true });
+      return newRoute({ ...common, rtmType: routeType.unreachable }, options);
     }
     if (target.kind === 'peer') {
       if (nexthopId === undefined) return undefined;
-      return newRoute({ ...common, nhId: nexthopId, prefsrc: target.prefsrc }, { replace: true });
+      return newRoute({ ...common, nhId: nexthopId, prefsrc: target.prefsrc }, options);
     }
     const oif = this.#ifindexes.get(target.ifname);
-    return oif === undefined ? undefined : newRoute({ ...common, oif, prefsrc: target.prefsrc }, { replace: true });
+    return oif === undefined ? undefined : newRoute({ ...common, oif, prefsrc: target.prefsrc }, options);
   }
 
   #delRoute(route: ActualRoute): NetlinkRequest<unknown> {

@@ -225,7 +225,8 @@ function routingOperations(
     const key = routeKey({ ...route, table: mainTable });
     wanted.add(key);
     const old = found.get(key);
-    if (!old || !sameTarget(route, nexthopId, old)) routes.add.push({ kind: 'putRoute', route, nexthopId });
+    if (old && sameTarget(route, nexthopId, old)) continue;
+    routes.add.push({ kind: 'putRoute', route, nexthopId, replaces: old !== undefined });
   }
   for (const [key, route] of found) {
     if (wanted.has(key)) continue;

@@ -1,5 +1,6 @@
 // The datapath of one node: rounds of desired -> actual -> diff -> apply, asked for by reconcile, by kernel notifications
 // and by the clock, beside attach and detach that work on single pods without waiting for a round.
+import { errno } from '#agent/netlink/netlink-error.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 
@@ -84,6 +85,8 @@ class NodeDatapath implements KernelDatapath {
   #reconciles = 0;
   #repairs = 0;
   #settled = false;
+  #ipv6 = false;
+  #forwarding = false;
 
   constructor(options: DatapathOptions) {
     this.#options = options;
@@ -204,7 +207,7 @@ class NodeDatapath implements KernelDatapath {
     return {
       mtuBytes: overlay.mtuBytes,
       overlayAddresses: new Map(view.overlayAddresses.map((address) => [familyOf(address), address])),
-      ipv6: this.#hasIpv6(),
+      ipv6: this.#ipv6,
       ...(beforeAttachStep ? { beforeStep: (step: string) => beforeAttachStep(step, lease) } : {}),
     };
   }
@@ -227,10 +230,12 @@ class NodeDatapath implements KernelDatapath {
     const asked = this.#asked;
     this.#asked = false;
     const began = performance.now();
+    let retry = true;
     this.#pods.beginRound();
     const { signal } = this.#stop;
     try {
       this.#forward();
+      this.#ipv6 = this.#hasIpv6();
       const underlayAddress = underlayAddressOf(view, this.#settings);
       const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
       this.#reading = reading;
@@ -238,13 +243,14 @@ class NodeDatapath implements KernelDatapath {
       this.#desired = desired;
       const refusals = await this.#apply(operations, reading, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
-      this.#settled = refusals.length === 0;
+      this.#settled = !refusals.some(({ operation }) => essential.has(operation.kind));
+      retry = refusals.length > 0;
       this.#reconciles++;
       if (!asked) this.#repairs += operations.length;
       this.#lastReconcileMs = performance.now() - began;
       this.#report(desired, reading, refusals);
     } finally {
-      this.#schedule(this.#settled ? this.#settings.comparePeriodMs : retryMs);
+      this.#schedule(retry ? retryMs : this.#settings.comparePeriodMs);
     }
   }
 
@@ -256,7 +262,7 @@ class NodeDatapath implements KernelDatapath {
       view,
       settings: this.#settings,
       underlayMtuBytes: reading.underlay?.mtuBytes,
-      ipv6: this.#hasIpv6(),
+      ipv6: this.#ipv6,
     };
     const desired = desiredState({
       ...common,
@@ -287,11 +293,17 @@ class NodeDatapath implements KernelDatapath {
     }
   }
 
-  /** Pods are routed: the one sysctl that is not of a link of ours. */
+  /** Pods are routed: the one sysctl that is not of a link of ours. Where it cannot be written that is a finding. */
   #forward(): void {
-    if (this.#io.readSysctl('net/ipv4/ip_forward') === '1') return;
-    this.#io.writeSysctl('net/ipv4/ip_forward', '1');
-    this.#options.log.info({}, 'net.ipv4.ip_forward switched on');
+    this.#forwarding = this.#io.readSysctl('net/ipv4/ip_forward') === '1';
+    if (this.#forwarding) return;
+    try {
+      this.#io.writeSysctl('net/ipv4/ip_forward', '1');
+      this.#forwarding = true;
+      this.#options.log.info({}, 'net.ipv4.ip_forward switched on');
+    } catch (error) {
+      this.#options.log.debug({ error: toWeftError(error).message }, 'net.ipv4.ip_forward cannot be written');
+    }
   }
 
   #hasIpv6(): boolean {
@@ -311,6 +323,10 @@ class NodeDatapath implements KernelDatapath {
     if (reading.underlay && !reading.underlay.up) {
       findings.push({ name: 'underlayDown', subject: reading.underlay.ifname, message: 'the underlay link is down' });
     }
+    if (!this.#forwarding) {
+      const message = 'pods need net.ipv4.ip_forward = 1 and it cannot be written: sysctl -w net.ipv4.ip_forward=1';
+      findings.push({ name: 'forwardingOff', subject: 'net.ipv4.ip_forward', message });
+    }
     for (const { hook, chain } of reading.foreignDrops) {
       const what = hook === 'forward' ? 'pod traffic' : `UDP port ${this.#settings.vxlanPort}`;
       findings.push({
@@ -319,9 +335,7 @@ class NodeDatapath implements KernelDatapath {
         message: `chain ${chain} drops by policy and may drop ${what}`,
       });
     }
-    for (const { operation, reason } of refusals) {
-      findings.push({ name: 'kernelRefused', subject: operation.kind, message: reason });
-    }
+    findings.push(...refusals.map(findingOf));
     const known = new Set(this.#findings.map((finding) => JSON.stringify(finding)));
     for (const finding of findings) {
       if (!known.has(JSON.stringify(finding))) this.#options.log.warn({ ...finding }, 'finding');
@@ -333,6 +347,24 @@ class NodeDatapath implements KernelDatapath {
 function withPodsOf(firewall: DesiredFirewall, whole: DesiredFirewall): DesiredFirewall {
   const { sources4, sources6, pod_verdicts } = whole.elements;
   return { ...firewall, elements: { ...firewall.elements, sources4, sources6, pod_verdicts } };
+}
+
+/** Without these a new pod would not work; any other refusal is a finding. */
+const essential: ReadonlySet<Operation['kind']> = new Set([
+  'loadFirewall',
+  'addElement',
+  'addOverlay',
+  'setOverlay',
+  'delOverlay',
+  'addAddress',
+]);
+
+function findingOf({ operation, reason, errno: number }: Refusal): Finding {
+  if (operation.kind === 'putRoute' && number === errno.EEXIST) {
+    const { dst } = operation.route;
+    return { name: 'routeConflict', subject: dst, message: `somebody else's route to ${dst} is in the way` };
+  }
+  return { name: 'kernelRefused', subject: operation.kind, message: reason };
 }
 
 /** Pod links that an operation is about. */

@@ -175,7 +175,13 @@ export type MessageOperation =
   | { readonly kind: 'putFdb' | 'delFdb'; readonly entry: FdbEntry }
   | { readonly kind: 'putNeighbour' | 'delNeighbour'; readonly neighbour: PeerNeighbour }
   | { readonly kind: 'addNexthop' | 'delNexthop'; readonly id: number; readonly gateway: string | undefined }
-  | { readonly kind: 'putRoute'; readonly route: Route; readonly nexthopId: number | undefined }
+  | {
+      readonly kind: 'putRoute';
+      readonly route: Route;
+      readonly nexthopId: number | undefined;
+      /** A route of ours has this key now; without one, a route that is there is somebody else's and stays. */
+      readonly replaces: boolean;
+    }
   | { readonly kind: 'delRoute'; readonly route: ActualRoute };
 
 /** One write. apply.ts executes a list of them in order. */

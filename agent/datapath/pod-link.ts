@@ -189,15 +189,12 @@ function hostRequests(
         lladdr: podMac(lease),
         ndmState: neighbourState.reachable,
       }),
-      newRoute(
-        {
-          ...routeTo(hostCidr(address)),
-          oif: ifindex,
-          rtmProtocol: settings.routeProtocol,
-          ...(prefsrc === undefined ? {} : { prefsrc }),
-        },
-        { replace: true },
-      ),
+      newRoute({
+        ...routeTo(hostCidr(address)),
+        oif: ifindex,
+        rtmProtocol: settings.routeProtocol,
+        ...(prefsrc === undefined ? {} : { prefsrc }),
+      }),
     );
   }
   return requests;

@@ -67,8 +67,7 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
       if (route.rtmProtocol !== settings.routeProtocol) return undefined;
       const dst = prefixOf(route);
       const metric = route.priority ?? 0;
-      const wanted = desired?.routes.some((candidate) => candidate.dst === dst && candidate.metric === metric);
-      return wanted ? `route ${dst} was deleted` : undefined;
+      return desired && routeKeys(desired).has(`${dst} ${metric}`) ? `route ${dst} was deleted` : undefined;
     }
     case 'delNexthop': {
       const { gateway, nhProtocol } = notification.nexthop;
@@ -90,6 +89,15 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
     default:
       return notification satisfies never;
   }
+}
+
+const keysOf = new WeakMap<DesiredState, ReadonlySet<string>>();
+
+/** Keys of the wanted routes, made once a round: thousands of peers that go are thousands of notifications. */
+function routeKeys(desired: DesiredState): ReadonlySet<string> {
+  const known = keysOf.get(desired) ?? new Set(desired.routes.map(({ dst, metric }) => `${dst} ${metric}`));
+  keysOf.set(desired, known);
+  return known;
 }
 
 function linkReason(options: WatchOptions, link: Link): string | undefined {

@@ -198,6 +198,26 @@ describe('two hosts with a pod each', () => {
     expect(foreign(await snapshot(host.netns))).toBe(before);
   });
 
+  it('names a foreign route of the same prefix, leaves it, and takes its place when it goes', async () => {
+    const original = lab.viewPatch;
+    await host.netns.exec(['ip', 'route', 'add', '10.42.0.0/16', 'via', '192.0.2.200']);
+    lab.viewPatch = (view): IpamView => ({
+      ...view,
+      peers: view.peers.map((peer) => (peer.self ? peer : { ...peer, blocks: [...peer.blocks, '10.42.0.0/16'] })),
+    });
+    await host.reconcile();
+    expect(host.datapath.status()).toMatchObject({
+      ready: true,
+      findings: [{ name: 'routeConflict', subject: '10.42.0.0/16' }],
+    });
+    const route = async (): Promise<string> => host.netns.exec(['ip', 'route', 'show', '10.42.0.0/16']);
+    expect(await route()).toContain('via 192.0.2.200');
+    await host.netns.exec(['ip', 'route', 'del', '10.42.0.0/16']);
+    await until('our route is there', async () => (await route()).includes('proto 87'));
+    await until('no finding', async () => host.datapath.status().findings.length === 0);
+    lab.viewPatch = original;
+  });
+
   it('follows the MTU of the underlay link', async () => {
     await host.netns.exec(['ip', 'link', 'set', 'eth0', 'mtu', '1400']);
     await until('weft0 has 1350', async () =>
