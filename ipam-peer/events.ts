@@ -80,6 +80,8 @@ export type CoreEvent = Stamp &
         /** Absent: whichever generation holds the key. */
         readonly generation?: string;
       }
+    /** What the kernel knows of leases that the disk has lost; the answer to a `recover` effect. */
+    | { readonly kind: 'recovered'; readonly leases: readonly Lease[] }
     /** The node's underlay addresses changed. */
     | { readonly kind: 'underlay'; readonly addresses: readonly string[] }
   );
@@ -149,6 +151,8 @@ export type Effect =
   | { readonly kind: 'leased'; readonly ticket: number; readonly lease: Lease }
   | { readonly kind: 'refused'; readonly ticket: number; readonly refusal: Refusal }
   | { readonly kind: 'freed'; readonly lease: Lease | undefined }
+  /** The registry holds blocks for this node, the disk knows of none: nothing is leased until a `recovered` event. */
+  | { readonly kind: 'recover' }
   /** The view changed. */
   | { readonly kind: 'changed' }
   /** Replaces the timer: a `wake` event is due at that time. */

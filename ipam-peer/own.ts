@@ -3,11 +3,11 @@
 import { parseAddress } from './address.ts';
 import { coalesce, containsAddress, intersect, sameCidrs } from './cidr.ts';
 import { sameTexts } from './describe.ts';
-import type { DurablePeer, StoredRecord } from './events.ts';
+import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
 import { markAllInterest } from './hints.ts';
 import { parsePeer, type PeerRecord, sameRef } from './records.ts';
 import { takeThis } from './space.ts';
-import { type Known, persistPeer, refreshUsable, sayOnce, type State } from './state.ts';
+import { emit, type Known, leaseKey, persistPeer, refreshUsable, say, sayOnce, type State } from './state.ts';
 
 /** Takes in the own record as read or written; undefined when this peer may not act on it. */
 export function confirm(state: State, stored: StoredRecord, nowMs: number): Known<PeerRecord> | undefined {
@@ -17,6 +17,12 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
     : `this node's record cannot be read: ${parsed.reason}`;
   if (!parsed.ok || problem !== '') {
     fence(state, problem);
+    return undefined;
+  }
+  if (isDiskLost(state, parsed.record)) {
+    fence(state, 'the registry holds blocks for this node, but its disk knows of none: the state directory was lost');
+    if (state.recovery === 'none') emit(state, { kind: 'recover' });
+    state.recovery = 'asked';
     return undefined;
   }
   const { record } = parsed;
@@ -41,7 +47,8 @@ function adopt(state: State, own: Known<PeerRecord>): void {
   const { durable } = state;
   const { record, stored } = own;
   const blocks = coalesce(record.blocks.map((block) => block.cidr));
-  const doubt = durable.doubt === stored.version ? durable.doubt : undefined;
+  const lost = durable.uid === undefined && holdsSpace(record);
+  const doubt = lost || durable.doubt === stored.version ? stored.version : undefined;
   const next: DurablePeer = {
     ...durable,
     uid: stored.uid,
@@ -70,14 +77,38 @@ function whyNotMine(state: State, stored: StoredRecord, record: PeerRecord): str
   const { durable } = state;
   if (record.heir !== undefined) return `this node was removed: ${record.heir.name} takes its space over`;
   if (durable.uid === stored.uid) return '';
-  const holds = record.blocks.length + record.granting.length > 0;
-  if (durable.uid === undefined) {
-    return holds
-      ? 'the registry holds blocks for this node, but its disk knows of none: was the state directory lost?'
-      : '';
-  }
+  if (durable.uid === undefined) return '';
   if (durable.blocks.length + state.leases.size === 0) return '';
   return `this node's record ${stored.name} was deleted and made again by someone else, while its disk holds blocks`;
+}
+
+function holdsSpace(record: PeerRecord): boolean {
+  return record.blocks.length + record.granting.length > 0;
+}
+
+function isDiskLost(state: State, record: PeerRecord): boolean {
+  return state.durable.uid === undefined && holdsSpace(record) && state.recovery !== 'done';
+}
+
+/**
+ * Event `recovered`: the leases are back, the blocks may follow (after a write that overtakes any of the lost process). Rests went
+ * with the disk.
+ */
+export function recovered(state: State, leases: readonly Lease[], nowMs: number): void {
+  if (state.durable.uid !== undefined || state.recovery !== 'asked') return;
+  for (const lease of leases) {
+    state.leases.set(leaseKey(lease), lease);
+    for (const text of lease.addresses) {
+      const address = parseAddress(text);
+      if (address !== undefined) takeThis(state.space, address.value);
+    }
+  }
+  const deltas = leases.map((lease): Delta => ({ kind: 'lease', lease }));
+  emit(state, { kind: 'persist', sync: 'full', deltas });
+  say(state, 'warn', `${leases.length} leases of the lost state directory were found in the kernel`);
+  state.recovery = 'done';
+  state.polledMs = -Infinity;
+  state.notBeforeMs = nowMs;
 }
 
 /** The registry has no own record: true when an empty one is to be created. */

@@ -98,6 +98,8 @@ export interface State {
   /** True when a hint shows the own record changed by someone else. */
   ownChanged: boolean;
   timerMs: number;
+  /** `asked`: the disk was lost and its leases are asked for; `done`: they are back. */
+  recovery: 'none' | 'asked' | 'done';
   /** Findings already reported. */
   readonly said: Set<string>;
   effects: Effect[];
@@ -146,6 +148,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     published: { key: '', free: 0 },
     ownChanged: false,
     timerMs: Infinity,
+    recovery: 'none',
     said: new Set(),
     effects: [],
   };

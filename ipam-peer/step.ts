@@ -7,6 +7,7 @@ import { dueMs, noteWants } from './due.ts';
 import type { CoreEvent, Effect } from './events.ts';
 import { activate, free, rested } from './free.ts';
 import { hint } from './hints.ts';
+import { recovered } from './own.ts';
 import { nextRestEndMs } from './space.ts';
 import { emit, type State } from './state.ts';
 
@@ -49,6 +50,9 @@ function take(state: State, event: CoreEvent): void {
       return;
     case 'free':
       free(state, event, event.nowMs);
+      return;
+    case 'recovered':
+      recovered(state, event.leases, event.nowMs);
       return;
     case 'underlay':
       state.underlay = event.addresses;

@@ -14,6 +14,8 @@ const fewCandidates = 3;
 
 export function want(draft: Draft): void {
   const { state } = draft;
+  // What is in doubt comes back with this very write.
+  if (state.durable.doubt !== undefined && state.durable.doubt === state.confirmed?.stored.version) return;
   const gained = draft.blocks.filter((block) => !draft.base.blocks.includes(block)).map((block) => block.cidr);
   if (!isShort(state, draft.blocks.length, countAddresses(gained))) {
     if (draft.wants !== undefined) draft.changed = true;

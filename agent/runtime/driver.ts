@@ -34,6 +34,7 @@ export interface DriverOptions {
   readonly config: Config;
   readonly underlay: readonly string[];
   readonly log: Log;
+  readonly recoverLeases: ((signal: AbortSignal) => Promise<readonly Lease[]>) | undefined;
   /** Monotonic milliseconds and randomness; replaced in tests. */
   readonly nowMs: () => number;
   readonly random: () => number;
@@ -67,6 +68,7 @@ class LiveDriver implements Driver {
   readonly #running = new Set<Promise<void>>();
   #timer: NodeJS.Timeout | undefined;
   #changed = false;
+  #notifiedMs = -Infinity;
   #freed: Lease | undefined;
   /** Answers to requests of an earlier core are not for this one. */
   #epoch = 0;
@@ -133,6 +135,9 @@ class LiveDriver implements Driver {
       case 'freed':
         this.#freed = effect.lease;
         return;
+      case 'recover':
+        this.#run(this.#recover());
+        return;
       case 'changed':
         this.#notify();
         return;
@@ -176,14 +181,19 @@ class LiveDriver implements Driver {
     return () => void this.#listeners.delete(listener);
   }
 
-  /** Listeners are called after the event's effects, once, however many changes it brought. */
+  /** Listeners are called after the event's effects, once, however many changes it brought; in a burst now and then. */
   #notify(): void {
     if (this.#changed) return;
     this.#changed = true;
-    queueMicrotask(() => {
-      this.#changed = false;
-      for (const listener of this.#listeners) listener();
-    });
+    const waitMs = this.#notifiedMs + notifyEveryMs - this.#options.nowMs();
+    if (waitMs <= 0) queueMicrotask(() => this.#tellListeners());
+    else setTimeout(() => this.#tellListeners(), waitMs);
+  }
+
+  #tellListeners(): void {
+    this.#changed = false;
+    this.#notifiedMs = this.#options.nowMs();
+    for (const listener of this.#listeners) listener();
   }
 
   #setTimer(atMs: number): void {
@@ -228,6 +238,18 @@ class LiveDriver implements Driver {
     }
   }
 
+  /** Asks the kernel what leases there were. A failure leaves the node without allocation, and is told. */
+  async #recover(): Promise<void> {
+    const { recoverLeases, log } = this.#options;
+    if (recoverLeases === undefined) return;
+    try {
+      const leases = await recoverLeases(this.#stop.signal);
+      this.#feedQuietly({ kind: 'recovered', leases });
+    } catch (error) {
+      log.error(`cannot find the leases of the lost state directory: ${toWeftError(error).message}`);
+    }
+  }
+
   /** Hints for as long as the driver lives; a watch that ends by an error is begun again. */
   async #watch(): Promise<void> {
     const { registry, log } = this.#options;
@@ -260,6 +282,8 @@ type RegistryEffect = Extract<Effect, { readonly kind: 'get' | 'list' | 'create'
 
 const reloadPauseMs = 1000;
 const watchPauseMs = 1000;
+/** A start brings one change for each of perhaps thousands of peers. */
+const notifyEveryMs = 20;
 
 function storedRecord(record: RegistryRecord | undefined): StoredRecord | undefined {
   return record;

@@ -30,6 +30,11 @@ export interface IpamOptions {
   readonly restMs?: number;
   /** Longest wait of a lease that finds no address; default 10 s. */
   readonly allocateWaitMs?: number;
+  /**
+   * Leases as the kernel knows them (the host ends of the pods' links), asked for when the state directory was lost while the
+   * registry holds blocks for this node. Without it such a node allocates nothing and says so.
+   */
+  readonly recoverLeases?: (signal: AbortSignal) => Promise<readonly Lease[]>;
   /** Other timings of the core, for tests. */
   readonly timing?: Partial<
     Omit<Config, 'universe' | 'ranges' | 'reserved' | 'self' | 'node' | 'restMs' | 'allocateWaitMs'>
@@ -90,7 +95,9 @@ export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
   try {
     const { registry, log } = options;
     const underlay = options.node.underlayAddresses;
-    const driver = makeDriver({ registry, store, config, underlay, log, nowMs: () => performance.now(), random });
+    const { recoverLeases } = options;
+    const nowMs = (): number => performance.now();
+    const driver = makeDriver({ registry, store, config, underlay, log, recoverLeases, nowMs, random });
     driver.start();
     return facade(driver);
   } catch (error) {

@@ -54,7 +54,8 @@ function checkPods(world: World): void {
 function checkOwned(world: World, peer: SimPeer, text: string, what: string): void {
   const address = parseAddress(text);
   const owner = world.checks.owned.find((one) => address !== undefined && containsAddress(one.cidr, address));
-  if (owner?.owner.uid === peer.disk.peer.uid) return;
+  // A disk that was lost does not know its incarnation until it has read it.
+  if (owner?.owner.name === peer.name && owner.owner.uid === (peer.disk.peer.uid ?? owner.owner.uid)) return;
   throw new Violation(`${peer.name} ${what} ${text}, which ${owner?.owner.name ?? 'nobody'} owns`);
 }
 

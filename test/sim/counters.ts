@@ -24,6 +24,7 @@ export type FaultName =
   | 'crash'
   | 'crashBetweenEffects'
   | 'powerLoss'
+  | 'diskLost'
   | 'restart'
   | 'partition'
   | 'heal'
@@ -47,7 +48,7 @@ export const operationNames: readonly OperationName[] =
   ) as OperationName[];
 
 export const faultNames: readonly FaultName[] =
-  'crash crashBetweenEffects powerLoss restart partition heal recordDeleted requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
+  'crash crashBetweenEffects powerLoss diskLost restart partition heal recordDeleted requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
     ' ',
   ) as FaultName[];
 

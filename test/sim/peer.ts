@@ -57,6 +57,13 @@ export class SimPeer {
     this.pods.clear();
   }
 
+  /** The disk is replaced by an empty one; the pods live on. */
+  loseDisk(): void {
+    this.crash();
+    this.disk = { peer: emptyDurable.peer, leases: new Map(), resting: new Set() };
+    this.#synced = { leases: new Map(), resting: new Set() };
+  }
+
   persist(deltas: readonly Delta[], sync: 'full' | 'normal'): void {
     for (const delta of deltas) {
       switch (delta.kind) {

@@ -5,7 +5,11 @@ import type { SimPeer } from './peer.ts';
 import { noFaults } from './scenario.ts';
 import type { World } from './world.ts';
 
-export function crash(world: World, peer: SimPeer, how: 'crash' | 'crashBetweenEffects' | 'powerLoss'): void {
+export function crash(
+  world: World,
+  peer: SimPeer,
+  how: 'crash' | 'crashBetweenEffects' | 'powerLoss' | 'diskLost',
+): void {
   world.counters.count(how);
   world.note(`${peer.name} ${how}`);
   if (how === 'powerLoss') {
@@ -16,6 +20,8 @@ export function crash(world: World, peer: SimPeer, how: 'crash' | 'crashBetweenE
     }
     for (const address of world.freedAtMs.keys()) if (ownsOnDisk(peer, address)) world.freedAtMs.delete(address);
     peer.losePower();
+  } else if (how === 'diskLost') {
+    peer.loseDisk();
   } else {
     peer.crash();
   }
@@ -35,7 +41,7 @@ export function fault(world: World): void {
   const peer = world.random.pick(world.peers);
   const choice = world.random.next();
   if (choice < 0.35) {
-    if (peer.state !== undefined) crash(world, peer, world.random.chance(0.25) ? 'powerLoss' : 'crash');
+    if (peer.state !== undefined) crash(world, peer, world.random.pick(['powerLoss', 'diskLost', 'crash', 'crash']));
   } else if (choice < 0.65) {
     if (!peer.reachable) return;
     peer.reachable = false;

@@ -1,5 +1,7 @@
 // The simulated world: peers that run the real core against a model of the registry, over a network that loses, delays, doubles
 // and reorders, with processes that die between any two effects. One agenda in virtual time, one generator: a seed replays.
+import { parseAddress } from '#ipam-peer/address.ts';
+import { containsAddress } from '#ipam-peer/cidr.ts';
 import type { Answer, CoreEvent, Effect, Lease, Stamp } from '#ipam-peer/events.ts';
 import { step } from '#ipam-peer/step.ts';
 import { checkLeased, checkWorld, makeChecks, type Checks } from './checks.ts';
@@ -29,6 +31,7 @@ export type Happening =
   | { readonly kind: 'hint'; readonly peer: SimPeer; readonly change: Change }
   | { readonly kind: 'wake'; readonly peer: SimPeer; readonly epoch: number; readonly atMs: number }
   | { readonly kind: 'work'; readonly peer: SimPeer }
+  | { readonly kind: 'recovered'; readonly peer: SimPeer; readonly epoch: number }
   | { readonly kind: 'activate'; readonly peer: SimPeer; readonly epoch: number; readonly lease: Lease }
   | { readonly kind: 'fault' }
   | { readonly kind: 'heal'; readonly peer: SimPeer }
@@ -112,6 +115,14 @@ export class World {
         this.counters.count('activate');
         this.feed(what.peer, { kind: 'activate', ...what.lease });
         return;
+      case 'recovered': {
+        if (what.epoch !== what.peer.epoch) return;
+        const alive = [...what.peer.pods.values()].filter((pod) => !pod.ending);
+        // Rests were lost with the disk.
+        forgetRests(this, what.peer);
+        this.feed(what.peer, { kind: 'recovered', leases: alive.map((pod) => pod.lease) });
+        return;
+      }
       case 'work':
         work(this, what.peer);
         return;
@@ -182,6 +193,9 @@ export class World {
       case 'log':
         this.note(`${peer.name} ${effect.level}: ${effect.text}`);
         return;
+      case 'recover':
+        this.agenda.add(this.nowMs + this.random.between(1, 500), { kind: 'recovered', peer, epoch: peer.epoch });
+        return;
       case 'freed':
       case 'changed':
     }
@@ -196,6 +210,14 @@ export class World {
     if (this.random.chance(0.9)) {
       this.agenda.add(this.nowMs + this.random.between(1, 50), { kind: 'activate', peer, epoch: peer.epoch, lease });
     }
+  }
+}
+
+function forgetRests(world: World, peer: SimPeer): void {
+  const own = world.checks.owned.filter((one) => one.owner.name === peer.name);
+  for (const text of world.freedAtMs.keys()) {
+    const address = parseAddress(text);
+    if (address !== undefined && own.some((one) => containsAddress(one.cidr, address))) world.freedAtMs.delete(text);
   }
 }
 

@@ -155,6 +155,7 @@ export class Hand {
       case 'log':
         this.log.push(effect.text);
         return;
+      case 'recover':
       case 'freed':
       case 'changed':
     }
