@@ -25,7 +25,7 @@ const usage = `Usage: weft COMMAND [OPTION …]
 
 Options of status, peers, ipam:
   --json                 the same as JSON
-  --address HOST:PORT    where the agent's status API is (default 127.0.0.1:6785)
+  --address HOST:PORT    where the agent's status API is (default: setting statusListen)
 `;
 
 interface Output {
@@ -85,6 +85,7 @@ async function report(
   const { json, address, help } = reportOptions(rest, env);
   if (help) return out(usage);
   const target = hostPort(address);
+  if (address === 'off') throw new UsageError('the status API is switched off (setting statusListen)');
   if (target === undefined) throw new UsageError(`--address must be HOST:PORT, not ${JSON.stringify(address)}`);
   const status = await askStatus(target, AbortSignal.timeout(5000));
   out(json ? `${JSON.stringify(chosen.json(status), null, 2)}\n` : chosen.text(status));
@@ -94,7 +95,7 @@ function reportOptions(
   rest: readonly string[],
   env: Readonly<Record<string, string | undefined>>,
 ): { readonly json: boolean; readonly address: string; readonly help: boolean } {
-  let address = env['WEFT_STATUS_LISTEN'] || '127.0.0.1:6785';
+  let address: string | undefined;
   let json = false;
   let help = false;
   for (let at = 0; at < rest.length; at++) {
@@ -105,7 +106,16 @@ function reportOptions(
     else if (option.startsWith('--address=')) address = option.slice('--address='.length);
     else throw new UsageError(`unknown option ${JSON.stringify(option)}${hint(option, ['--json', '--address'])}`);
   }
-  return { json, address, help };
+  return { json, address: address ?? agentAddress(env), help };
+}
+
+/** Where the agent listens by the same file and environment that it reads; bad settings are the agent's to refuse. */
+function agentAddress(env: Readonly<Record<string, string | undefined>>): string {
+  try {
+    return loadConfig({ argv: [], env }).config.statusListen;
+  } catch {
+    return '127.0.0.1:6785';
+  }
 }
 
 async function runAgent(

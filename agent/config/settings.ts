@@ -292,16 +292,6 @@ export const settings: Readonly<Record<keyof Config, SettingSchema>> = propertie
   Record<keyof Config, SettingSchema>
 >;
 
-/** JSON Schema of the configuration file; nothing is required in it, since everything has a default. */
-export function fileSchema(): Readonly<Record<string, unknown>> {
-  return {
-    $schema: 'https://json-schema.org/draft/2020-12/schema',
-    type: 'object',
-    additionalProperties: false,
-    properties,
-  };
-}
-
 const ajv = new Ajv({ allErrors: true, verbose: true, strict: true });
 ajv.addVocabulary(['group', 'unit', 'defaultText', 'aliases']);
 for (const [name, format] of Object.entries(formats)) ajv.addFormat(name, format.test);

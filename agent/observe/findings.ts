@@ -70,32 +70,32 @@ function addressFindings({ ready, addresses }: Known): readonly Finding[] {
 
 function peerFindings({ peers }: Known): readonly Finding[] {
   const unreachable = peers.filter((peer) => peer.blocks.length > 0 && peer.underlayAddress === undefined);
-  const byUnderlay = Map.groupBy(
-    peers.filter((peer) => peer.underlayAddress !== undefined),
-    (peer) => peer.underlayAddress,
-  );
-  const shared = [...byUnderlay].filter(([, holders]) => holders.length > 1);
-  return [
-    ...unreachable.map(({ nodeName }): Finding => ({
-      name: 'peerWithoutUnderlay',
-      severity: 'warning',
-      message: `Pods on ${nodeName} cannot be reached: no underlay address of it is known.`,
-      nextStep: 'Check that the node still exists and has an InternalIP, or is listed under `nodes`.',
-    })),
-    ...shared.map(([address, holders]): Finding => ({
-      name: 'underlayShared',
-      severity: 'error',
-      message: `${holders.map((peer) => peer.nodeName).join(' and ')} claim one underlay address, ${address ?? ''}.`,
-      nextStep: 'Give each node its own address; a cloned machine keeps its original’s.',
-    })),
-  ];
+  return unreachable.map(({ nodeName }) => ({
+    name: 'peerWithoutUnderlay',
+    severity: 'warning',
+    message: `Pods on ${nodeName} cannot be reached: no underlay address of it is known.`,
+    nextStep: 'Check that the node still exists and has an InternalIP, or is listed under `nodes`.',
+  }));
 }
+
+/** What a person does about the datapath's findings; those not here the agent puts right by itself. */
+const datapathSteps: Readonly<Record<string, string>> = {
+  duplicatePeerAddress: 'Give each node an underlay address of its own; a cloned machine keeps its original’s.',
+  duplicatePeerMac: 'Remove the state directory of the younger one of two cloned machines and restart its agent.',
+  underlayDown: 'Bring the link up; the overlay follows by itself.',
+  underlayFamily: 'Give all nodes an underlay address of one family.',
+  forwardingOff: 'Switch on net.ipv4.ip_forward (sysctl -w net.ipv4.ip_forward=1) and find out what switches it off.',
+  routeConflict: 'Remove that route, or choose a range that does not overlap the routes of the hosts.',
+  forwardPolicyDrops: 'Allow forwarding from and to the pods’ links in that chain, or set its policy to accept.',
+  inputPolicyDrops: 'Allow the overlay’s UDP port from the other nodes in that chain.',
+  podLinkMissing: 'Recreate that pod: something removed its link.',
+};
 
 function datapathFindings({ datapath }: Known): readonly Finding[] {
   return (datapath?.findings ?? []).map(({ name, subject, message }) => ({
     name,
     severity: 'warning',
     message: `${subject}: ${message}`,
-    nextStep: 'The agent repairs what it can; its log says what it did.',
+    nextStep: datapathSteps[name] ?? 'The agent tries again by itself; its log has the kernel’s words.',
   }));
 }

@@ -118,6 +118,16 @@ describe('the agent is away', () => {
     );
   });
 
+  it('asks where the settings put the agent, and knows when they switch it off', async () => {
+    const { err } = await run(['peers'], { WEFT_STATUS_LISTEN: '127.0.0.1:2' });
+    expect(err).toContain('does not answer on 127.0.0.1:2');
+    expect(await run(['peers'], { WEFT_STATUS_LISTEN: 'off' })).toMatchObject({
+      code: 2,
+      err: expect.stringMatching(/switched off/),
+    });
+    expect((await run(['peers'], { WEFT_TYPO: '1' })).err).toContain('127.0.0.1:6785');
+  });
+
   const others: readonly (readonly [string, RequestListener, RegExp])[] = [
     ['speaks no JSON', (_, answer) => answer.end('hello'), /no JSON; does another program/],
     ['speaks other JSON', (_, answer) => answer.end('[]'), /not an agent’s/],
@@ -147,6 +157,7 @@ describe('usage', () => {
     [['status', '--jsn'], /unknown option "--jsn"; did you mean --json\?/],
     [['status', '--address', 'nowhere'], /--address must be HOST:PORT/],
     [['status', '--address'], /--address must be HOST:PORT, not ""/],
+    [['status', '--address='], /--address must be HOST:PORT/],
     [['install', '/a', '/b'], /usage: weft install/],
   ])('%j is refused with code 2', async (argv, words) => {
     const { code, err } = await run(argv);

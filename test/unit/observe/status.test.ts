@@ -79,8 +79,4 @@ describe('findings', () => {
     const found = buildStatus(sources({ datapath: () => ({ ...datapathStatus, findings }) }), 0).findings;
     expect(found).toMatchObject([{ name: 'podLinkMissing', message: 'weftp1: it is gone' }]);
   });
-
-  it('one underlay address for two', () => {
-    expect(seen({ peers: [peer(1, []), peer(2, [], { underlayAddress: '192.0.2.1' })] })).toEqual(['underlayShared']);
-  });
 });
