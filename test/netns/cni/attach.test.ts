@@ -1,6 +1,6 @@
 // ADD, CHECK, DEL and GC through the real shim and a real agent, against what `ip -d -j` and `nft -j` say.
 
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 import { AgentHost } from '#test/support/agent-host.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
@@ -28,6 +28,12 @@ beforeAll(async () => {
 });
 
 afterAll(() => host[Symbol.asyncDispose]());
+
+// Links are deleted behind the answer to DEL: a test begins when those of the one before are gone.
+beforeEach(async () => {
+  const names = async (): Promise<string> => hostNetns.exec(['ip', '-o', 'link']);
+  await expect.poll(names, { timeout: 10_000 }).not.toContain('weftp');
+});
 
 const resultOf = (added: ShimRun): Result => added.json as unknown as Result;
 const addressOf = (added: ShimRun): string => resultOf(added).ips[0].address.replace('/32', '');
