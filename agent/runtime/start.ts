@@ -96,8 +96,7 @@ export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
     const { registry, log } = options;
     const underlay = options.node.underlayAddresses;
     const { recoverLeases } = options;
-    const nowMs = (): number => performance.now();
-    const driver = makeDriver({ registry, store, config, underlay, log, recoverLeases, nowMs, random });
+    const driver = makeDriver({ registry, store, config, underlay, log, recoverLeases, nowMs: monotonicMs, random });
     driver.start();
     return facade(driver);
   } catch (error) {
@@ -111,6 +110,10 @@ function setting(text: string): Cidr {
   if (block === undefined)
     throw new WeftError('invalidSetting', `"${text}" is no CIDR block (address bits below the prefix must be 0)`);
   return block;
+}
+
+function monotonicMs(): number {
+  return performance.now();
 }
 
 function random(): number {

@@ -124,11 +124,14 @@ export class RegistryModel {
       if (alive && !taken)
         this.breaches.push(`${stored.name} withdrew grant ${grant.id} while ${grant.to.name} exists`);
     }
-    const vias = (record: PeerRecord): number => record.blocks.filter((block) => block.via !== undefined).length;
     const gained = after.blocks.filter(
       ({ via }) => via !== undefined && !before.blocks.some((one) => one.via?.uid === via.uid && one.via.id === via.id),
     ).length;
     counters.count('receive', gained);
-    counters.count('clearVia', vias(before) + gained - vias(after));
+    counters.count('clearVia', countVias(before) + gained - countVias(after));
   }
+}
+
+function countVias(record: PeerRecord): number {
+  return record.blocks.filter((block) => block.via !== undefined).length;
 }

@@ -118,7 +118,7 @@ export class Hand {
   feed(event: Unstamped): void {
     const { state } = this.sim;
     if (state === undefined) return;
-    const { effects } = step(state, { ...event, nowMs: this.bench.nowMs, random: this.random } as CoreEvent);
+    const { effects } = step(state, { ...event, nowMs: this.bench.nowMs, random: this.random });
     this.#depth++;
     for (const effect of effects) this.#execute(effect);
     this.#depth--;

@@ -1,0 +1,116 @@
+// What others' records and the own one, changed behind a peer's back, do to it: reported, never followed blindly.
+import { describe, expect, test } from 'vitest';
+import { formatCidr } from '#ipam-peer/cidr.ts';
+import { summary } from '#ipam-peer/view.ts';
+import type { RegistryRequest } from '#test/sim/registry-model.ts';
+import { Bench, type Hand } from './harness.ts';
+
+function isOwnWrite(request: RegistryRequest): boolean {
+  return request.kind === 'update' && request.record === 'peer';
+}
+
+function usable(hand: Hand): readonly string[] {
+  return hand.sim.state?.space.usable.map(formatCidr) ?? [];
+}
+
+describe('records of others', () => {
+  test('a malformed record is reported once and stops nobody', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.registry.execute({ kind: 'create', request: 0, record: 'peer', name: 'broken.x', value: { blocks: 'all' } });
+    bench.registry.breaches.length = 0;
+    for (const peer of bench.peers) {
+      const stored = { name: 'broken.x', uid: 'u', version: 'v', value: { blocks: 'all' } };
+      for (let again = 0; again < 3; again++) peer.feed({ kind: 'hint', name: 'broken.x', record: stored });
+    }
+    const two = bench.peer('n2').start();
+    bench.settle(10_000);
+    expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+    expect(one.log.filter((line) => line.includes('broken.x')).length).toBe(1);
+  });
+
+  test('an old hint does not overwrite what is known', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.settle();
+    const two = bench.peer('n2').start();
+    const old = bench.registry.peers.get('n2.x')?.stored;
+    bench.settle();
+    if (old === undefined) throw new Error('no record');
+    one.feed({ kind: 'hint', name: 'n2.x', record: old });
+    expect(one.sim.state && summary(one.sim.state).peers[1]?.blocks).toEqual(['10.40.0.0/13']);
+    expect(two.blocks()).toEqual(['10.40.0.0/13']);
+  });
+
+  test('space in transit is shown with its donor until the taker has it', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.settle();
+    const two = bench.peer('n2');
+    two.holding = isOwnWrite;
+    two.start();
+    bench.settle();
+    const shown = (): readonly (readonly string[])[] =>
+      one.sim.state === undefined ? [] : summary(one.sim.state).peers.map((peer) => peer.blocks);
+    expect(shown()).toEqual([['10.32.0.0/13', '10.40.0.0/13'], []]);
+    two.release();
+    bench.settle();
+    expect(shown()).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+  });
+});
+
+describe('the own record', () => {
+  test.for([
+    ['deleted by hand', (bench: Bench) => bench.registry.remove('n1.x'), /no record of this node any more/],
+    [
+      'with an heir',
+      (bench: Bench) => bench.edit('n1', { heir: { name: 'n2.x', uid: 'u9' } }),
+      /this node was removed: n2\.x takes its space over/,
+    ],
+  ] as const)('%s: nothing more is allocated, and the reason is told', ([, happen, reason]) => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.settle();
+    expect(one.allocate('before').lease).toBeDefined();
+    happen(bench);
+    bench.settle();
+    expect(one.allocate('after').refusal).toMatchObject({
+      reason: 'fenced',
+      text: expect.stringMatching(reason) as string,
+    });
+    expect(one.sim.state?.leases.size).toBe(1);
+    expect(usable(one)).toEqual([]);
+  });
+
+  test('blocks in the registry without a disk that knows of them are not leased from', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.settle();
+    one.sim.crash();
+    const again = bench.peer('n1').start();
+    bench.settle();
+    expect(again.allocate('pod').refusal?.text).toMatch(/the state directory was lost/);
+    // The kernel still has a pod: its lease comes back first, then the blocks, by a write that overtakes the old process.
+    const owner = { network: 'weft', netnsPath: '', netnsInode: 0n };
+    const lease = { containerId: 'old', ifname: 'eth0', generation: 'g', addresses: ['10.32.0.2'], owner };
+    const seq = bench.record('n1').seq;
+    again.feed({ kind: 'recovered', leases: [{ ...lease, state: 'active', sinceMs: 0, hostIfname: '' }] });
+    bench.settle();
+    expect(bench.record('n1').seq).toBe(seq + 1);
+    expect(again.sim.disk.peer.overlay).toEqual(['10.32.0.1']);
+    expect(again.allocate('pod').lease?.addresses).toEqual(['10.32.0.3']);
+  });
+
+  test('a restart without the registry leases from the durable copy', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.settle();
+    const first = one.allocate('pod').lease;
+    one.sim.crash();
+    one.holding = () => true;
+    one.start();
+    expect(one.sim.state?.leases.get('pod\0eth0')?.addresses).toEqual(first?.addresses);
+    expect(one.allocate('next').lease?.addresses).toEqual(['10.32.0.3']);
+    expect(one.allocate('other', '10.47.255.255').refusal?.reason).toBe('invalid');
+  });
+});
