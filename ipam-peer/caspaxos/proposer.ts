@@ -1,7 +1,7 @@
 // One operation of a CASPaxos proposer as a state machine: replies come in as events, requests and timers go out as effects.
 //
 //   read ──agreed, nothing to write──────────▶ done
-//    │ └─disagreed, or to write─▶ prepare ─▶ accept ─chosen─▶ done
+//    │ └─disagreed twice, or to write─▶ prepare ─▶ accept ─chosen─▶ done
 //    ▲                                └ contended ┘
 //    └────────── backoff ◀────────────────┘
 //
@@ -37,6 +37,9 @@ export type OperationEffect =
   | { readonly kind: 'patience'; readonly round: number }
   | { readonly kind: 'backoff'; readonly attempt: number }
   | { readonly kind: 'done'; readonly result: OperationResult };
+
+/** So often does a read that finds voters disagreeing look again before it makes them agree. */
+const looksBeforeRound = 2;
 
 interface Seen {
   readonly voterId: string;
@@ -181,13 +184,18 @@ function judgeRead(operation: Operation): OperationStep {
     return fresh ? prepare(operation) : finish(operation, { kind: 'decided', decision, cell: answer });
   }
   if (operation.seen.size + operation.failed.size === operation.voters.length) {
-    return operation.seen.size >= majority(operation) ? prepare(operation) : backoff(operation);
+    return operation.seen.size >= majority(operation) ? disagreed(operation) : backoff(operation);
   }
   if (hopeless(operation)) return backoff(operation);
   if (operation.seen.size === majority(operation)) {
     return { operation, effects: [{ kind: 'patience', round: operation.round }] };
   }
   return unchanged(operation);
+}
+
+/** Mostly a write under way that is done in a moment: a full round would only get in its way. */
+function disagreed(operation: Operation): OperationStep {
+  return operation.attempt < looksBeforeRound ? backoff(operation) : prepare(operation);
 }
 
 function look(operation: Operation): OperationStep {

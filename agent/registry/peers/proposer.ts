@@ -100,6 +100,6 @@ export function createProposer(links: readonly VoterLink[], life: AbortSignal): 
 
 /** Doubles from attempt to attempt, each drawn between half and one and a half of it. */
 function backoffMs(attempt: number): number {
-  const base = Math.min(backoffLimitMs, backoffStartMs * 2 ** Math.min(attempt, 10));
+  const base = Math.min(backoffLimitMs, backoffStartMs * 2 ** Math.min(attempt - 1, 10));
   return base * (0.5 + Math.random());
 }

@@ -64,7 +64,7 @@ async function start(nodeName = 'host1'): Promise<Discovery> {
 
 const names = (discovery: Discovery): readonly string[] => discovery.nodes().map(({ nodeName }) => nodeName);
 
-describe('discovery', () => {
+describe('discovery', { timeout: 30_000 }, () => {
   it('knows every node at once, and follows what changes in name, uid or address only', async () => {
     serve([node('host1', 'u1', ['192.0.2.1', '2001:db8::1']), node('host2', 'u2', ['192.0.2.2'])]);
     const discovery = await start();
@@ -102,7 +102,7 @@ describe('discovery', () => {
     expect(discovery.self).toMatchObject({ nodeUid: 'u1', underlayAddresses: ['192.0.2.1'] });
     serve([node('host1', 'u1', ['192.0.2.1']), node('host2', 'u2', ['192.0.2.2'])]);
     await until(() => names(discovery).length === 2, 'host2', 10_000);
-  }, 15_000);
+  });
 
   it('waits for its first identity, and takes nobody else’s from the disk', async () => {
     fake.answer = (_asked, response) => sendJson(response, 503, { message: 'starting' });
@@ -114,7 +114,7 @@ describe('discovery', () => {
     serve([node('host1', 'u1', ['192.0.2.1'])]);
     expect((await starting).self.nodeUid).toBe('u1');
     expect(logged.join()).toContain('not of this node');
-  }, 15_000);
+  });
 
   it('takes a new identity at start when the node was registered anew, and keeps its own while it runs', async () => {
     serve([node('host1', 'u1', ['192.0.2.1'])]);
@@ -135,7 +135,7 @@ describe('discovery', () => {
   });
 });
 
-describe('node condition', () => {
+describe('node condition', { timeout: 30_000 }, () => {
   const log = { info: () => undefined, warn: () => undefined } as never;
 
   it('is written once, tried until it is, and touches no other condition', async () => {

@@ -54,7 +54,7 @@ function words(event: CollectionEvent): string {
   return `${event.kind} ${event.object.metadata.name}@${event.object.metadata.resourceVersion}`;
 }
 
-describe('listing', () => {
+describe('listing', { timeout: 30_000 }, () => {
   it('goes on page by page and begins again when the pages expire', async () => {
     let expired = false;
     fake.answer = ({ query }, response) => {
@@ -81,7 +81,7 @@ describe('listing', () => {
   });
 });
 
-describe('following', () => {
+describe('following', { timeout: 30_000 }, () => {
   it('resumes at the last bookmark after the connection was cut, and tells nothing twice', async () => {
     let watches = 0;
     fake.answer = ({ query }, response) => {
@@ -140,10 +140,10 @@ describe('following', () => {
     expect(following.troubles.join('\n')).toMatch(/etcd is away[^]*busy/);
     const waits = times.slice(1).map((at, index) => at - (times[index] as number));
     expect(waits[2]).toBeGreaterThan(waits[0] as number);
-  }, 15_000);
+  });
 });
 
-describe('requests', () => {
+describe('requests', { timeout: 30_000 }, () => {
   it('takes the token that is on disk when the one in use has expired', async () => {
     fake.answer = ({ authorization }, response) =>
       authorization === 'Bearer second-token'

@@ -22,9 +22,9 @@ async function peersFixture(voterCount: number, up: number, from: readonly [stri
   };
 }
 
-registryContract('peers, one voter', () => peersFixture(1, 1, ['host1', 'client1']), { watchMs: 300 });
-registryContract('peers, three voters', () => peersFixture(3, 3, ['host1', 'host2']), { watchMs: 300 });
+registryContract('peers, one voter', () => peersFixture(1, 1, ['host1', 'client1']), { watchMs: 1500 });
+registryContract('peers, three voters', () => peersFixture(3, 3, ['host1', 'host2']), { watchMs: 1500 });
 registryContract('peers, three voters asked by clients', () => peersFixture(3, 3, ['client1', 'client2']), {
-  watchMs: 300,
+  watchMs: 1500,
 });
-registryContract('peers, one of three voters down', () => peersFixture(3, 2, ['host1', 'client1']), { watchMs: 400 });
+registryContract('peers, one of three voters down', () => peersFixture(3, 2, ['host1', 'client1']), { watchMs: 1500 });

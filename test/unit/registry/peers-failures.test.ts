@@ -86,7 +86,7 @@ async function startNode(peers: PeersCluster, name: string): Promise<NodeProcess
   };
 }
 
-describe('voters that die', () => {
+describe('voters that die', { timeout: 30_000 }, () => {
   it('works between three processes while each is killed and started again in turn', async () => {
     const peers = await cluster(3);
     const names = peers.voters.map((voter) => voter.name);
@@ -139,7 +139,7 @@ describe('voters that die', () => {
   });
 });
 
-describe('watch', () => {
+describe('watch', { timeout: 30_000 }, () => {
   it('tells clients of a change within 100 ms, also while a voter is down', async () => {
     const peers = await cluster(3);
     const [one] = await Promise.all(['host1', 'host2'].map((name) => open(peers, name)));
@@ -169,7 +169,7 @@ describe('watch', () => {
   });
 });
 
-describe('certificates', () => {
+describe('certificates', { timeout: 30_000 }, () => {
   it('refuses a node whose certificate another authority signed', async () => {
     const peers = await cluster(1);
     await open(peers, 'host1');
@@ -216,7 +216,7 @@ describe('certificates', () => {
   });
 });
 
-describe('malformed requests', () => {
+describe('malformed requests', { timeout: 30_000 }, () => {
   it('refuses what is not of the protocol, and stays up', async () => {
     const peers = await cluster(1);
     const voter = await open(peers, 'host1');
@@ -241,7 +241,7 @@ describe('malformed requests', () => {
   });
 });
 
-describe('voter store', () => {
+describe('voter store', { timeout: 30_000 }, () => {
   it('is private, keeps its id, and is never open twice', async () => {
     const peers = await cluster(1);
     const path = peers.statePath('host1');
