@@ -54,7 +54,17 @@ export function cidrContains(range: string, inner: string): boolean {
 
 /** The canonical text of a CIDR or plain address: host bits cleared, IPv6 in RFC 5952 form, prefix length always given. */
 export function canonicalCidr(text: string): string {
-  return formatBlock(parseBlock(text));
+  const parts = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/.exec(text);
+  return (parts && canonicalIpv4(text, parts)) ?? formatBlock(parseBlock(text));
+}
+
+/** The usual case without big integers: an IPv4 block that is canonical already. Undefined for anything else. */
+function canonicalIpv4(text: string, parts: RegExpExecArray): string | undefined {
+  const [a = 256, b = 256, c = 256, d = 256, prefixLength = 33] = parts.slice(1).map(Number);
+  if (a > 255 || b > 255 || c > 255 || d > 255 || prefixLength > 32) return undefined;
+  const bits = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
+  const clean = prefixLength === 0 ? bits === 0 : (bits & (2 ** (32 - prefixLength) - 1)) === 0;
+  return clean && text === `${a}.${b}.${c}.${d}/${prefixLength}` ? text : undefined;
 }
 
 function subtractOne(piece: Block, hole: Block): Block[] {

@@ -64,8 +64,10 @@ export interface DatapathStatus {
   readonly vtepMac: string;
   readonly peersProgrammed: number;
   readonly podLinks: number;
+  /** How long the last round took. */
   readonly lastReconcileMs: number | undefined;
   readonly reconciles: number;
+  /** Writes of rounds that nobody asked for: what notifications or the periodic comparison found. */
   readonly repairs: number;
   readonly findings: readonly DatapathFinding[];
 }

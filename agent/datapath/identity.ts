@@ -5,16 +5,27 @@ import { createHash } from 'node:crypto';
 
 import type { Lease } from '#agent/runtime/ipam.ts';
 
-import { addressOf, canonicalCidr } from './cidr.ts';
-
 /** The one MAC of every pod link's host end: pods can keep it for ever, wherever their link is rebuilt. */
 export const hostMac = '06:57:65:66:74:01';
 
 /** The gateway that IPv4 pods see; link-local, answered on the host end of each pod link. */
 export const podGateway4 = '169.254.1.1';
 
+/** MACs by record name: thousands of peers are asked for in every round. */
+const vtepMacs = new Map<string, string>();
+const keptVtepMacs = 20_000;
+
 /** MAC of a peer's VTEP: SHA-256 of its record name, unicast, locally administered. */
 export function vtepMac(recordName: string): string {
+  const known = vtepMacs.get(recordName);
+  if (known !== undefined) return known;
+  if (vtepMacs.size >= keptVtepMacs) vtepMacs.clear();
+  const mac = hashedMac(recordName);
+  vtepMacs.set(recordName, mac);
+  return mac;
+}
+
+function hashedMac(recordName: string): string {
   const bytes = createHash('sha256').update(recordName).digest().subarray(0, 6);
   bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
   return [...bytes].map(hexByte).join(':');
@@ -25,7 +36,8 @@ export function linkLocalOf(mac: string): string {
   const bytes = mac.split(':').map((part) => Number.parseInt(part, 16));
   const [a = 0, b = 0, c = 0, d = 0, e = 0, f = 0] = bytes;
   const groups = [((a ^ 0x02) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f].map((group) => group.toString(16));
-  return addressOf(canonicalCidr(`fe80:0:0:0:${groups.join(':')}`));
+  // The zeros before the interface identifier are the longest run; a zero at its beginning belongs to them.
+  return `fe80::${(groups[0] === '0' ? groups.slice(1) : groups).join(':')}`;
 }
 
 /** MAC of a pod: `0a:58` and the IPv4 address, or a hash of the IPv6 one; unicast, locally administered. */

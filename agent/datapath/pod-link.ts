@@ -17,7 +17,7 @@ import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/lin
 import type { Link } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
-import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
+import { errno } from '#agent/netlink/netlink-error.ts';
 import { netnsInfo, openNetns } from '#agent/netlink/netns.ts';
 import { delRoute, newRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
@@ -247,9 +247,4 @@ export function detachPodLink(context: PodLinkContext, lease: Lease): void {
     if (!reply.ok && reply.error.errno !== errno.ENODEV && reply.error.errno !== errno.ESRCH) throw reply.error;
   }
   reaper.doom(lease.hostIfname);
-}
-
-/** True where the error says that the namespace is gone. */
-export function isNetnsGone(error: unknown): boolean {
-  return error instanceof NetlinkError && (error.errno === errno.ENOENT || error.errno === errno.EINVAL);
 }

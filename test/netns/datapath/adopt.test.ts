@@ -184,11 +184,6 @@ describe('two hosts with a pod each', () => {
        ip neigh add 198.51.100.2 lladdr 02:00:00:00:00:09 dev foreign0 nud permanent
        nft add table inet other; nft add chain inet other forward '{ type filter hook forward priority 5; }'`,
     ]);
-    const foreign = (text: string): string =>
-      text
-        .split('\n')
-        .filter((line) => /foreign0|198\.51|203\.0|10\.33|other/.test(line))
-        .join('\n');
     const before = foreign(await snapshot(host.netns));
     await host.stop();
     await host.start();
@@ -339,6 +334,14 @@ describe('what somebody altered is as before within a moment', () => {
     await ping(far.netns, near.lease.addresses[0] ?? '');
   });
 });
+
+/** Lines about what this test made and Weft did not. */
+function foreign(text: string): string {
+  return text
+    .split('\n')
+    .filter((line) => /foreign0|198\.51|203\.0|10\.33|other/.test(line))
+    .join('\n');
+}
 
 /** Objects made anew are listed elsewhere and with other numbers. */
 function sorted(text: string): string {

@@ -1,5 +1,5 @@
 // Properties of desired and diff over random views, leases and kernels. fast-check prints the seed of a failure.
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { desiredState } from '#agent/datapath/desired.ts';
