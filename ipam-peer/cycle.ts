@@ -76,8 +76,12 @@ export function answered(state: State, id: number, answer: Answer, at: Moment): 
       else endCycle(state, at, `the registry: ${answer.reason}`);
       return;
     case 'unknown':
-    case 'refused':
       endCycle(state, at, `the registry: ${answer.reason}`);
+      return;
+    case 'refused':
+      state.trouble = `the registry refuses this node's write: ${answer.reason}`;
+      sayOnce(state, state.trouble);
+      endCycle(state, at, '');
       return;
     case 'conflict':
     case 'notFound':
@@ -144,7 +148,6 @@ function knowUniverse(state: State, stored: StoredRecord): boolean {
     sayOnce(state, state.trouble);
     return false;
   }
-  state.trouble = '';
   const { ranges, reserved } = parsed.record;
   state.universe = { stored, record: parsed.record };
   const known = state.durable.universe;
@@ -252,6 +255,7 @@ function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment
   // A write that may still be under way is overtaken by one that changes the version: only then may space come back.
   if (state.durable.doubt === own.stored.version) draft.changed = true;
   if (!draft.changed) {
+    state.trouble = '';
     idle(state, at);
     return;
   }
@@ -307,6 +311,7 @@ function written(state: State, cycle: Cycle, stored: StoredRecord, at: Moment): 
   const writing = cycle.writing;
   if (writing?.kind === 'universe' || writing?.kind === 'found') knowUniverse(state, stored);
   else confirm(state, stored, at.nowMs);
+  state.trouble = '';
   for (const text of writing?.news ?? []) say(state, 'info', text);
   state.cycle = undefined;
   state.fruitless = 0;

@@ -91,7 +91,7 @@ class LiveDriver implements Driver {
   feed(event: Unstamped): Lease | undefined {
     if (this.#stop.signal.aborted) throw new WeftError('interrupted', 'the agent is stopping');
     const stamped = { ...event, nowMs: this.#options.nowMs(), random: this.#options.random() } as CoreEvent;
-    const { effects } = step(this.state, stamped);
+    const effects = this.#step(stamped);
     this.#freed = undefined;
     for (const [index, effect] of effects.entries()) {
       try {
@@ -102,6 +102,18 @@ class LiveDriver implements Driver {
       }
     }
     return this.#freed;
+  }
+
+  /** A defect in the core may leave its state half changed: it starts again from the disk, and the defect is told in full. */
+  #step(event: CoreEvent): readonly Effect[] {
+    try {
+      return step(this.state, event).effects;
+    } catch (error) {
+      const stack = error instanceof Error ? error.stack : String(error);
+      this.#options.log.error(`defect in the IPAM core at event ${event.kind}; it restarts from disk: ${stack}`);
+      this.#reload([], error);
+      throw toWeftError(error);
+    }
   }
 
   /** Feeds an event that nobody waits for: a failed commit is logged. */

@@ -13,11 +13,12 @@ export class Violation extends Error {}
 export interface Checks {
   revision: number;
   owned: readonly Owned[];
+  ownedBy: ReadonlyMap<string | undefined, readonly Owned[]>;
   readonly disks: Map<SimPeer, DurablePeer>;
 }
 
 export function makeChecks(): Checks {
-  return { revision: -1, owned: [], disks: new Map() };
+  return { revision: -1, owned: [], ownedBy: new Map(), disks: new Map() };
 }
 
 function require(problems: readonly string[]): void {
@@ -33,6 +34,7 @@ export function checkWorld(world: World): void {
     require(registry.breaches);
     const universe = registry.universe?.record;
     checks.owned = effectiveOwners(universe, [...registry.peers.values()]);
+    checks.ownedBy = Map.groupBy(checks.owned, (one) => one.owner.uid);
     require(ownershipViolations(universe, checks.owned));
     checkPods(world);
   }
@@ -40,9 +42,10 @@ export function checkWorld(world: World): void {
     const disk = peer.disk.peer;
     if (!moved && checks.disks.get(peer) === disk) continue;
     checks.disks.set(peer, disk);
-    require(durableViolations(`the disk of ${peer.name}`, disk.uid, disk.blocks, checks.owned));
+    const own = checks.ownedBy.get(disk.uid) ?? [];
+    require(durableViolations(`the disk of ${peer.name}`, disk.uid, disk.blocks, own));
     const usable = peer.state?.space.usable ?? [];
-    require(durableViolations(peer.name, disk.uid, usable, checks.owned));
+    require(durableViolations(peer.name, disk.uid, usable, own));
     if (disk.overlay.length > 0) checkOwned(world, peer, disk.overlay[0] ?? '', 'has its own address');
   }
 }

@@ -43,7 +43,7 @@ export class SimPeer {
     };
     this.epoch++;
     this.timerMs = Infinity;
-    this.state = restore(this.config, durable, nowMs, [`192.0.2.${this.index + 1}`]);
+    this.state = restore(this.config, durable, nowMs, [`192.168.${this.index >> 8}.${this.index & 255}`]);
   }
 
   crash(): void {

@@ -114,3 +114,24 @@ describe('the own record', () => {
     expect(one.allocate('other', '10.47.255.255').refusal?.reason).toBe('invalid');
   });
 });
+
+test('a write that the registry refuses is tried again, and the refusal is what a pod hears', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1', { allocateWaitMs: 3000 });
+  one.holding = (request) => request.kind === 'create' && request.record === 'peer';
+  one.start();
+  const ticket = one.ask('pod');
+  for (let again = 0; again < 3; again++) {
+    const answer = { kind: 'refused', reason: 'policy "own record only"' } as const;
+    for (const { request } of one.held.splice(0)) one.feed({ kind: 'answer', request, answer });
+    bench.settle(900);
+  }
+  bench.settle(1000);
+  expect(one.outcomes.get(ticket)?.refusal?.text).toBe(
+    'this node has no block of the pool yet, after 3 s: the registry refuses this node\'s write: policy "own record only"',
+  );
+  expect(one.log.filter((line) => line.includes('refuses')).length).toBe(1);
+  one.release();
+  bench.settle(10_000);
+  expect(one.allocate('pod').lease).toBeDefined();
+});

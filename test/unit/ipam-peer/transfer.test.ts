@@ -35,7 +35,7 @@ describe('found', () => {
     const one = bench.peer('n1', { reserved: cidrs('10.43.0.0/16') }).start();
     bench.settle();
     expect(one.blocks()).toEqual(['10.32.0.0/13', '10.40.0.0/15', '10.42.0.0/16', '10.44.0.0/14']);
-    expect(bench.record('n1')).toMatchObject({ seeded: true, overlay: ['10.32.0.1'], underlay: ['192.0.2.1'] });
+    expect(bench.record('n1')).toMatchObject({ seeded: true, overlay: ['10.32.0.1'], underlay: ['192.168.0.0'] });
     expectOwned(bench);
   });
 

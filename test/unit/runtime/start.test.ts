@@ -1,8 +1,10 @@
 // The runtime against a registry in memory: what a node does from its first start to its restart from disk.
+import { rm } from 'node:fs/promises';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, test } from 'vitest';
 import { WeftError } from '#agent/errors.ts';
 import { hostIfname, peerName, startIpam } from '#agent/runtime/start.ts';
+import type { Lease } from '#agent/runtime/ipam.ts';
 import { briskTiming, IpamNodes, pool, request, soon, until } from '#test/support/ipam-nodes.ts';
 
 async function failure(promise: Promise<unknown>): Promise<WeftError> {
@@ -268,4 +270,28 @@ describe('settings', () => {
     expect((await waiting).kind).toBe('interrupted');
     expect((await failure(ipam.lease(request('b'), soon()))).kind).toBe('interrupted');
   });
+});
+
+test('a lost state directory is healed from the leases that the kernel knows', async () => {
+  await using nodes = await IpamNodes.create();
+  const first = await nodes.start('node1');
+  await first.whenReady(soon());
+  const old = await first.lease(request('old'), soon());
+  first.activate(old);
+  const two = await nodes.start('node2');
+  await two.whenReady(soon());
+  await nodes.stop(first);
+  await rm(nodes.statePath('node1'));
+
+  const stuck = await nodes.start('node1');
+  await until('it is noticed', () => stuck.view().waitingFor.includes('the state directory was lost'));
+  expect((await failure(stuck.lease(request('new'), soon()))).kind).toBe('notReady');
+  await nodes.stop(stuck);
+
+  const recoverLeases = async (): Promise<readonly Lease[]> => [{ ...old, state: 'active' }];
+  const healed = await nodes.start('node1', { recoverLeases });
+  await healed.whenReady(soon());
+  expect(healed.view()).toMatchObject({ overlayAddresses: ['10.32.0.1'], leasedAddresses: 1 });
+  expect((await healed.lease(request('new'), soon())).addresses).not.toEqual(old.addresses);
+  expect(healed.release(old, old.generation)?.addresses).toEqual(old.addresses);
 });
