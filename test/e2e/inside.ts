@@ -30,10 +30,9 @@ async function runSpecs(
     project,
     '--reporter=test/e2e/support/reporter.ts',
   ];
-  const json = ['--reporter=json', `--outputFile.json=${join(report, `${project}.json`)}`];
-  const child = spawn(process.execPath, [vitest, ...flags, ...json, ...args], {
+  const child = spawn(process.execPath, [vitest, ...flags, ...args], {
     stdio: 'inherit',
-    env: { ...process.env, ...env },
+    env: { ...process.env, ...env, WEFT_E2E_COUNTS: join(report, `${project}.json`) },
   });
   const stop = (): void => void child.kill('SIGKILL');
   process.once('SIGINT', stop).once('SIGTERM', stop);

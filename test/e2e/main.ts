@@ -29,10 +29,7 @@ interface Counts {
 async function countsOf(project: string, code: number): Promise<Counts> {
   const text = await readFile(join(report, `${project}.json`), 'utf8').catch(() => undefined);
   if (text === undefined) return { passed: 0, failed: 1 };
-  const { numPassedTests: passed, numFailedTests: failed } = JSON.parse(text) as {
-    readonly numPassedTests: number;
-    readonly numFailedTests: number;
-  };
+  const { passed, failed } = JSON.parse(text) as Counts;
   return { passed, failed: failed === 0 && code !== 0 ? 1 : failed };
 }
 

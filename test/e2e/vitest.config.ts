@@ -14,7 +14,7 @@ const common = {
   environment: 'node',
   pool: 'forks',
   fileParallelism: false,
-  testTimeout: 120_000,
+  testTimeout: 240_000,
   hookTimeout: 180_000,
 } as const;
 

@@ -25,7 +25,7 @@ export class ControlPlane {
     await makeClusterKeys(plane.pki);
     await plane.#start('etcd', etcdFlags(join(paths.work, 'etcd')));
     await plane.#start('kube-apiserver', apiServerFlags(plane.pki));
-    await until('kube-apiserver answers /readyz', 60_000, async () => {
+    await until('kube-apiserver answers /readyz', 120_000, async () => {
       return (await plane.tryKubectl(['get', '--raw', '/readyz'])).code === 0;
     });
     await plane.#start('kube-controller-manager', controllerManagerFlags(plane.pki));

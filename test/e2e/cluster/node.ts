@@ -31,10 +31,10 @@ export class ClusterNode {
     await joinFabric(this.name, this.address);
     await this.#startInit();
     for (const tarball of this.#paths.images) {
-      await this.run(['ctr', '-n', 'k8s.io', 'images', 'import', '-'], { stdinFile: tarball });
+      await this.run(['ctr', '-n', 'k8s.io', 'images', 'import', '-'], { stdinFile: tarball, timeoutMs: 180_000 });
     }
     await this.run(['touch', '/node/images-there']);
-    await until(`${this.name} registers`, 60_000, async () => {
+    await until(`${this.name} registers`, 120_000, async () => {
       return (await plane.tryKubectl(['get', 'node', this.name])).code === 0;
     });
   }
@@ -86,7 +86,7 @@ export class ClusterNode {
       return Number(children.trim().split(' ')[0]) || undefined;
     });
     await writeFile(join(this.#files, 'init.pid'), String(initPid));
-    await until(`${this.name}: containerd answers`, 30_000, async () => {
+    await until(`${this.name}: containerd answers`, 60_000, async () => {
       return (await this.attempt(['test', '-e', '/node/containerd-up'])).code === 0;
     });
   }

@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 
 import { renderManifest, manifestPath } from '../../../deploy/generate.ts';
 import { readFile } from 'node:fs/promises';
+import { until } from '../cluster/host.ts';
 import { currentCluster } from '../support/environment.ts';
 import { nodeObjects, readyCondition } from '../support/nodes.ts';
 import { manifestUrl } from '../support/manifest-server.ts';
@@ -51,6 +52,14 @@ describe.skipIf(cluster.settings.cni !== 'none')('installing with one apply', ()
       const listed = (await node.run(['ls', '/etc/cni/net.d', '/opt/cni/bin'])).trim().split(/\s+/);
       expect(listed).toEqual(['/etc/cni/net.d:', '05-weft.conflist', '/opt/cni/bin:', 'loopback', 'weft']);
     }
+  });
+
+  test('each node says that its network is up: NetworkUnavailable=False, reason WeftIsUp', async () => {
+    await until('the condition on every node', 20_000, async () => {
+      const nodes = await nodeObjects(cluster);
+      const told = nodes.map((node) => node.status.conditions.find(({ type }) => type === 'NetworkUnavailable'));
+      return told.every((condition) => condition?.status === 'False' && condition.reason === 'WeftIsUp');
+    });
   });
 
   test('`weft status` in each agent says ready; `kubectl get weftpeers` shows who holds what', async () => {

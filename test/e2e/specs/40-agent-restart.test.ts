@@ -1,12 +1,12 @@
 // The agent may die; packets may not. Every agent is killed with -9 while streams run between all nodes.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-import { until } from '../cluster/host.ts';
+import { run, until } from '../cluster/host.ts';
 import { podClient } from '../support/clients.ts';
 import { currentCluster } from '../support/environment.ts';
 import { watchReadiness } from '../support/nodes.ts';
 import { agentStatus, killAgent } from '../support/ring.ts';
-import { startStream } from '../support/stream.ts';
+import { startStream, type Stream } from '../support/stream.ts';
 import { podPort, Workspace, type TestPod } from '../support/workspace.ts';
 
 const cluster = currentCluster();
@@ -28,11 +28,7 @@ describe('the agents of all nodes killed with -9 and started again by the kubele
     const startedBefore = new Map<string, number>();
     for (const node of cluster.nodes) startedBefore.set(node.name, (await agentStatus(node)).startedAtMs);
     await using readiness = await watchReadiness(cluster);
-    const streams = await Promise.all(
-      pods.flatMap((from) =>
-        pods.filter((to) => to !== from).map((to) => startStream(podClient(cluster, from), to.address)),
-      ),
-    );
+    const streams = await streamsBetween(pods);
 
     for (const node of cluster.nodes) await killAgent(node);
     // An ADD straight after the kill waits for the agent inside the shim.
@@ -48,9 +44,7 @@ describe('the agents of all nodes killed with -9 and started again by the kubele
       for (const other of pods) await expect(podClient(cluster, other)).toReach(pod, { port: podPort });
     }
 
-    const ends = await Promise.all(streams.map(async (stream) => ({ label: stream.label, ...(await stream.stop()) })));
-    for (const end of ends) expect(end.sent, end.label).toBeGreaterThan(100);
-    expect(ends.filter((end) => end.lost.length > 0)).toEqual([]);
+    await expectNoLoss(streams);
     expect(readiness.notReady).toEqual([]);
   });
 
@@ -65,3 +59,45 @@ describe('the agents of all nodes killed with -9 and started again by the kubele
     }
   });
 });
+
+describe('the agents killed with -9 while the API server hangs', () => {
+  test('running pods lose no packet, and the new agents serve from what they own', async () => {
+    const startedBefore = new Map<string, number>();
+    for (const node of cluster.nodes) startedBefore.set(node.name, (await agentStatus(node)).startedAtMs);
+    const streams = await streamsBetween(pods);
+    {
+      await using _hung = await hangApiServer();
+      for (const node of cluster.nodes) await killAgent(node);
+      for (const node of cluster.nodes) {
+        await until(`a new agent is ready on ${node.name}`, 100_000, async () => {
+          const status = await agentStatus(node);
+          return status.ready && status.startedAtMs > (startedBefore.get(node.name) ?? 0);
+        });
+      }
+    }
+    await expectNoLoss(streams);
+  });
+});
+
+async function streamsBetween(among: readonly TestPod[]): Promise<readonly Stream[]> {
+  const pairs = among.flatMap((from) => among.filter((to) => to !== from).map((to) => ({ from, to })));
+  return await Promise.all(pairs.map(async ({ from, to }) => await startStream(podClient(cluster, from), to.address)));
+}
+
+async function expectNoLoss(streams: readonly Stream[]): Promise<void> {
+  const ends = await Promise.all(streams.map(async (stream) => ({ label: stream.label, ...(await stream.stop()) })));
+  for (const end of ends) expect(end.sent, end.label).toBeGreaterThan(100);
+  expect(ends.filter((end) => end.lost.length > 0)).toEqual([]);
+}
+
+/** Stops kube-apiserver in the middle of whatever it does: connections stay open, nothing answers. */
+async function hangApiServer(): Promise<AsyncDisposable> {
+  const pid = Number(await run(['pgrep', '-x', 'kube-apiserver']));
+  process.kill(pid, 'SIGSTOP');
+  return {
+    async [Symbol.asyncDispose](): Promise<void> {
+      process.kill(pid, 'SIGCONT');
+      await cluster.plane.kubectl(['get', '--raw', '/readyz']);
+    },
+  };
+}

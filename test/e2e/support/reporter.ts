@@ -1,7 +1,18 @@
 // One short line per test while the run goes on, and what went wrong right below a failed one.
+import { writeFile } from 'node:fs/promises';
+
 import type { Reporter, TestCase, TestModule } from 'vitest/node';
 
 export default class LineReporter implements Reporter {
+  /** Leaves the counts in the file that WEFT_E2E_COUNTS names. */
+  async onTestRunEnd(modules: readonly TestModule[]): Promise<void> {
+    const file = process.env['WEFT_E2E_COUNTS'];
+    if (file === undefined) return;
+    const states = modules.flatMap((module) => [...module.children.allTests()].map((test) => test.result().state));
+    const count = (wanted: string): number => states.filter((state) => state === wanted).length;
+    await writeFile(file, JSON.stringify({ passed: count('passed'), failed: count('failed') }));
+  }
+
   onTestCaseResult(test: TestCase): void {
     const result = test.result();
     if (result.state === 'pending' || result.state === 'skipped') return;

@@ -51,7 +51,7 @@ export class Workspace {
   }
 
   /** Creates the pods and waits until all are Ready; they come back in the order of the wishes. */
-  async addPods(wishes: readonly PodWish[], withinMs = 60_000): Promise<readonly TestPod[]> {
+  async addPods(wishes: readonly PodWish[], withinMs = 120_000): Promise<readonly TestPod[]> {
     const items = wishes.map((wish) => podManifest(this.namespace, wish));
     await this.#kubectl(['create', '-f', '-'], JSON.stringify({ apiVersion: 'v1', kind: 'List', items }));
     const names = wishes.map((wish) => `pod/${wish.name}`);
