@@ -56,15 +56,32 @@ function summaryOf(state: State, peer: Known<PeerRecord>, all: ReadonlyMap<strin
       target?.stored.uid === grant.to.uid && target.record.blocks.some((block) => isVia(block.via, ref, grant.id));
     return !taken;
   });
-  const blocks: readonly Cidr[] = [...record.blocks, ...inTransit].map((one) => one.cidr).toSorted(compareCidr);
   return {
     name: stored.name,
     nodeName: record.node.name,
     self,
     underlay: self ? state.underlay : record.underlay,
     overlay: self ? state.durable.overlay : record.overlay,
-    blocks: blocks.map(formatCidr),
+    blocks: inTransit.length === 0 ? textsOf(record) : formatted([...record.blocks, ...inTransit]),
   };
+}
+
+/** Texts of a record's blocks; records are never changed in place, and there may be thousands. */
+const knownTexts: WeakMap<PeerRecord, readonly string[]> = new WeakMap();
+
+function textsOf(record: PeerRecord): readonly string[] {
+  const known = knownTexts.get(record);
+  if (known !== undefined) return known;
+  const texts = formatted(record.blocks);
+  knownTexts.set(record, texts);
+  return texts;
+}
+
+function formatted(blocks: readonly { readonly cidr: Cidr }[]): readonly string[] {
+  return blocks
+    .map((block) => block.cidr)
+    .toSorted(compareCidr)
+    .map(formatCidr);
 }
 
 export function summary(state: State): Summary {
