@@ -120,16 +120,20 @@ export function registryContract(
       const record = name_('count');
       await created_(alice, 'peer', record, 0);
       const perClient = 8;
+      let unknown = 0;
       const increments = [alice, bob].map(async (client) => {
         for (let done = 0; done < perClient;) {
           const current = (await client.get('peer', record, signal)) as RegistryRecord;
           const outcome = await client.update(current, sampleValue('peer', seqOf(current) + 1), signal);
           if (outcome.kind === 'ok') done += 1;
+          else if (outcome.kind === 'unknown') unknown += 1;
           else expect(outcome.kind).toBe('conflict');
         }
       });
       await Promise.all(increments);
-      expect(seqOf((await bob.get('peer', record, signal)) as RegistryRecord)).toBe(2 * perClient);
+      const counted = seqOf((await bob.get('peer', record, signal)) as RegistryRecord);
+      expect(counted).toBeGreaterThanOrEqual(2 * perClient);
+      expect(counted).toBeLessThanOrEqual(2 * perClient + unknown);
     });
 
     it('lists more records than fit on a page', async () => {

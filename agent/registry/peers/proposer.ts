@@ -33,6 +33,8 @@ export function createProposer(links: readonly VoterLink[], life: AbortSignal): 
   const queues = new Map<string, Promise<unknown>>();
   let operations = 0;
   let counter = 0;
+  /** What a call takes, a running mean: waits that are short against it would never let two contenders part. */
+  let callMs = 0;
 
   const execute = (key: string, change: Change, signal: AbortSignal): Promise<OperationResult> =>
     new Promise((resolve) => {
@@ -60,17 +62,21 @@ export function createProposer(links: readonly VoterLink[], life: AbortSignal): 
             const { round, voter, request } = effect;
             const link = byName.get(voter);
             if (link === undefined) throw new Error(`no link to voter ${voter}`);
+            const sentAt = performance.now();
             link.acceptor({ key, request }, life).then(
-              (reply) => feed({ kind: 'reply', round, voter, reply }),
+              (reply) => {
+                callMs += (performance.now() - sentAt - callMs) / 8;
+                feed({ kind: 'reply', round, voter, reply });
+              },
               () => feed({ kind: 'failed', round, voter }),
             );
             return;
           }
           case 'patience':
-            after(patienceMs, { kind: 'patienceOver', round: effect.round });
+            after(Math.max(patienceMs, callMs), { kind: 'patienceOver', round: effect.round });
             return;
           case 'backoff':
-            after(backoffMs(effect.attempt), { kind: 'retry' });
+            after(backoffMs(effect.attempt, callMs), { kind: 'retry' });
             return;
           case 'done':
             for (const timer of timers) clearTimeout(timer);
@@ -98,8 +104,9 @@ export function createProposer(links: readonly VoterLink[], life: AbortSignal): 
   };
 }
 
-/** Doubles from attempt to attempt, each drawn between half and one and a half of it. */
-function backoffMs(attempt: number): number {
-  const base = Math.min(backoffLimitMs, backoffStartMs * 2 ** Math.min(attempt - 1, 10));
+/** Begins at twice a call's time or more, doubles from attempt to attempt; each is drawn between half and one and a half of it. */
+function backoffMs(attempt: number, callMs: number): number {
+  const startMs = Math.max(backoffStartMs, 2 * callMs);
+  const base = Math.min(Math.max(backoffLimitMs, startMs), startMs * 2 ** Math.min(attempt - 1, 10));
   return base * (0.5 + Math.random());
 }

@@ -10,15 +10,10 @@ import type { Cell } from '#ipam-peer/caspaxos/change.ts';
 const pollWaitMs = 25_000;
 /** How long a majority may take to report alike before the key is read instead. */
 const confirmAfterMs = 30;
+/** Reads that run at the same time. */
+const readsAtOnce = 8;
 const retryStartMs = 100;
 const retryLimitMs = 5000;
-
-interface Hint {
-  /** Cell version by voter name. */
-  readonly reported: Map<string, string>;
-  told: string | undefined;
-  confirming: boolean;
-}
 
 export async function* watchKeys(
   links: readonly VoterLink[],
@@ -28,86 +23,167 @@ export async function* watchKeys(
 ): AsyncGenerator<WatchEvent, void, undefined> {
   const stop = new AbortController();
   const ended = AbortSignal.any([signal, stop.signal]);
-  const hints = new Map<string, Hint>();
   const ready: WatchEvent[] = [];
-  let wake = Promise.withResolvers<void>();
-  const tell = (event: WatchEvent): void => {
+  const arrived = createBell(ended);
+  const board = createBoard(kind, links.length, ended, (event) => {
     ready.push(event);
-    wake.resolve();
-  };
-  ended.addEventListener('abort', () => wake.resolve());
-
-  const confirm = async (name: string, hint: Hint): Promise<void> => {
-    hint.confirming = true;
-    let waitMs = confirmAfterMs;
-    while (!ended.aborted) {
-      await pause(waitMs, ended);
-      // A majority has come to agree meanwhile.
-      if ([...hint.reported.values()].every((version) => version === hint.told)) break;
-      try {
-        const record = await get(name);
-        const version = record?.version ?? '';
-        if (version !== hint.told) tell({ kind, name, ...(record === undefined ? {} : { record }) });
-        hint.told = version;
-        break;
-      } catch {
-        waitMs = Math.min(retryLimitMs, Math.max(retryStartMs, waitMs * 2));
-      }
-    }
-    hint.confirming = false;
-  };
-
-  const report = (voter: string, { name, cell }: ChangedKey): void => {
-    let hint = hints.get(name);
-    if (hint === undefined) hints.set(name, (hint = { reported: new Map(), told: undefined, confirming: false }));
-    hint.reported.set(voter, cell.version);
-    if (hint.told === cell.version) return;
-    let count = 0;
-    for (const version of hint.reported.values()) if (version === cell.version) count += 1;
-    if (count > links.length / 2) {
-      hint.told = cell.version;
-      tell(eventOf(kind, name, cell));
-    } else if (!hint.confirming) void confirm(name, hint);
-  };
-
-  const polls = links.map((link) => poll(link, kind, (changed) => report(link.name, changed), ended));
+    arrived.ring();
+  });
+  const followed = links.map((link) => follow(link, kind, board, ended));
+  const caughtUp = Promise.all(followed.map((voter) => voter.caughtUp));
+  const work = [...followed.map((voter) => voter.done), confirmDoubts(board, get, caughtUp, ended)];
   try {
     while (!signal.aborted) {
       const event = ready.shift();
-      if (event !== undefined) {
-        yield event;
-        continue;
-      }
-      await wake.promise;
-      wake = Promise.withResolvers<void>();
+      if (event === undefined) await arrived.rung();
+      else yield event;
     }
   } finally {
     stop.abort();
-    await Promise.all(polls);
+    await Promise.all(work);
   }
 }
 
-async function poll(
-  link: VoterLink,
-  kind: RecordKind,
-  report: (changed: ChangedKey) => void,
+/** Who has reported what, and what was passed on. */
+interface Board {
+  report(voter: string, changed: ChangedKey): void;
+  /** The register as a read found it. */
+  confirm(name: string, record: RegistryRecord | undefined): void;
+  /** Names that voters reported differently from what was passed on; taking them clears them. */
+  takeDoubts(): readonly string[];
+  doubt(name: string): void;
+  /** Resolves when there is a doubt, or the watch has ended. */
+  doubted(): Promise<void>;
+}
+
+interface Hint {
+  /** Cell version by voter name. */
+  readonly reported: Map<string, string>;
+  /** Version passed on; undefined: nothing yet. */
+  told: string | undefined;
+}
+
+function createBoard(kind: RecordKind, voters: number, signal: AbortSignal, tell: (event: WatchEvent) => void): Board {
+  const hints = new Map<string, Hint>();
+  const doubts = new Set<string>();
+  const bell = createBell(signal);
+  const hintOf = (name: string): Hint => {
+    let hint = hints.get(name);
+    if (hint === undefined) hints.set(name, (hint = { reported: new Map(), told: undefined }));
+    return hint;
+  };
+  const doubt = (name: string): void => {
+    doubts.add(name);
+    bell.ring();
+  };
+  return {
+    report: (voter, { name, cell }) => {
+      const hint = hintOf(name);
+      hint.reported.set(voter, cell.version);
+      if (hint.told === cell.version) return;
+      let count = 0;
+      for (const version of hint.reported.values()) if (version === cell.version) count += 1;
+      if (count <= voters / 2) return doubt(name);
+      hint.told = cell.version;
+      doubts.delete(name);
+      return tell(eventOf(kind, name, cell));
+    },
+    confirm: (name, record) => {
+      const hint = hintOf(name);
+      const version = record?.version ?? '';
+      if (version !== hint.told) tell({ kind, name, ...(record === undefined ? {} : { record }) });
+      hint.told = version;
+    },
+    takeDoubts: () => {
+      const taken = [...doubts];
+      doubts.clear();
+      return taken;
+    },
+    doubt,
+    doubted: async () => {
+      while (doubts.size === 0 && !signal.aborted) await bell.rung();
+    },
+  };
+}
+
+/** Reads what voters disagree about. Waits for everyone's first report: until then most keys are one voter's word only. */
+async function confirmDoubts(
+  board: Board,
+  get: (name: string) => Promise<RegistryRecord | undefined>,
+  caughtUp: Promise<unknown>,
   signal: AbortSignal,
 ): Promise<void> {
-  let after = 0;
-  let voterId = '';
-  let failures = 0;
+  await caughtUp;
+  let waitMs = confirmAfterMs;
   while (!signal.aborted) {
-    try {
-      const answer = await link.changes({ kind, after, voterId, waitMs: pollWaitMs }, signal);
-      for (const changed of answer.entries) report(changed);
-      after = answer.change;
-      voterId = answer.voterId;
-      failures = 0;
-    } catch {
-      failures += 1;
-      await pause(Math.min(retryLimitMs, retryStartMs * 2 ** Math.min(failures, 10)), signal);
+    await board.doubted();
+    await pause(waitMs, signal);
+    const names = [...board.takeDoubts()];
+    let failed = false;
+    while (names.length > 0 && !signal.aborted) {
+      const reads = names.splice(0, readsAtOnce).map(async (name) => {
+        try {
+          board.confirm(name, await get(name));
+        } catch {
+          failed = true;
+          board.doubt(name);
+        }
+      });
+      await Promise.all(reads);
     }
+    waitMs = failed ? Math.min(retryLimitMs, Math.max(retryStartMs, waitMs * 2)) : confirmAfterMs;
   }
+}
+
+/** `caughtUp` resolves when the voter has reported all that it had at first, or did not answer. */
+function follow(
+  link: VoterLink,
+  kind: RecordKind,
+  board: Board,
+  signal: AbortSignal,
+): { readonly caughtUp: Promise<void>; readonly done: Promise<void> } {
+  const caughtUp = Promise.withResolvers<void>();
+  const poll = async (): Promise<void> => {
+    let after = 0;
+    let voterId = '';
+    let failures = 0;
+    while (!signal.aborted) {
+      try {
+        // The first one does not wait, so that a voter that is silent counts as down soon.
+        const waitMs = voterId === '' ? 0 : pollWaitMs;
+        const answer = await link.changes({ kind, after, voterId, waitMs }, signal);
+        for (const changed of answer.entries) board.report(link.name, changed);
+        ({ change: after, voterId } = answer);
+        failures = 0;
+        if (!answer.more) caughtUp.resolve();
+      } catch {
+        failures += 1;
+        caughtUp.resolve();
+        await pause(Math.min(retryLimitMs, retryStartMs * 2 ** Math.min(failures, 10)), signal);
+      }
+    }
+    caughtUp.resolve();
+  };
+  return { caughtUp: caughtUp.promise, done: poll() };
+}
+
+interface Bell {
+  ring(): void;
+  /** Resolves when it was rung since the last time, or the signal aborts. */
+  rung(): Promise<void>;
+}
+
+function createBell(signal: AbortSignal): Bell {
+  let next = Promise.withResolvers<void>();
+  signal.addEventListener('abort', () => next.resolve(), { once: true });
+  return {
+    ring: () => next.resolve(),
+    rung: async () => {
+      if (signal.aborted) return;
+      await next.promise;
+      next = Promise.withResolvers();
+    },
+  };
 }
 
 function eventOf(kind: RecordKind, name: string, cell: Cell): WatchEvent {

@@ -1,0 +1,118 @@
+// The hint stream over voters that disagree, lag, or are silent: scripted voters, real time.
+
+import { expect, it } from 'vitest';
+import type { VoterLink } from '#agent/registry/peers/link.ts';
+import { watchKeys } from '#agent/registry/peers/watch.ts';
+import type { ChangesAnswer } from '#agent/registry/peers/wire.ts';
+import type { RegistryRecord, WatchEvent } from '#agent/registry/registry.ts';
+import { until } from '#test/support/registry-contract.ts';
+
+class ScriptedVoter implements VoterLink {
+  readonly name: string;
+  down = false;
+  #change = 0;
+  #pending: ChangesAnswer['entries'] = [];
+  #wake = Promise.withResolvers<void>();
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  report(name: string, version: string): void {
+    const cell = { uid: 'u', version, writer: 'w', lineage: [], value: { version } };
+    this.#change += 1;
+    this.#pending = [...this.#pending, { name, accepted: { counter: this.#change, proposer: 'p' }, cell }];
+    this.#wake.resolve();
+  }
+
+  async changes({ waitMs }: { readonly waitMs: number }, signal: AbortSignal): Promise<ChangesAnswer> {
+    if (this.down) throw new Error('down');
+    signal.addEventListener('abort', () => this.#wake.resolve(), { once: true });
+    if (this.#pending.length === 0 && waitMs > 0 && !signal.aborted) await this.#wake.promise;
+    this.#wake = Promise.withResolvers();
+    const entries = this.#pending;
+    this.#pending = [];
+    return { voterId: `id-${this.name}`, change: this.#change, entries, more: false };
+  }
+
+  acceptor(): never {
+    throw new Error('the watch only polls');
+  }
+
+  close(): void {}
+}
+
+function record(version: string): RegistryRecord {
+  return { kind: 'peer', name: 'a', uid: 'u', version, value: { version } };
+}
+
+async function watching(
+  get: () => Promise<RegistryRecord | undefined>,
+  body: (
+    voters: readonly [ScriptedVoter, ScriptedVoter, ScriptedVoter],
+    events: readonly WatchEvent[],
+  ) => Promise<void>,
+): Promise<void> {
+  const voters = [new ScriptedVoter('a'), new ScriptedVoter('b'), new ScriptedVoter('c')] as const;
+  const stop = new AbortController();
+  const events: WatchEvent[] = [];
+  const done = (async () => {
+    for await (const event of watchKeys(voters, 'peer', get, stop.signal)) events.push(event);
+  })();
+  try {
+    await body(voters, events);
+  } finally {
+    stop.abort();
+    await done;
+  }
+}
+
+it('passes on what a majority reports without reading, once', async () => {
+  await watching(
+    () => expect.unreachable('nothing is in doubt'),
+    async ([a, b], events) => {
+      a.report('a', 'v1');
+      b.report('a', 'v1');
+      await until(() => events.length === 1, 'the event', 1000);
+      expect(events).toEqual([{ kind: 'peer', name: 'a', record: record('v1') }]);
+    },
+  );
+});
+
+it('reads what only one voter reports, again while reads fail, and once more for what came meanwhile', async () => {
+  let reads = 0;
+  let late: (() => void) | undefined;
+  await watching(
+    async () => {
+      reads += 1;
+      if (reads === 1) throw new Error('no majority');
+      if (reads > 2) return record('v2');
+      // A newer write reaches one voter while this read is under way.
+      late?.();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return record('v1');
+    },
+    async ([a], events) => {
+      late = () => a.report('a', 'v2');
+      a.report('a', 'v1');
+      await until(() => events.at(-1)?.record?.version === 'v2', 'the newer write', 5000);
+      expect(events.map((event) => event.record?.version)).toEqual(['v1', 'v2']);
+      expect(reads).toBe(3);
+    },
+  );
+});
+
+it('tells of a deletion that only one voter reports, and goes on without a voter that is down', async () => {
+  await watching(
+    async () => undefined,
+    async ([a, b, c], events) => {
+      c.down = true;
+      a.report('a', 'v1');
+      b.report('a', 'v1');
+      await until(() => events.length === 1, 'the record', 1000);
+      a.report('a', 'v2');
+      await until(() => events.length === 2, 'the deletion', 1000);
+      expect(events[1]).toEqual({ kind: 'peer', name: 'a' });
+    },
+  );
+});
