@@ -1,7 +1,8 @@
 // The images that a cluster needs and no registry gives: pause, CoreDNS, and one with every tool that the tests run in pods.
 // They are made from the cached programs and this machine's Debian, once, beside the programs.
-import { cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
-import { access } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { access, cp, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
@@ -13,7 +14,7 @@ const machinePrograms = 'bash getent curl dig nslookup ss ip ping'.split(' ');
 
 /** Makes the tarballs that are missing beside `bin` and returns their paths. */
 export async function ensureImages(bin: string, say: (line: string) => void): Promise<readonly string[]> {
-  const directory = join(dirname(bin), 'images');
+  const directory = join(dirname(bin), `images-${recipeDigest()}`);
   await mkdir(directory, { recursive: true });
   await using _lock = await lockFile(join(directory, 'lock'), () => say('another run is making the images, waiting'));
   const makers: Readonly<Record<string, (root: string, file: string) => Promise<void>>> = {
@@ -45,6 +46,15 @@ export async function ensureImages(bin: string, say: (line: string) => void): Pr
     }
   }
   return paths;
+}
+
+/** Another recipe, another directory: the two files that say how images are made, and their names. */
+function recipeDigest(): string {
+  const texts = ['./images.ts', './archive.ts'].map((name) => readFileSync(new URL(name, import.meta.url), 'utf8'));
+  return createHash('sha256')
+    .update(JSON.stringify([images, texts]))
+    .digest('hex')
+    .slice(0, 8);
 }
 
 async function exists(path: string): Promise<boolean> {
@@ -89,13 +99,4 @@ async function putProgram(root: string, place: string, program: string): Promise
     await mkdir(dirname(join(root, library)), { recursive: true });
     await cp(library, join(root, library), { dereference: true, force: true });
   }
-}
-
-/** Every tarball in a directory, sorted. */
-export async function tarballsIn(directory: string): Promise<readonly string[]> {
-  const names = await readdir(directory);
-  return names
-    .filter((name) => name.endsWith('.tar'))
-    .toSorted()
-    .map((name) => join(directory, name));
 }

@@ -1,6 +1,7 @@
 // The cluster's programs, compiled from their Go modules once per machine into a cache outside the work tree. The cache's name
 // holds a digest of the recipe; each program is built beside its place and renamed into it, so what is there is whole.
 import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { access, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -73,7 +74,8 @@ export function cacheDirectory(): string {
 }
 
 function recipeDigest(): string {
-  const recipe = JSON.stringify([programs, goVersion, containerdVersion, corednsVersion, pluginsVersion]);
+  const own = ['coredns.go', 'pause.go'].map((name) => readFileSync(join(sources, name), 'utf8'));
+  const recipe = JSON.stringify([programs, goVersion, containerdVersion, corednsVersion, pluginsVersion, own]);
   return createHash('sha256').update(recipe).digest('hex').slice(0, 8);
 }
 
@@ -98,6 +100,8 @@ export async function ensurePrograms(say: (line: string) => void): Promise<strin
   });
   if (await exists(stamp)) return bin;
   await requireGo();
+  // What a killed build left half written is no object file, and the linker would refuse to replace it.
+  await rm(join(cache, 'unfinished'), { recursive: true, force: true });
   const missing: Program[] = [];
   for (const program of programs) if (!(await exists(join(bin, program.name)))) missing.push(program);
   say(`building ${missing.length} cluster programs into ${bin} (once per machine, about ten minutes on two cores)`);
