@@ -1,6 +1,6 @@
 // Builds the parts of the agent, starts and stops them; nothing else.
 //
-//   status, metrics ─▶ discovery ─▶ registry ─▶ IPAM ─▶ datapath ─▶ CNI socket ─▶ follow changes
+//   status, metrics ─▶ discovery ─▶ registry ─▶ IPAM ─▶ datapath, following changes ─▶ CNI socket
 //
 // Whoever looks can ask from the first step on what the start is waiting for. No step waits for the network once the node has
 // started before: discovery and IPAM go on from their durable copies. Stopping goes the other way round and leaves the kernel
@@ -9,6 +9,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { startCniServer } from '#agent/cni/server.ts';
+import type { CniServer } from '#agent/cni/server.ts';
 import { loadConfig } from '#agent/config.ts';
 import type { Config } from '#agent/config.ts';
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
@@ -22,10 +23,13 @@ import { follow } from '#agent/follow.ts';
 import { createLogger } from '#agent/observe/log.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import { createMetrics } from '#agent/observe/metrics.ts';
+import type { Metrics } from '#agent/observe/metrics.ts';
 import { startObserving } from '#agent/observe/server.ts';
 import { buildStatus } from '#agent/observe/status.ts';
 import type { StatusSources } from '#agent/observe/status.ts';
 import { version } from '#agent/observe/version.ts';
+import { leasesFromLinks } from '#agent/recovery.ts';
+import type { Registry } from '#agent/registry/registry.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
@@ -104,7 +108,8 @@ interface Start {
   readonly signal: AbortSignal;
 }
 
-async function start({ config, log, parts, sources, stack, signal }: Start): Promise<void> {
+async function start(given: Start): Promise<void> {
+  const { config, log, parts, sources, stack, signal } = given;
   const began = performance.now();
   const step = (name: string): Logger => {
     parts.starting = name;
@@ -123,29 +128,66 @@ async function start({ config, log, parts, sources, stack, signal }: Start): Pro
   const registry = await openRegistry(config, step('registry'));
   stack.defer(() => registry.close());
 
-  const ipamLog = step('ipam');
-  const running = await startIpam({
-    registry,
-    statePath: join(config.stateDir, 'state.db'),
-    node: { ...discovery.self, underlayAddresses: underlayOf(discovery, parts.underlay) },
-    universe: { name: 'default', ranges: config.ranges, reserved: config.reserved },
-    restMs: config.restTimeMs,
-    allocateWaitMs: config.allocateWaitMs,
-    log: ipamLog,
-  });
-  const ipam = await withKnownPeers(running, { path: join(config.stateDir, 'peers.json'), registry, log: ipamLog });
-  parts.ipam = ipam;
-  stack.defer(() => ipam.close());
-
   const datapath = createDatapath({ settings: datapathSettings(config, parts.underlay), log: step('datapath') });
   parts.datapath = datapath;
   stack.defer(() => datapath.stop());
-  await undoPendingLeases(ipam, datapath, log);
-  await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), ipam.leases());
+  // Without its leases the datapath would take the links of running pods for left over ones.
+  const lost = !existsSync(statePath(config)) && (await datapath.inventory()).length > 0;
 
-  const cni = await startCniServer({
-    ipam,
-    datapath,
+  const ipam = await openIpam(config, step('ipam'), { registry, discovery, datapath, underlay: parts.underlay });
+  parts.ipam = ipam;
+  stack.defer(() => ipam.close());
+  await undoPendingLeases(ipam, datapath, log);
+  const begin = async (): Promise<void> => {
+    await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), ipam.leases());
+    stack.defer(follow(config, log, { ipam, datapath, discovery, underlay: parts.underlay }));
+  };
+  if (!lost) await begin();
+
+  const cni = await openCni(config, step('cni'), { ipam, datapath }, metrics);
+  stack.defer(() => cni.close());
+  if (lost) {
+    parts.starting = 'the leases of a lost state directory';
+    log.warn('the state directory was lost while pods run; their links stay as they are until the leases are back');
+    await ipam.whenReady(signal);
+    await begin();
+  }
+  parts.starting = '';
+  log.info({ tookMs: Math.round(performance.now() - began) }, 'every part runs');
+}
+
+const statePath = (config: Config): string => join(config.stateDir, 'state.db');
+
+interface IpamNeeds {
+  readonly registry: Registry;
+  readonly discovery: Discovery;
+  readonly datapath: KernelDatapath;
+  readonly underlay: string;
+}
+
+async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<RunningIpam> {
+  const { registry, discovery, datapath, underlay } = needs;
+  const ipam = await startIpam({
+    registry,
+    statePath: statePath(config),
+    node: { ...discovery.self, underlayAddresses: underlayOf(discovery, underlay) },
+    universe: { name: 'default', ranges: config.ranges, reserved: config.reserved },
+    restMs: config.restTimeMs,
+    allocateWaitMs: config.allocateWaitMs,
+    recoverLeases: async () => leasesFromLinks(await datapath.inventory(), Date.now()),
+    log,
+  });
+  return withKnownPeers(ipam, { path: join(config.stateDir, 'peers.json'), registry, log });
+}
+
+function openCni(
+  config: Config,
+  log: Logger,
+  parts: { readonly ipam: RunningIpam; readonly datapath: KernelDatapath },
+  metrics: Metrics,
+): Promise<CniServer> {
+  return startCniServer({
+    ...parts,
     socketPath: config.socket,
     spoolDir: config.spoolDir,
     inspectNetns: (path) => {
@@ -154,12 +196,8 @@ async function start({ config, log, parts, sources, stack, signal }: Start): Pro
     },
     observe: (verb, outcome, durationMs) =>
       metrics.cniRequest(verb || 'none', outcome === 'ok' ? 0 : errorCatalogue[outcome].cniCode, durationMs),
-    log: step('cni'),
+    log,
   });
-  stack.defer(() => cni.close());
-  parts.starting = '';
-  stack.defer(follow(config, log, { ipam, datapath, discovery, underlay: parts.underlay }));
-  log.info({ tookMs: Math.round(performance.now() - began) }, 'every part runs');
 }
 
 /** A container's own /proc/sys is read-only; the DaemonSet mounts the part that the datapath writes beside it. */

@@ -23,7 +23,9 @@ async function kernel(host: AgentHost): Promise<string> {
   const told = await Promise.all([
     netns.exec(['ip', '-d', 'link', 'show', 'weft0']),
     netns.exec(['ip', 'address', 'show', 'dev', 'weft0']),
-    netns.exec(['ip', 'route', 'show', 'table', 'all']),
+    // Weft's own: the host's links get and lose link-local addresses as they please.
+    netns.exec(['ip', '-4', 'route', 'show', 'table', 'all', 'proto', '87']),
+    netns.exec(['ip', '-6', 'route', 'show', 'table', 'all', 'proto', '87']),
     netns.exec(['ip', 'nexthop']),
     netns.exec(['nft', '--stateless', 'list', 'ruleset']),
   ]);
@@ -44,6 +46,13 @@ async function until<T>(probe: () => Promise<T | undefined>): Promise<T> {
   }
 }
 
+/** After a kill a stale socket and the mark of a predecessor make STATUS succeed before the agent is there. */
+const ready = async (host: AgentHost): Promise<Status> =>
+  until(async () => {
+    const now = await status(host);
+    return now.ready ? now : undefined;
+  });
+
 describe('agent', { timeout: 60_000 }, () => {
   it('stops by SIGTERM without touching the kernel, and its successor adopts what is there', async () => {
     await using host = await AgentHost.create('own netns');
@@ -57,8 +66,8 @@ describe('agent', { timeout: 60_000 }, () => {
     expect(existsSync(String(host.settings['conflistPath']))).toBe(true);
     expect(await kernel(host)).toBe(before);
     await host.start();
+    expect(await ready(host)).toMatchObject({ leasesTotal: 1, findings: [] });
     expect(await kernel(host)).toBe(before);
-    expect(await status(host)).toMatchObject({ ready: true, leasesTotal: 1, findings: [] });
     expect((await host.cni('DEL', { netns: pod.path })).code).toBe(0);
   });
 
@@ -72,10 +81,32 @@ describe('agent', { timeout: 60_000 }, () => {
     const lonely = { ...host.settings, nodes, voters: nodes.map(({ name }) => name) };
     await writeFile(join(host.directory, 'config.json'), JSON.stringify(lonely));
     await host.start();
+    await ready(host);
     expect((await host.cni('ADD', { netns: pod.path })).code).toBe(0);
     const now = await status(host);
     expect(now).toMatchObject({ ready: true, leasesTotal: 1, registry: { engine: 'peers', answeredAtMs: null } });
     expect((await host.cni('DEL', { netns: pod.path })).code).toBe(0);
+  });
+
+  it('that has lost its leases finds them in the kernel and cuts no pod', async () => {
+    await using host = await AgentHost.create('own netns');
+    await using pod = await TestNetns.create('pod');
+    await using later = await TestNetns.create('pod');
+    await host.start();
+    expect((await host.cni('ADD', { netns: pod.path })).code).toBe(0);
+    const links = async (): Promise<string> => inside(host).exec(['ip', 'link', 'show', 'type', 'veth']);
+    const before = await links();
+    await host.stop('SIGKILL');
+    for (const end of ['', '-wal', '-shm']) await rm(join(host.directory, `state/state.db${end}`), { force: true });
+    await host.start();
+    const [kept] = (await ready(host)).leases;
+    expect(kept).toMatchObject({ containerId: pod.name, ifname: 'eth0', state: 'active' });
+    expect(await links()).toBe(before);
+    expect((await host.cni('ADD', { netns: later.path })).code).toBe(0);
+    const addresses = (await status(host)).leases.flatMap((lease) => lease.addresses);
+    expect(new Set(addresses).size).toBe(2);
+    for (const { path } of [pod, later]) expect((await host.cni('DEL', { netns: path })).code).toBe(0);
+    expect(await status(host)).toMatchObject({ leasesTotal: 0 });
   });
 
   it('says while it starts what it waits for, is healthy meanwhile, and ends at once by SIGTERM', async () => {
