@@ -5,7 +5,8 @@
 //   queue           oldest-freed -> ... -> youngest-freed, over all open units
 //
 // An address is free, leased or resting. The least recently used free address of the window is taken first; a further unit is
-// opened only when the window holds none, and one that empties is closed while the rest of the window still has a unit's worth.
+// opened only when the window holds none. While the window has more than it needs, its emptiest unit drains: it hands out nothing
+// more and closes once it is empty; it is the first to come back when the window runs out.
 // So the used part of a peer's space stays compact and the rest can be given away.
 import type { Address, Family } from './address.ts';
 import { type Cidr, compareCidr, countAddresses, lastAddress } from './cidr.ts';
@@ -21,6 +22,8 @@ const resting = 2;
 interface Unit {
   readonly base: bigint;
   open: boolean;
+  /** Hands out nothing, so that it empties and closes. */
+  draining: boolean;
   /** Leased and resting addresses. */
   used: number;
   /** Free addresses that may be handed out. */
@@ -106,7 +109,7 @@ export function setUsable(space: Space, usable: readonly Cidr[], excluded: Reado
   for (const unit of space.units.values()) {
     allow(space, unit);
     if (unit.used === 0 && unit.freeCount === 0) close(space, unit);
-    space.windowFree += unit.freeCount;
+    if (!unit.draining) space.windowFree += unit.freeCount;
   }
 }
 
@@ -131,7 +134,13 @@ export function takeAny(space: Space): bigint | undefined {
     const entry = shift(space.queue) ?? (openNext(space) ? shift(space.queue) : undefined);
     if (entry === undefined) return undefined;
     const { unit, offset, stamp } = entry;
-    if (!unit.open || unit.stamp[offset] !== stamp || unit.status[offset] !== free || unit.allowed[offset] === 0)
+    if (
+      !unit.open ||
+      unit.draining ||
+      unit.stamp[offset] !== stamp ||
+      unit.status[offset] !== free ||
+      unit.allowed[offset] === 0
+    )
       continue;
     occupy(space, unit, offset, leased);
     return unit.base + BigInt(offset);
@@ -169,8 +178,40 @@ export function endRests(space: Space, nowMs: number): readonly bigint[] {
     if (unit === undefined || unit.status[offset] !== resting) continue;
     vacate(space, unit, offset);
     ended.push(next.value);
-    if (unit.used === 0 && space.windowFree - unit.freeCount >= unitSize) close(space, unit);
+    if (unit.used === 0 && unit.draining) close(space, unit);
+    else shrinkWindow(space);
   }
+}
+
+/** Lets the emptiest unit drain (of equal ones the highest) while the rest of the window keeps a unit's worth free. */
+function shrinkWindow(space: Space): void {
+  if (space.windowFree < 2 * unitSize) return;
+  let emptiest: Unit | undefined;
+  for (const unit of space.units.values()) {
+    if (unit.draining || space.windowFree - unit.freeCount < unitSize) continue;
+    const better =
+      emptiest === undefined || unit.used < emptiest.used || (unit.used === emptiest.used && unit.base > emptiest.base);
+    if (better) emptiest = unit;
+  }
+  if (emptiest === undefined) return;
+  emptiest.draining = true;
+  space.windowFree -= emptiest.freeCount;
+  if (emptiest.used === 0) close(space, emptiest);
+}
+
+/** The fullest draining unit hands out again; false when none drains. */
+function stopDraining(space: Space): boolean {
+  let fullest: Unit | undefined;
+  for (const unit of space.units.values()) {
+    if (unit.draining && unit.freeCount > 0 && unit.used > (fullest?.used ?? -1)) fullest = unit;
+  }
+  if (fullest === undefined) return false;
+  fullest.draining = false;
+  space.windowFree += fullest.freeCount;
+  for (let offset = 0; offset < unitSize; offset++) {
+    if (fullest.allowed[offset] === 1 && fullest.status[offset] === free) enqueue(space, fullest, offset);
+  }
+  return true;
 }
 
 /** When the next rest ends; undefined when nothing rests. */
@@ -224,6 +265,7 @@ function shift<T>(fifo: Fifo<T>): T | undefined {
 }
 
 function openNext(space: Space): boolean {
+  if (stopDraining(space)) return true;
   for (const block of space.usable) {
     const last = lastAddress(block);
     if (space.cursor !== undefined && space.cursor > last) continue;
@@ -244,6 +286,7 @@ function openUnit(space: Space, base: bigint): Unit {
   const unit: Unit = {
     base,
     open: true,
+    draining: false,
     used: 0,
     freeCount: 0,
     status: new Uint8Array(unitSize),
@@ -259,7 +302,7 @@ function openUnit(space: Space, base: bigint): Unit {
 function close(space: Space, unit: Unit): void {
   unit.open = false;
   space.units.delete(unit.base);
-  space.windowFree -= unit.freeCount;
+  if (!unit.draining) space.windowFree -= unit.freeCount;
   unit.freeCount = 0;
   space.cursor = undefined;
 }
@@ -296,7 +339,7 @@ function occupy(space: Space, unit: Unit, offset: number, status: typeof leased 
   else space.restingCount++;
   if (unit.allowed[offset] === 1) {
     unit.freeCount--;
-    space.windowFree--;
+    if (!unit.draining) space.windowFree--;
     space.usedAllowed++;
   }
 }
@@ -308,8 +351,9 @@ function vacate(space: Space, unit: Unit, offset: number): void {
   if (--unit.used === 0) space.busyVersion++;
   if (unit.allowed[offset] === 1) {
     unit.freeCount++;
-    space.windowFree++;
     space.usedAllowed--;
+    if (unit.draining) return;
+    space.windowFree++;
     enqueue(space, unit, offset);
   }
 }

@@ -25,14 +25,29 @@ export interface RunResult {
   readonly end: readonly string[];
 }
 
+/** Times after the end of the faults at which the world is asked whether it has come to rest; it must have by the last. */
+const askAfterMs = [60_000, 90_000, 120_000, 180_000];
+
+/** Pods still come and go: what moved a moment ago may be on its way, so that one look could mislead. */
+function runUntilSettled(world: World): void {
+  for (const [index, afterMs] of askAfterMs.entries()) {
+    world.run(afterMs);
+    try {
+      checkSettled(world);
+      return;
+    } catch (error) {
+      if (!(error instanceof Violation) || index === askAfterMs.length - 1) throw error;
+    }
+  }
+}
+
 export function runSeed(options: RunOptions): RunResult {
   const random = new Random(options.seed);
   const scenario: Scenario = { ...drawScenario(random, options.peers), ...options.override };
   const world = new World(scenario, random, options.keepTrace);
   let violation = '';
   try {
-    world.run();
-    checkSettled(world);
+    runUntilSettled(world);
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
     violation = `at ${world.nowMs.toFixed(1)} ms: ${error.message}`;

@@ -74,12 +74,16 @@ export class World {
     if (scenario.halves) this.agenda.add(0, { kind: 'halves', side: 0 });
   }
 
-  /** Runs to the end of the quiet time that follows the faults. */
-  run(quietMs = 60_000): void {
+  /** Runs until so long after the faults ended; may be called again with a later end. */
+  run(quietMs: number): void {
     const endMs = this.scenario.busyMs + quietMs;
     for (;;) {
       const next = this.agenda.next();
-      if (next === undefined || next.atMs > endMs) return;
+      if (next === undefined) return;
+      if (next.atMs > endMs) {
+        this.agenda.add(next.atMs, next.value);
+        return;
+      }
       this.nowMs = Math.max(this.nowMs, next.atMs);
       this.steps++;
       this.#happen(next.value);

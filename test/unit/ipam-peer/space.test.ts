@@ -67,6 +67,26 @@ describe('order of reuse', () => {
     expect(freeAddresses(space)).toBe(4095);
   });
 
+  test('few pods that come and go do not hold a large window open', () => {
+    const space = spaceOf('10.32.0.0/23');
+    const pods = Array.from({ length: 500 }, () => takeAny(space) ?? 0n);
+    let nowMs = 0;
+    const free = (): void => rest(space, pods.shift() ?? 0n, nowMs + 10);
+    while (pods.length > 18) free();
+    // As many come as go; nobody frees the scattered ones on purpose.
+    for (let round = 0; round < 400; round++) {
+      nowMs += 20;
+      endRests(space, nowMs);
+      pods.push(takeAny(space) ?? 0n);
+      free();
+    }
+    expect(space.units.size).toBeLessThanOrEqual(2);
+    expect(pods.every((one) => one > 0n)).toBe(true);
+    // What drained is there again when it is needed.
+    while (freeAddresses(space) > 0) expect(takeAny(space)).toBeDefined();
+    expect(space.leasedCount + space.restingCount).toBe(512);
+  });
+
   test('an address taken by name is not handed out a second time, and keeps its turn after it was freed', () => {
     const space = spaceOf('10.32.0.0/30');
     expect(takeThis(space, value('10.32.0.1'))).toBe(true);
