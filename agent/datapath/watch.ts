@@ -29,10 +29,12 @@ export interface WatchOptions {
 export function watchKernel(options: WatchOptions): Disposable {
   const { netnsPath } = options.settings;
   return NetlinkMonitor.open({
+    // An ADD makes a dozen notifications; those that no change of ours can hide behind are not even decoded.
+    kinds: ['newLink', 'delLink', 'newAddress', 'delAddress', 'delRoute', 'delNexthop', 'delNeighbour'],
     groups: ['link', 'neigh', 'ipv4Ifaddr', 'ipv4Route', 'ipv6Ifaddr', 'ipv6Route', 'nexthop'],
     ...(netnsPath === undefined ? {} : { netnsPath }),
     onMessages: (notifications) => {
-      for (const notification of notifications) {
+      for (const notification of withoutRepeats(notifications)) {
         const reason = reasonOf(options, notification);
         if (reason !== undefined) return options.onChange(reason);
       }
@@ -41,6 +43,17 @@ export function watchKernel(options: WatchOptions): Disposable {
     onOverrun: () => options.onChange('notifications were lost'),
     onError: options.onError,
   });
+}
+
+/** Of several changes to one link only the last: what counts is how the link looks now. */
+function withoutRepeats(notifications: readonly Notification[]): readonly Notification[] {
+  const last = new Map<number, Notification>();
+  for (const notification of notifications) {
+    if (notification.kind === 'newLink') last.set(notification.link.ifiIndex, notification);
+  }
+  return notifications.filter(
+    (notification) => notification.kind !== 'newLink' || last.get(notification.link.ifiIndex) === notification,
+  );
 }
 
 function reasonOf(options: WatchOptions, notification: Notification): string | undefined {

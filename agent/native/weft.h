@@ -15,8 +15,8 @@ struct failure {
   const char *call;
 };
 
-// Runs work(argument) on a throw-away thread inside the network namespace at path (NULL: the caller's own, on this thread).
-// The calling thread never changes namespace. False with *failure filled when the namespace or the thread cannot be had.
+// Runs work(argument) inside the network namespace at path (NULL: the caller's own); the calling thread is back in its own when
+// this returns. False with *failure filled when the namespace cannot be had.
 bool in_netns(const char *path, void (*work)(void *), void *argument, struct failure *failure);
 
 // Opens a netlink socket inside a namespace: extended ACK, capped ACK and strict checking on, non-blocking off, close-on-exec.

@@ -40,6 +40,8 @@ export interface NetlinkMonitorOptions {
   readonly receiveBufferBytes?: number;
   /** Notifications waiting for JavaScript beyond this are dropped, and reported as an overrun; default 16 MiB. */
   readonly pendingLimitBytes?: number;
+  /** Kinds that matter to the listener; the others are not decoded. Absent: every kind. */
+  readonly kinds?: readonly Notification['kind'][];
   /** Some notifications, in order, as many as came since the last call. */
   readonly onMessages: (notifications: readonly Notification[]) => void;
   /** Some were lost: read the kernel's state anew. */
@@ -50,30 +52,40 @@ export interface NetlinkMonitorOptions {
 
 const routeProtocolNumber = 0;
 
-function decode(bytes: Buffer, type: number, start: number, end: number): Notification {
-  switch (type) {
-    case linkMessage.new:
-      return { kind: 'newLink', link: linkFormat.read(bytes, start, end) };
-    case linkMessage.delete:
-      return { kind: 'delLink', link: linkFormat.read(bytes, start, end) };
-    case addressMessage.new:
-      return { kind: 'newAddress', address: addressFormat.read(bytes, start, end) };
-    case addressMessage.delete:
-      return { kind: 'delAddress', address: addressFormat.read(bytes, start, end) };
-    case routeMessage.new:
-      return { kind: 'newRoute', route: routeFormat.read(bytes, start, end) };
-    case routeMessage.delete:
-      return { kind: 'delRoute', route: routeFormat.read(bytes, start, end) };
-    case neighbourMessage.new:
-      return { kind: 'newNeighbour', neighbour: neighbourFormat.read(bytes, start, end) };
-    case neighbourMessage.delete:
-      return { kind: 'delNeighbour', neighbour: neighbourFormat.read(bytes, start, end) };
-    case nexthopMessage.new:
-      return { kind: 'newNexthop', nexthop: nexthopFormat.read(bytes, start, end) };
-    case nexthopMessage.delete:
-      return { kind: 'delNexthop', nexthop: nexthopFormat.read(bytes, start, end) };
+const kindOf: ReadonlyMap<number, Notification['kind']> = new Map<number, Notification['kind']>([
+  [linkMessage.new, 'newLink'],
+  [linkMessage.delete, 'delLink'],
+  [addressMessage.new, 'newAddress'],
+  [addressMessage.delete, 'delAddress'],
+  [routeMessage.new, 'newRoute'],
+  [routeMessage.delete, 'delRoute'],
+  [neighbourMessage.new, 'newNeighbour'],
+  [neighbourMessage.delete, 'delNeighbour'],
+  [nexthopMessage.new, 'newNexthop'],
+  [nexthopMessage.delete, 'delNexthop'],
+]);
+
+function decode(kind: Notification['kind'], bytes: Buffer, type: number, start: number, end: number): Notification {
+  switch (kind) {
+    case 'newLink':
+    case 'delLink':
+      return { kind, link: linkFormat.read(bytes, start, end) };
+    case 'newAddress':
+    case 'delAddress':
+      return { kind, address: addressFormat.read(bytes, start, end) };
+    case 'newRoute':
+    case 'delRoute':
+      return { kind, route: routeFormat.read(bytes, start, end) };
+    case 'newNeighbour':
+    case 'delNeighbour':
+      return { kind, neighbour: neighbourFormat.read(bytes, start, end) };
+    case 'newNexthop':
+    case 'delNexthop':
+      return { kind, nexthop: nexthopFormat.read(bytes, start, end) };
+    case 'other':
+      return { kind, type, payload: new Uint8Array(bytes.subarray(start, end)) };
     default:
-      return { kind: 'other', type, payload: new Uint8Array(bytes.subarray(start, end)) };
+      return kind satisfies never;
   }
 }
 
@@ -116,9 +128,13 @@ export class NetlinkMonitor implements Disposable {
   }
 
   #takeChunk(bytes: Buffer): void {
+    const { kinds } = this.#options;
     const notifications: Notification[] = [];
     try {
-      for (const { type, start, end } of readMessages(bytes)) notifications.push(decode(bytes, type, start, end));
+      for (const { type, start, end } of readMessages(bytes)) {
+        const kind = kindOf.get(type) ?? 'other';
+        if (kinds?.includes(kind) ?? true) notifications.push(decode(kind, bytes, type, start, end));
+      }
     } catch (error) {
       // A message that cannot be read is a message lost.
       if (!(error instanceof WeftError)) throw error;
