@@ -86,6 +86,7 @@ class CniHandler {
   /** Each call's way to be aborted, and when its answer has left. */
   readonly #atWork = new Map<AbortController, Promise<void>>();
   #served = false;
+  #marking: Promise<void> | undefined;
   #markTimer: NodeJS.Timeout | undefined;
 
   constructor(options: CniServerOptions) {
@@ -178,8 +179,13 @@ class CniHandler {
     }
   }
 
-  /** Renews the mark while an agent that has served lives, first when ADDs can be served. */
-  async #mark(): Promise<void> {
+  /** Renews the mark while an agent that has served lives, first when ADDs can be served. One write for all who ask at once. */
+  #mark(): Promise<void> {
+    this.#marking ??= this.#writeMark().finally(() => (this.#marking = undefined));
+    return this.#marking;
+  }
+
+  async #writeMark(): Promise<void> {
     if (!this.#served && !canServe(this.#options.ipam, this.#options.datapath).ready) return;
     try {
       await markServed(this.#markPath, this.#bootId, this.#options.silentAfterMs ?? defaultSilentAfterMs);

@@ -4,7 +4,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { pino } from 'pino';
+import { type Logger, pino } from 'pino';
 
 import type { NetnsInspector } from '#agent/cni/parts.ts';
 import { type CniServer, startCniServer } from '#agent/cni/server.ts';
@@ -37,6 +37,7 @@ export class CniCase implements AsyncDisposable {
   readonly observed: string[] = [];
   ipam: FakeIpam = new FakeIpam();
   datapath: FakeDatapath = new FakeDatapath();
+  log: Logger = pino({ level: 'silent' });
   #server: CniServer | undefined;
 
   private constructor(directory: string) {
@@ -70,7 +71,7 @@ export class CniCase implements AsyncDisposable {
       inspectNetns: this.inspectNetns,
       socketPath: this.socketPath,
       spoolDir: this.spoolDir,
-      log: pino({ level: 'silent' }),
+      log: this.log,
       observe: (verb, outcome) => this.observed.push(`${verb} ${outcome}`),
     });
     return this.#server;
