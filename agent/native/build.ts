@@ -3,6 +3,7 @@
 //
 //   node agent/native/build.ts [OUTPUT]      CC=aarch64-linux-gnu-gcc to cross-compile
 import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
@@ -21,7 +22,8 @@ function fail(message: string): never {
 
 function compile(compiler: string, sources: readonly string[], output: string): void {
   const headers = createRequire(import.meta.url).resolve('node-api-headers/package.json');
-  const temporary = `${output}.${process.pid}`;
+  // Not the pid: tests and containers build inside pid namespaces, where two have the same.
+  const temporary = `${output}.${randomBytes(6).toString('hex')}`;
   const flags = ['-std=gnu11', '-O2', '-shared', '-fPIC', '-fvisibility=hidden', '-Wall', '-Wextra', '-pthread'];
   const include = ['-isystem', join(dirname(headers), 'include')];
   mkdirSync(dirname(output), { recursive: true });
