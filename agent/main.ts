@@ -1,7 +1,8 @@
 // Builds the parts of the agent, starts and stops them; nothing else.
 //
-//   status, metrics ─▶ discovery ─▶ registry ─▶ IPAM ─▶ datapath, following changes ─▶ CNI socket
+//   status, metrics ─▶ discovery ─▶ registry ─▶ IPAM ─▶ CNI socket, kept DELs ─▶ datapath, following changes ─▶ CNI served
 //
+// The datapath's first round comes after the kept DELs: links of pods that went while no agent ran are missing for a reason.
 // Whoever looks can ask from the first step on what the start is waiting for. No step waits for the network once the node has
 // started before: discovery and IPAM go on from their durable copies. Stopping goes the other way round and leaves the kernel
 // as it is: running pods lose no packet.
@@ -142,9 +143,8 @@ async function start(given: Start): Promise<void> {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), ipam.leases());
     stack.defer(follow(config, log, { ipam, datapath, discovery, underlay: parts.underlay }));
   };
-  if (!lost) await begin();
-
-  const cni = await openCni(config, step('cni'), { ipam, datapath }, metrics);
+  const served = { ipam, datapath, ...(lost ? {} : { beforeServing: begin }) };
+  const cni = await openCni(config, step('cni'), served, metrics);
   stack.defer(() => cni.close());
   if (lost) {
     parts.starting = 'the leases of a lost state directory';
@@ -183,7 +183,11 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
 function openCni(
   config: Config,
   log: Logger,
-  parts: { readonly ipam: RunningIpam; readonly datapath: KernelDatapath },
+  parts: {
+    readonly ipam: RunningIpam;
+    readonly datapath: KernelDatapath;
+    readonly beforeServing?: () => Promise<void>;
+  },
   metrics: Metrics,
 ): Promise<CniServer> {
   return startCniServer({

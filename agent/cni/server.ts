@@ -1,5 +1,5 @@
-// The CNI server on the Unix socket. It listens first, drains the DEL spool, then serves: shims that came early wait. Every answer is
-// CNI's: status 200 with the result (or nothing), any other status with the error JSON, bad HTTP included.
+// The CNI server on the Unix socket. It listens first, drains the DEL spool, then serves: shims that came early wait. What must find
+// the kept DELs done but no new pods yet (the datapath's first round) runs in between. Every answer is CNI's: status 200 with the result (or nothing), any other status with the error JSON, bad HTTP included.
 //
 //   shim ──▶ schema ──▶ gate (spool drained) ──▶ parseCall ──▶ queue per attachment ──▶ verb ──▶ answer
 
@@ -33,6 +33,8 @@ export interface CniServerOptions extends CniParts {
   readonly observe?: CniObserver;
   /** After how long of silence STATUS fails without an agent; ten minutes when absent. */
   readonly silentAfterMs?: number;
+  /** Runs when the kept DELs are done, before any request is served; what it throws fails the start. */
+  readonly beforeServing?: () => Promise<void>;
 }
 
 export interface CniServer {
@@ -46,7 +48,7 @@ const bodyLimitBytes = 16 << 20;
 const stopPatienceMs = 3000;
 const defaultSilentAfterMs = 10 * 60_000;
 
-/** Listens, drains the spool, serves. Throws WeftError('io') when the socket or the spool cannot be had. */
+/** Listens, drains the spool, serves. Throws WeftError('io') when the socket or the spool cannot be had, and what `beforeServing` throws. */
 export async function startCniServer(options: CniServerOptions): Promise<CniServer> {
   const handler = new CniHandler(options);
   const app = buildApp(handler);
@@ -63,17 +65,21 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
       cause: error,
     });
   }
-  await handler.start();
-  return {
-    close: async () => {
-      await unpublish();
-      const closed = app.close();
-      await handler.stop();
-      // Who has sent half a request, or nothing, would hold up the stop.
-      app.server.closeAllConnections();
-      await closed;
-    },
+  const close = async (): Promise<void> => {
+    await unpublish();
+    const closed = app.close();
+    await handler.stop();
+    // Who has sent half a request, or nothing, would hold up the stop.
+    app.server.closeAllConnections();
+    await closed;
   };
+  try {
+    await handler.start();
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return { close };
 }
 
 class CniHandler {
@@ -99,6 +105,7 @@ class CniHandler {
   async start(): Promise<void> {
     this.#served = await hasServed(this.#markPath, this.#bootId);
     await this.spool.drain();
+    await this.#options.beforeServing?.();
     this.spool.watch();
     const silentAfterMs = this.#options.silentAfterMs ?? defaultSilentAfterMs;
     this.#markTimer = setInterval(() => void this.#mark(), Math.min(60_000, silentAfterMs / 5));

@@ -38,6 +38,7 @@ export class CniCase implements AsyncDisposable {
   ipam: FakeIpam = new FakeIpam();
   datapath: FakeDatapath = new FakeDatapath();
   log: Logger = pino({ level: 'silent' });
+  beforeServing: () => Promise<void> = () => Promise.resolve();
   #server: CniServer | undefined;
 
   private constructor(directory: string) {
@@ -72,6 +73,7 @@ export class CniCase implements AsyncDisposable {
       socketPath: this.socketPath,
       spoolDir: this.spoolDir,
       log: this.log,
+      beforeServing: () => this.beforeServing(),
       observe: (verb, outcome) => this.observed.push(`${verb} ${outcome}`),
     });
     return this.#server;

@@ -110,3 +110,25 @@ test('a stop in good order leaves pods, links and the network configuration in p
   expect(await host.cni('CHECK', { netns: pod.path, conf: { prevResult: added.json } })).toMatchObject({ code: 0 });
   expect(await kernelDump(hostNetns)).toEqual(before);
 });
+
+test('pods that went while the agent was away are no findings when it starts, and their addresses are free', async () => {
+  await using stays = await TestNetns.create('pod');
+  const gone = await Promise.all(Array.from({ length: 3 }, () => TestNetns.create('pod')));
+  const before = await kernelDump(hostNetns);
+  expect(await host.cni('ADD', { netns: stays.path })).toMatchObject({ code: 0 });
+  for (const pod of gone) expect(await host.cni('ADD', { netns: pod.path })).toMatchObject({ code: 0 });
+  await host.stop('SIGKILL');
+  for (const pod of gone) {
+    await pod[Symbol.asyncDispose]();
+    const env = { CNI_CONTAINERID: pod.name, CNI_NETNS: '' };
+    expect(await host.cni('DEL', { netns: '', env })).toMatchObject({ code: 0, stdout: '' });
+  }
+  expect(await readdir(host.spoolDir)).toHaveLength(3);
+  await host.start();
+  await expect.poll(async () => (await host.log()).split('every part runs').length, { timeout: 10_000 }).toBe(3);
+  expect((await host.log()).split('weft agent starts')[2]).not.toContain('podLinkMissing');
+  expect(await readdir(host.spoolDir)).toEqual([]);
+  expect(await host.leasedAddresses()).toBe(1);
+  expect(await host.cni('DEL', { netns: stays.path })).toMatchObject({ code: 0 });
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+});

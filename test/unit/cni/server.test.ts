@@ -6,7 +6,7 @@ import { connect, createServer } from 'node:net';
 import { dirname } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
-import { CniCase } from '#test/support/cni-case.ts';
+import { CniCase, fails } from '#test/support/cni-case.ts';
 import { ensureShim } from '../../../cni-shim/build.ts';
 
 let given: CniCase;
@@ -172,6 +172,36 @@ describe('spool', () => {
     expect(given.datapath.calls.slice(2)).toEqual(['detach pod1', 'attach pod1']);
     expect(await readdir(given.spoolDir)).toEqual([]);
     expect(given.ipam.leases()).toHaveLength(2);
+  });
+
+  test('what must run before serving finds the kept DELs done, and no request served', async () => {
+    await given.start();
+    await given.addPod('pod1');
+    await given.stop();
+    await given.call('DEL', { id: 'pod1' });
+    const held = Promise.withResolvers<void>();
+    const began = Promise.withResolvers<void>();
+    given.beforeServing = async () => {
+      began.resolve();
+      await held.promise;
+    };
+    const starting = given.start();
+    await began.promise;
+    expect(given.ipam.leases()).toEqual([]);
+    const asking = given.addPod('pod2');
+    expect(given.datapath.calls).toEqual(['attach pod1', 'detach pod1']);
+    held.resolve();
+    await starting;
+    expect(await asking).toMatchObject({ code: 0 });
+  });
+
+  test('a start that fails before serving takes the socket away and tells whoever waits', async () => {
+    given.beforeServing = fails('kernel');
+    await expect(given.start()).rejects.toMatchObject({ kind: 'kernel' });
+    expect(await readdir(dirname(given.socketPath))).toEqual([]);
+    given.beforeServing = () => Promise.resolve();
+    await given.start();
+    expect(await given.call('STATUS')).toMatchObject({ code: 0 });
   });
 
   test('a DEL kept while the agent runs is done too', async () => {
