@@ -4,7 +4,9 @@
 //
 //   pod netns                                 host
 //   eth0 10.40.0.7/32 ── veth ── weftpXXXX  169.254.1.1/32 scope link, fixed MAC
-//   default via 169.254.1.1       route 10.40.0.7/32 dev weftpXXXX src <overlay address>, neighbour hint
+//   default via 169.254.1.1 *)    route 10.40.0.7/32 dev weftpXXXX src <overlay address>, neighbour hint
+//
+//   *) of the pod's first link; of a further one see pod-routes.ts
 //
 // Why the gateway's address sits on each host end: with arp_ignore=1 the host answers only for addresses of the interface
 // that asks, and proxy ARP would need a default route on the host. Scope link keeps it from ever being chosen as a source.
@@ -25,10 +27,11 @@ import type { Lease } from '#agent/runtime/ipam.ts';
 
 import { familyOf, hostCidr } from './cidr.ts';
 import type { Family } from './cidr.ts';
-import type { PodLink, PodLinkRequest } from './datapath.ts';
+import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
 import { addElements, podElements, removeElements } from './firewall.ts';
 import { aliasOf, hostMac, parseAlias, podGateway4, podMacOf } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
+import { planPodRoutes, removePodRules } from './pod-routes.ts';
 import type { PodLinkReaper } from './reaper.ts';
 import type { DatapathSettings } from './settings.ts';
 
@@ -76,6 +79,7 @@ export async function attachPodLink(
     made = makeVeth(context, request, plan);
   }
   if (made === 'exists') throw existingInterface(io, request);
+  let routes: readonly PodRoute[];
   try {
     const elements = podElements(lease.hostIfname, lease.addresses);
     plan.beforeStep?.('firewall');
@@ -83,7 +87,7 @@ export async function attachPodLink(
     plan.beforeStep?.('host');
     io.route.batchOrThrow(hostRequests(settings, lease, made.hostIfindex, plan));
     plan.beforeStep?.('pod');
-    buildPodSide(netnsPath, lease, made.podIfindex);
+    routes = buildPodSide(netnsPath, lease, made.podIfindex);
     plan.beforeStep?.('done');
   } catch (error) {
     await undoAttach(context, lease, made.hostIfindex);
@@ -95,6 +99,7 @@ export async function attachPodLink(
     podMac: podMac(lease),
     mtuBytes: plan.mtuBytes,
     gateways: [podGateway4],
+    routes,
   };
 }
 
@@ -119,6 +124,12 @@ export function podMac(lease: Pick<Lease, 'addresses'>): string {
   return podMacOf(lease.addresses[0] ?? '');
 }
 
+/**
+ * A veth has a queue pair per CPU unless told otherwise (veth_get_num_queues), each a kobject with an event of its own; it sends
+ * without queueing, so more than one serves nobody.
+ */
+const oneQueue = { numTxQueues: 1, numRxQueues: 1 };
+
 interface VethEnds {
   readonly hostIfindex: number;
   readonly podIfindex: number;
@@ -130,13 +141,14 @@ function makeVeth(context: PodLinkContext, request: PodLinkRequest, plan: PodLin
   const { lease, netnsPath } = request;
   plan.beforeStep?.('veth');
   using netns = openNetns(netnsPath);
-  const peer = { ifname: lease.ifname, address: podMac(lease), mtu: plan.mtuBytes, netNsFd: netns.fd };
+  const peer = { ifname: lease.ifname, address: podMac(lease), mtu: plan.mtuBytes, netNsFd: netns.fd, ...oneQueue };
   const [reply] = io.route.batch([
     newLink(
       {
         ifname: lease.hostIfname,
         address: hostMac,
         mtu: plan.mtuBytes,
+        ...oneQueue,
         linkinfo: { kind: 'veth', data: { peer } },
       },
       { echo: true },
@@ -205,22 +217,24 @@ function quietIpv6(plan: PodLinkPlan): { readonly afSpec?: { readonly inet6: { r
   return !plan.ipv6 || plan.overlayAddresses.has(6) ? {} : { afSpec: { inet6: { addrGenMode: addrGenMode.none } } };
 }
 
-function buildPodSide(netnsPath: string, lease: Lease, ifindex: number): void {
+function buildPodSide(netnsPath: string, lease: Lease, ifindex: number): readonly PodRoute[] {
   using socket = NetlinkSocket.open({ protocol: 'route', netnsPath, receiveBufferBytes: 128 << 10 });
+  const { requests, routes } = planPodRoutes(socket, lease, ifindex);
   socket.batchOrThrow([
     setLink({ ifiIndex: loopbackIfindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
     setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
     ...lease.addresses.map((address) => newAddress({ ifaIndex: ifindex, local: address, ifaPrefixlen: 32 })),
     newNeighbour({ ndmIfindex: ifindex, dst: podGateway4, lladdr: hostMac }),
-    newRoute({ ...routeTo(hostCidr(podGateway4)), oif: ifindex }),
-    newRoute({ ...routeTo('0.0.0.0/0'), gateway: podGateway4, oif: ifindex }),
+    ...requests,
   ]);
+  return routes;
 }
 
 /** Takes back whatever of an attach was done. The deletion is awaited: the caller reports a clean failure. */
 async function undoAttach(context: PodLinkContext, lease: Lease, hostIfindex: number): Promise<void> {
   const { io, settings } = context;
   const [reply] = await io.route.batchAsync([delLink({ ifiIndex: hostIfindex })]);
+  removePodRules(lease);
   removeElements(io, settings.nftTable, podElements(lease.hostIfname, lease.addresses));
   if (!reply.ok && reply.error.errno !== errno.ENODEV) throw reply.error;
 }
@@ -235,6 +249,7 @@ export function detachPodLink(context: PodLinkContext, lease: Lease): void {
   const link = readLink(io, lease.hostIfname);
   const alias = parseAlias(link?.ifalias ?? '');
   if (alias && alias.generation !== lease.generation) return;
+  removePodRules(lease);
   removeElements(io, settings.nftTable, podElements(lease.hostIfname, lease.addresses));
   if (!link) return;
   const replies = io.route.batch([
