@@ -109,8 +109,7 @@ export function operationStep(operation: Operation, event: OperationEvent): Oper
     case 'reply':
       return onReply(operation, event.round, event.voter, event.reply);
     case 'failed':
-      if (event.round !== operation.round) return unchanged(operation);
-      return judge(fail(operation, event.voter));
+      return counts(operation, event.round, event.voter) ? judge(fail(operation, event.voter)) : unchanged(operation);
     case 'patienceOver':
       return operation.phase === 'read' && event.round === operation.round ? prepare(operation) : unchanged(operation);
     case 'retry':
@@ -122,7 +121,7 @@ export function operationStep(operation: Operation, event: OperationEvent): Oper
 
 function onReply(operation: Operation, round: number, voter: string, reply: AcceptorReply): OperationStep {
   if (reply.kind === 'promised' && round < operation.round) return onLatePromise(operation, round, voter, reply);
-  if (round !== operation.round) return unchanged(operation);
+  if (!counts(operation, round, voter)) return unchanged(operation);
   switch (reply.kind) {
     case 'current':
     case 'promised': {
@@ -132,7 +131,7 @@ function onReply(operation: Operation, round: number, voter: string, reply: Acce
       return judge({ ...operation, seen, counter: Math.max(operation.counter, reply.accepted.counter) });
     }
     case 'accepted': {
-      if (operation.phase !== 'accept') return unchanged(operation);
+      if (operation.phase !== 'accept' || round !== operation.round) return unchanged(operation);
       return judge({ ...operation, accepts: new Set(operation.accepts).add(voter) });
     }
     case 'outdated': {
@@ -245,7 +244,8 @@ function propose(operation: Operation): OperationStep {
     round: operation.round + 1,
     proposedOn: operation.round,
     accepts: new Set(),
-    failed: new Set(),
+    // Who refused the prepare is sent no accept: forgotten, it would be waited for until the operation's deadline.
+    failed: operation.failed,
     proposal: { cell, decision, answer },
     attempts: verdict.fresh
       ? { versions: [...(attempts?.versions ?? []), version], base: current?.cell?.version ?? '' }
@@ -284,6 +284,12 @@ function agreedCell(operation: Operation): { readonly cell: Cell | null } | unde
     if (count >= majority(operation)) return { cell: candidate.cell };
   }
   return undefined;
+}
+
+/** Replies count in their own round; the refusal of a prepare also against the proposal that stands on that round. */
+function counts(operation: Operation, round: number, voter: string): boolean {
+  if (round === operation.round) return true;
+  return operation.phase === 'accept' && round === operation.proposedOn && !operation.seen.has(voter);
 }
 
 function fail(operation: Operation, voter: string): Operation {

@@ -71,6 +71,8 @@ interface Client {
   left: number;
   generation: number;
   operation: Operation | undefined;
+  /** Requests without an answer or a timeout so far, and running timers; not the operation's own deadline. */
+  awaited: number;
   call: Omit<Call, 'answeredAt' | 'outcome' | 'found'> | undefined;
   known: Known | undefined;
 }
@@ -127,6 +129,7 @@ class World {
       left: options.operations,
       generation: 0,
       operation: undefined,
+      awaited: 0,
       call: undefined,
       known: undefined,
     }));
@@ -169,6 +172,7 @@ class World {
     const proposer = this.#options.plant === 'ballotReuse' ? 'same' : `c${client.index}.${client.generation}`;
     const step = beginOperation(change, [...this.#acceptors.keys()], proposer, 0);
     client.operation = step.operation;
+    client.awaited = 0;
     const { generation } = client;
     this.#perform(client, step.effects);
     this.#later(150 + this.#random() * 250, () => {
@@ -212,21 +216,38 @@ class World {
     this.#perform(client, step.effects);
   }
 
-  #perform(client: Client, effects: readonly OperationEffect[]): void {
+  /** Feeds what the operation waited for, counting it once; then it must have ended, or wait for something else. */
+  #awaiting(client: Client): (event: OperationEvent) => void {
     const { generation } = client;
+    client.awaited += 1;
+    let first = true;
+    return (event) => {
+      if (first && client.generation === generation) client.awaited -= 1;
+      first = false;
+      this.#feed(client, generation, event);
+      const { operation, awaited } = client;
+      if (client.generation === generation && awaited === 0 && operation !== undefined && operation.phase !== 'done') {
+        throw new Error(`seed ${this.#options.seed}: an operation in phase ${operation.phase} waits for nothing`);
+      }
+    };
+  }
+
+  #perform(client: Client, effects: readonly OperationEffect[]): void {
     for (const effect of effects) {
       switch (effect.kind) {
         case 'send':
           this.#send(client, effect.voter, effect.round, effect.request);
           break;
-        case 'patience':
-          this.#later(8, () => this.#feed(client, generation, { kind: 'patienceOver', round: effect.round }));
+        case 'patience': {
+          const over = this.#awaiting(client);
+          this.#later(8, () => over({ kind: 'patienceOver', round: effect.round }));
           break;
-        case 'backoff':
-          this.#later(1 + this.#random() * 20 * effect.attempt, () =>
-            this.#feed(client, generation, { kind: 'retry' }),
-          );
+        }
+        case 'backoff': {
+          const over = this.#awaiting(client);
+          this.#later(1 + this.#random() * 20 * effect.attempt, () => over({ kind: 'retry' }));
           break;
+        }
         case 'done':
           this.#answer(client, effect.result);
       }
@@ -235,13 +256,26 @@ class World {
 
   #send(client: Client, voter: string, round: number, request: AcceptorRequest): void {
     const { generation } = client;
+    const settle = this.#awaiting(client);
+    // The answer to a duplicate arrives as well, but is none that a caller of HTTP would take for its answer.
+    let copies = 0;
+    let answered = false;
     this.#transmit(() => {
+      copies += 1;
+      const original = copies === 1;
       const reply = this.#receive(voter, request);
       if (reply === undefined) return;
-      this.#transmit(() => this.#feed(client, generation, { kind: 'reply', round, voter, reply }));
+      this.#transmit(() => {
+        const event = { kind: 'reply', round, voter, reply } as const;
+        if (!original) return this.#feed(client, generation, event);
+        answered = true;
+        return settle(event);
+      });
     });
-    // What was lost is noticed by a timeout; the request may still arrive after it.
-    this.#later(40, () => this.#feed(client, generation, { kind: 'failed', round, voter }));
+    // What was lost is noticed by a timeout; the request, and the reply, may still arrive after it.
+    this.#later(40, () => {
+      if (!answered) settle({ kind: 'failed', round, voter });
+    });
   }
 
   #transmit(deliver: () => void): void {

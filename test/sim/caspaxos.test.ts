@@ -71,6 +71,55 @@ describe('the proposer', () => {
     }
   });
 
+  // Found in a run of three agents that started together: the operation hung until its deadline.
+  it('backs off at once when a refused prepare and a refused accept leave no majority', () => {
+    const promise = { kind: 'promised', voterId: 'id', accepted: zeroBallot, cell: null } as const;
+    const outdated = { kind: 'outdated', voterId: 'id', promised: { counter: 9, proposer: 'q' } } as const;
+    const change = { kind: 'create', uid: 'u', writer: 'w', value: {} } as const;
+    const { operation: begun } = beginOperation(change, ['a', 'b', 'c'], 'p', 0);
+    const prepares = begun.round;
+    const accepts = prepares + 1;
+    const promises: readonly OperationEvent[] = [
+      { kind: 'reply', round: prepares, voter: 'b', reply: promise },
+      { kind: 'reply', round: prepares, voter: 'a', reply: promise },
+    ];
+    const accepted = { kind: 'reply', round: accepts, voter: 'a', reply: { kind: 'accepted', voterId: 'id' } } as const;
+    const refusedAccept: OperationEvent = { kind: 'reply', round: accepts, voter: 'b', reply: outdated };
+    for (const lost of [
+      { kind: 'reply', round: prepares, voter: 'c', reply: outdated },
+      { kind: 'failed', round: prepares, voter: 'c' },
+    ] as const) {
+      // The third voter's refusal of the prepare comes before the proposal, or at any moment after it.
+      for (let at = 0; at <= 4; at += 1) {
+        const events: OperationEvent[] = [...promises, refusedAccept, accepted].toSpliced(at, 0, lost);
+        let operation = begun;
+        for (const event of events) ({ operation } = operationStep(operation, event));
+        expect(operation.phase, `${lost.kind} at ${at}`).toBe('backoff');
+      }
+    }
+  });
+
+  it('waits for a promise that is still to come when one accept was refused', () => {
+    const promise = { kind: 'promised', voterId: 'id', accepted: zeroBallot, cell: null } as const;
+    const outdated = { kind: 'outdated', voterId: 'id', promised: { counter: 9, proposer: 'q' } } as const;
+    const accepted = { kind: 'accepted', voterId: 'id' } as const;
+    const change = { kind: 'create', uid: 'u', writer: 'w', value: {} } as const;
+    let { operation } = beginOperation(change, ['a', 'b', 'c'], 'p', 0);
+    const { round } = operation;
+    for (const event of [
+      { kind: 'reply', round, voter: 'a', reply: promise },
+      { kind: 'reply', round, voter: 'b', reply: promise },
+      { kind: 'reply', round: round + 1, voter: 'b', reply: outdated },
+      { kind: 'reply', round: round + 1, voter: 'a', reply: accepted },
+      { kind: 'reply', round, voter: 'c', reply: promise },
+      { kind: 'reply', round: round + 1, voter: 'c', reply: accepted },
+    ] as const) {
+      expect(operation.phase).not.toBe('backoff');
+      ({ operation } = operationStep(operation, event));
+    }
+    expect(operation.phase).toBe('done');
+  });
+
   it('waits longer from one failed round to the next', () => {
     let step = beginOperation({ kind: 'read' }, ['a', 'b', 'c'], 'p', 0);
     const waits: number[] = [];
