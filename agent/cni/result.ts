@@ -12,6 +12,8 @@ import { atLeast, type CniVersion } from './versions.ts';
 export interface ResultRoute {
   readonly dst: string;
   readonly gw: string;
+  /** Absent: the main table. */
+  readonly table?: number;
 }
 
 /** Result of CNI 1.1.0, the parts that Weft fills. */
@@ -44,9 +46,10 @@ export function buildResult(lease: Lease, link: PodLink, netnsPath: string, dns:
       gateway: gatewayFor(address),
       interface: 1,
     })),
-    routes: lease.addresses.map((address) => ({
-      dst: isIPv4(address) ? '0.0.0.0/0' : '::/0',
-      gw: gatewayFor(address),
+    routes: link.routes.map(({ dst, gateway, table }) => ({
+      dst,
+      gw: gateway,
+      ...(table === undefined ? {} : { table }),
     })),
     dns,
   };
@@ -59,10 +62,16 @@ export function resultJson(result: AddResult, cniVersion: CniVersion): Readonly<
   const interfaces = atLeast(cniVersion, '1.1.0')
     ? result.interfaces
     : result.interfaces.map((item) => ({ ...item, mtu: undefined }));
+  // Before 1.1.0 a route has no table: one of another table would be taken for the main table's.
+  const routes = atLeast(cniVersion, '1.1.0') ? result.routes : mainRoutes(result);
   const ips = atLeast(cniVersion, '1.0.0')
     ? result.ips
     : result.ips.map((ip) => ({ version: isIPv4(bare(ip.address)) ? '4' : '6', ...ip }));
-  return { cniVersion, interfaces, ips, routes: result.routes, ...dns };
+  return { cniVersion, interfaces, ips, routes, ...dns };
+}
+
+function mainRoutes(result: AddResult): readonly ResultRoute[] {
+  return result.routes.filter((route) => route.table === undefined);
 }
 
 /** `ip4` and `ip6` of 0.1.0 and 0.2.0: one address a family. */
@@ -70,7 +79,7 @@ function byFamily(result: AddResult): Readonly<Record<string, unknown>> {
   const families: Record<string, unknown> = {};
   for (const ip of result.ips) {
     const is4 = isIPv4(bare(ip.address));
-    const routes = result.routes.filter((route) => isIPv4(route.gw) === is4);
+    const routes = mainRoutes(result).filter((route) => isIPv4(route.gw) === is4);
     families[is4 ? 'ip4' : 'ip6'] = { ip: ip.address, gateway: ip.gateway, routes };
   }
   return families;

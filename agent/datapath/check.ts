@@ -14,6 +14,7 @@ import type { Family } from './cidr.ts';
 import type { LinkFault, PodLinkRequest } from './datapath.ts';
 import { podElements, readFirewall } from './firewall.ts';
 import { aliasOf, podGateway4 } from './identity.ts';
+import { podRouteFaults } from './pod-routes.ts';
 import { readLink } from './pod-link.ts';
 import type { PodLinkContext } from './pod-link.ts';
 
@@ -99,11 +100,7 @@ function checkPodSide({ lease, netnsPath }: PodLinkRequest, host: Link, faults: 
     const found = addresses.some(({ local, ifaScope }) => local === address && ifaScope === scope.universe);
     expectEqual(faults, `pod address ${address}`, 'present', found ? 'present' : 'absent');
   }
-  const routes = socket.dump(dumpRoutes({ table: routeTable.main })).filter(({ oif }) => oif === link.ifiIndex);
-  const toGateway = routes.some((route) => prefixOf(route) === hostCidr(podGateway4));
-  expectEqual(faults, `pod route ${hostCidr(podGateway4)}`, 'present', toGateway ? 'present' : 'absent');
-  const standard = routes.find((route) => prefixOf(route) === '0.0.0.0/0' && route.gateway === podGateway4);
-  expectEqual(faults, 'pod default route', `via ${podGateway4}`, standard ? `via ${podGateway4}` : 'absent');
+  faults.push(...podRouteFaults(socket, lease, link.ifiIndex));
 }
 
 function expectEqual(faults: LinkFault[], what: string, expected: string, actual: string): void {

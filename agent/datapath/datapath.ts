@@ -18,6 +18,16 @@ export interface PodLink {
   readonly mtuBytes: number;
   /** Gateways as the pod sees them, one per family of the lease. */
   readonly gateways: readonly string[];
+  /** The routes really made in the pod, without those to the gateways. */
+  readonly routes: readonly PodRoute[];
+}
+
+export interface PodRoute {
+  /** CIDR; `0.0.0.0/0` is the default route. */
+  readonly dst: string;
+  readonly gateway: string;
+  /** Absent: the main table. */
+  readonly table?: number;
 }
 
 /** One thing that CHECK found altered. */

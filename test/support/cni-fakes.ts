@@ -125,6 +125,7 @@ export class FakeDatapath implements Datapath {
       podMac: '0a:58:0a:20:00:02',
       mtuBytes: 1450,
       gateways: this.gateways,
+      routes: this.gateways.map((gateway) => ({ dst: gateway.includes(':') ? '::/0' : '0.0.0.0/0', gateway })),
     };
   }
 

@@ -95,15 +95,96 @@ test('DEL leaves the host and the pod as they were, however often and without th
 test('a second interface that cannot be had leaves the first alone', async () => {
   await using pod = await TestNetns.create('pod');
   const first = addressOf(await added(pod));
+  await pod.exec(['ip', 'link', 'add', 'net1', 'type', 'veth', 'peer', 'name', 'other']);
   const before = [await kernelDump(hostNetns), await kernelDump(pod)];
   const second = await host.cni('ADD', { netns: pod.path, ifname: 'net1', conf: { name: 'second' } });
-  expect(second).toMatchObject({ code: 1, json: { code: 102 } });
+  expect(second).toMatchObject({ code: 1, json: { code: 101 } });
   expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
   await expect
     .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 5000 })
     .toEqual(before);
   await hostNetns.exec(['ping', '-c', '1', '-W', '2', first]);
   expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+});
+
+describe('a second interface in one pod', () => {
+  const rules = (pod: TestNetns): Promise<string> => pod.exec(['ip', 'rule']);
+  const also = (pod: TestNetns): Promise<ShimRun> =>
+    host.cni('ADD', { netns: pod.path, ifname: 'net1', conf: { name: 'second' } });
+
+  test('leaves the default route where it is, and both addresses are reached from host and pods', async () => {
+    await using pod = await TestNetns.create('pod');
+    await using other = await TestNetns.create('pod');
+    // As hosts with systemd have it; a new namespace inherits it.
+    for (const name of ['all', 'default'])
+      await pod.exec(['sh', '-c', `echo 1 > /proc/sys/net/ipv4/conf/${name}/rp_filter`]);
+    const first = await added(pod);
+    await added(other);
+    const rulesBefore = await rules(pod);
+    const before = [await kernelDump(hostNetns), await kernelDump(pod)];
+    const second = await also(pod);
+    expect(second).toMatchObject({ code: 0 });
+    const routes = await pod.json(['ip', '-j', 'route']);
+    expect(routes.filter(({ dst }) => dst === 'default')).toEqual([expect.objectContaining({ dev: 'eth0' })]);
+    const table = Number((second.json as { routes: readonly { table: number }[] }).routes[0]?.table);
+    expect(second.json).toMatchObject({ routes: [{ dst: '0.0.0.0/0', gw: '169.254.1.1', table }] });
+    expect(await pod.json(['ip', '-j', 'route', 'show', 'table', String(table)])).toEqual([
+      expect.objectContaining({ dst: 'default', gateway: '169.254.1.1', dev: 'net1', prefsrc: addressOf(second) }),
+    ]);
+    for (const run of [first, second]) {
+      await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(run)]);
+      await other.exec(['ping', '-c', '1', '-W', '2', addressOf(run)]);
+    }
+    await pod.exec(['ping', '-c', '1', '-W', '2', '-I', 'net1', '192.168.50.1']);
+    await pod.exec(['ping', '-c', '1', '-W', '2', '-I', addressOf(second), '192.168.50.1']);
+
+    const check = (ifname: string, run: ShimRun): Promise<ShimRun> =>
+      host.cni('CHECK', { netns: pod.path, ifname, conf: { prevResult: run.json } });
+    expect(await check('eth0', first)).toMatchObject({ code: 0 });
+    expect(await check('net1', second)).toMatchObject({ code: 0 });
+    await pod.exec(['ip', 'rule', 'del', 'oif', 'net1']);
+    expect(await check('net1', second)).toMatchObject({ code: 1, json: { details: 'pod rule oif net1' } });
+    await pod.exec(['ip', 'route', 'flush', 'table', String(table)]);
+    expect((await check('net1', second)).stdout).toContain('pod default route');
+    expect(await check('eth0', first)).toMatchObject({ code: 0 });
+
+    expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
+    expect(await rules(pod)).toBe(rulesBefore);
+    await expect
+      .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 5000 })
+      .toEqual(before);
+    expect(await check('eth0', first)).toMatchObject({ code: 0 });
+    for (const ns of [pod, other]) expect(await host.cni('DEL', { netns: ns.path })).toMatchObject({ code: 0 });
+  });
+
+  test('outlives the first, and can be had again', async () => {
+    await using pod = await TestNetns.create('pod');
+    await added(pod);
+    const second = await also(pod);
+    expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+    await expect.poll(() => pod.exec(['ip', '-o', 'link']), { timeout: 5000 }).not.toContain('eth0');
+    await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(second)]);
+    const conf = { prevResult: second.json };
+    expect(await host.cni('CHECK', { netns: pod.path, ifname: 'net1', conf })).toMatchObject({ code: 0 });
+    await added(pod);
+    expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
+    const again = await also(pod);
+    await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(again)]);
+    for (const ifname of ['net1', 'eth0'])
+      expect(await host.cni('DEL', { netns: pod.path, ifname })).toMatchObject({ code: 0 });
+  });
+
+  test('is the second too where another plugin made the first', async () => {
+    await using pod = await TestNetns.create('pod');
+    await pod.exec(['ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'far']);
+    await pod.exec(['sh', '-ec', 'ip link set far up; ip addr add 10.77.0.2/24 dev eth0; ip link set eth0 up']);
+    await pod.exec(['ip', 'route', 'add', 'default', 'via', '10.77.0.1', 'metric', '100']);
+    const second = await also(pod);
+    expect(second).toMatchObject({ code: 0 });
+    expect(await pod.exec(['ip', 'route', 'show', 'default'])).toMatch(/^default via 10\.77\.0\.1 dev eth0 metric 100/);
+    await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(second)]);
+    expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
+  });
 });
 
 test('sixteen at once have sixteen addresses, and nothing stays after their DEL', async () => {

@@ -60,6 +60,7 @@ describe('attach, detach and check', () => {
       podMac: '0a:58:0a:20:00:0a',
       mtuBytes: 1450,
       gateways: ['169.254.1.1'],
+      routes: [{ dst: '0.0.0.0/0', gateway: '169.254.1.1' }],
     });
     expect(await host.datapath.check(pod.request)).toEqual([]);
     expect(await host.datapath.inventory()).toEqual([

@@ -196,6 +196,10 @@ describe('results', () => {
     podMac: '0a:58:0a:28:00:07',
     mtuBytes: 1450,
     gateways: ['169.254.1.1', 'fe80::1'],
+    routes: [
+      { dst: '0.0.0.0/0', gateway: '169.254.1.1' },
+      { dst: '::/0', gateway: 'fe80::1' },
+    ],
   };
   const result = buildResult(lease, link, '/ns/c1', { nameservers: ['10.96.0.10'] });
   const dns = { nameservers: ['10.96.0.10'] };
@@ -231,6 +235,15 @@ describe('results', () => {
       routes,
       dns,
     });
+  });
+
+  test('a route of another table is told only where results have tables', () => {
+    const further = { ...link, routes: [{ dst: '0.0.0.0/0', gateway: '169.254.1.1', table: 87003 }] };
+    const told = (version: (typeof cniVersions)[number]): unknown =>
+      JSON.parse(JSON.stringify(resultJson(buildResult(lease, further, '/ns/c1', undefined), version)));
+    expect(told('1.1.0')).toMatchObject({ routes: [{ dst: '0.0.0.0/0', gw: '169.254.1.1', table: 87003 }] });
+    expect(told('1.0.0')).toMatchObject({ routes: [] });
+    expect(told('0.2.0')).toMatchObject({ ip4: { routes: [] } });
   });
 
   test('dns is there only when configured', () => {
