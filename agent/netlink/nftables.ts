@@ -1,21 +1,21 @@
 // libnftables for whole rulesets: nft's own language, applied atomically. One context is kept per namespace, because opening and
 // closing its socket costs 10 ms; it serves one call at a time, so asynchronous calls queue.
+// Its JSON output is not offered: two contexts that list at once on pool threads abort the process (json.c: set_dtype_json, an
+// assertion, seen with Debian's 1.0.6 on Linux 6.18). What the agent reads it reads over nfnetlink.
 
 import { nativeAddon, type NativeAddon, type NftablesHandle, type NftablesResult } from '#agent/native/addon.ts';
 import { WeftError } from '#agent/errors.ts';
 
 import { fromNative } from './netlink-error.ts';
 
-/** NFT_CTX_OUTPUT_* (nftables/libnftables.h). */
-const outputFlag = { handle: 8, json: 16 } as const;
+/** NFT_CTX_OUTPUT_HANDLE (nftables/libnftables.h). */
+const outputHandle = 8;
 
 export interface NftablesOptions {
   readonly netnsPath?: string;
 }
 
 export interface RunOptions {
-  /** Output as JSON (commands may then be JSON too). */
-  readonly json?: boolean;
   /** Output with handles. */
   readonly handle?: boolean;
 }
@@ -81,7 +81,7 @@ export class Nftables implements Disposable {
 }
 
 function flagsOf(options: RunOptions): number {
-  return (options.json === true ? outputFlag.json : 0) | (options.handle === true ? outputFlag.handle : 0);
+  return options.handle === true ? outputHandle : 0;
 }
 
 function outputOrThrow(result: NftablesResult): string {

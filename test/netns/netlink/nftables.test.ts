@@ -143,12 +143,13 @@ describe('set elements over nfnetlink', () => {
 });
 
 describe('libnftables', () => {
-  it('applies, lists as text and JSON, refuses with its own words', async () => {
+  it('applies, lists as text and never as JSON, refuses with its own words', async () => {
     await using ns = await TestNetns.create();
     using nft = Nftables.open({ netnsPath: ns.path });
     expect(nft.run(ruleset)).toBe('');
     expect(nft.run('list ruleset')).toBe(await ns.exec(['nft', 'list', 'ruleset']));
-    expect(JSON.parse(nft.run('list ruleset', { json: true }))).toHaveProperty('nftables');
+    // @ts-expect-error: libnftables' JSON listing aborts the process when two contexts make it at once.
+    expect(nft.run('list ruleset', { json: true })).toBe(nft.run('list ruleset'));
     expect(nft.run('list table inet weft')).not.toContain('handle');
     expect(nft.run('list table inet weft', { handle: true })).toContain('# handle');
     let failure: unknown;
