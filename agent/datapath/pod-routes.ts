@@ -32,6 +32,10 @@ export function ownTable(podIfindex: number): number {
   return 87_000 + podIfindex;
 }
 
+function isDefault(route: Route, table: number): boolean {
+  return route.rtmDstLen === 0 && (route.table ?? route.rtmTable) === table;
+}
+
 function rulesOf(lease: Pick<Lease, 'addresses' | 'ifname'>): readonly RuleRequest[] {
   const common = { family: addressFamily.inet, priority: rulePriority };
   return [...lease.addresses.map((src) => ({ ...common, srcLen: 32, src })), { ...common, oifname: lease.ifname }];
@@ -43,8 +47,10 @@ export function planPodRoutes(
   lease: Lease,
   podIfindex: number,
 ): { readonly requests: readonly NetlinkRequest<unknown>[]; readonly routes: readonly PodRoute[] } {
-  const ipv4 = { rtmFamily: addressFamily.inet, table: routeTable.main };
-  const hasDefault = socket.dump(dumpRoutes(ipv4)).some((route) => prefixOf(route) === everywhere);
+  // Not asked by table: in a namespace that nothing was done in yet there is no main table, which the kernel calls ENOENT.
+  const hasDefault = socket
+    .dump(dumpRoutes({ rtmFamily: addressFamily.inet }))
+    .some((route) => isDefault(route, routeTable.main));
   const standard = { ...routeTo(everywhere), gateway: podGateway4, oif: podIfindex };
   if (!hasDefault) {
     return {
@@ -79,8 +85,7 @@ export function removePodRules(lease: Lease): void {
 /** What of the routes and rules is missing. A pod with another default route has this link's in its own table. */
 export function podRouteFaults(socket: NetlinkSocket, lease: Lease, podIfindex: number): readonly LinkFault[] {
   const routes = socket.dump(dumpRoutes({ rtmFamily: addressFamily.inet }));
-  const inTable = (table: number): readonly Route[] =>
-    routes.filter((route) => (route.table ?? route.rtmTable) === table && prefixOf(route) === everywhere);
+  const inTable = (table: number): readonly Route[] => routes.filter((route) => isDefault(route, table));
   const table = ownTable(podIfindex);
   const elsewhere = inTable(routeTable.main).some(({ oif }) => oif !== podIfindex);
   const isFurther = elsewhere || inTable(table).length > 0;

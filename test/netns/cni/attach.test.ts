@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 
 import { AgentHost } from '#test/support/agent-host.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
-import { TestNetns } from '#test/support/netns.ts';
+import { run, TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
 import { ensureShim } from '../../../cni-shim/build.ts';
 
@@ -73,6 +73,22 @@ test('ADD builds what its result says, and the pod is reached', async () => {
   await hostNetns.exec(['ping', '-c', '1', '-W', '2', address]);
   await pod.exec(['ping', '-c', '1', '-W', '2', '192.168.50.1']);
   expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+});
+
+test('a namespace that nothing was done in yet, as runtimes make it, gets its routes', async () => {
+  // The kernel makes the main table with the first route or when a link comes up: here there is none.
+  const id = `untouched-${process.pid}`;
+  const netns = `/run/netns/${id}`;
+  await run(['ip', 'netns', 'add', id]);
+  try {
+    const made = await host.cni('ADD', { netns });
+    expect(made).toMatchObject({ code: 0, json: { routes: [{ dst: '0.0.0.0/0', gw: '169.254.1.1' }] } });
+    await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(made)]);
+    expect(await host.cni('CHECK', { netns, conf: { prevResult: made.json } })).toMatchObject({ code: 0 });
+    expect(await host.cni('DEL', { netns })).toMatchObject({ code: 0 });
+  } finally {
+    await run(['ip', 'netns', 'delete', id]);
+  }
 });
 
 test('DEL leaves the host and the pod as they were, however often and without the namespace', async () => {
