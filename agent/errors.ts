@@ -74,7 +74,7 @@ export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
   },
   interrupted: { cniCode: 11, retryable: true, nextStep: 'The call was cut short; the runtime tries again.' },
   statusUnavailable: { cniCode: 50, retryable: true, nextStep: 'See `weft status` on this node.' },
-  statusDegraded: { cniCode: 51, retryable: true, nextStep: 'See `weft doctor` on this node.' },
+  statusDegraded: { cniCode: 51, retryable: true, nextStep: 'See the findings of `weft status` on this node.' },
   attachmentExists: {
     cniCode: 100,
     retryable: false,
@@ -88,9 +88,13 @@ export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
   kernel: {
     cniCode: 102,
     retryable: true,
-    nextStep: "Look at the kernel's words in the message and at `weft doctor`.",
+    nextStep: "Look at the kernel's words in the message and at the findings of `weft status`.",
   },
-  checkFailed: { cniCode: 103, retryable: false, nextStep: 'Recreate the pod; `weft doctor` names what altered it.' },
+  checkFailed: {
+    cniCode: 103,
+    retryable: false,
+    nextStep: 'Recreate the pod; find out who altered what the message names.',
+  },
   store: { cniCode: 104, retryable: true, nextStep: 'Check free space and permissions of the state directory.' },
   invalidSetting: {
     cniCode: 7,

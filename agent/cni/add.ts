@@ -3,7 +3,7 @@
 
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
-import { type CniParts, errnoOf } from './parts.ts';
+import { type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
 import type { AddCall } from './request.ts';
 import { type AddResult, buildResult } from './result.ts';
 
@@ -51,7 +51,7 @@ export function podNetns(path: string, parts: Pick<CniParts, 'inspectNetns'>): b
   if (!seen.isNetns) {
     throw new WeftError('invalidNetns', `CNI_NETNS ${path} is not a network namespace`, { details: path });
   }
-  if (parts.inspectNetns('/proc/self/ns/net').inode === seen.inode) {
+  if (parts.inspectNetns(ownNetnsPath).inode === seen.inode) {
     throw new WeftError('invalidNetns', `CNI_NETNS ${path} is the host's own network namespace`, { details: path });
   }
   return seen.inode;

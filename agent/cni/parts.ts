@@ -8,6 +8,15 @@ import type { Ipam } from '#agent/runtime/ipam.ts';
 /** Identity of a path, and whether it is a network namespace. Throws a system error where there is nothing. */
 export type NetnsInspector = (path: string) => { readonly isNetns: boolean; readonly inode: bigint };
 
+/** This process' own network namespace; an agent never changes it. */
+export const ownNetnsPath = '/proc/self/ns/net';
+
+/** The same inspector, which looks at the process' own namespace only once. */
+export function rememberingOwnNetns(inspect: NetnsInspector): NetnsInspector {
+  let own: ReturnType<NetnsInspector> | undefined;
+  return (path) => (path === ownNetnsPath ? (own ??= inspect(path)) : inspect(path));
+}
+
 export type CniLog = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>;
 
 export interface CniParts {

@@ -140,10 +140,11 @@ export function parseKey(containerId: string, ifname: string): AttachmentKey {
     );
   }
   // What the kernel refuses (dev_valid_name), and % which it would take for a pattern.
-  const isBad = /[\s\p{Cc}/:%\uFFFD]/u.test(ifname) || ifname === '' || ifname === '.' || ifname === '..';
+  // The kernel refuses `all` and `default`: they are folders of /proc/sys/net/ipv4/conf.
+  const isBad = /[\s\p{Cc}/:%\uFFFD]/u.test(ifname) || ['', '.', '..', 'all', 'default'].includes(ifname);
   if (isBad || Buffer.byteLength(ifname) > maxIfnameBytes) {
     throw badEnvironment(
-      `CNI_IFNAME ${JSON.stringify(ifname.slice(0, 80))} is not an interface name: 1 to ${maxIfnameBytes} bytes without "/", ":", "%" and white space`,
+      `CNI_IFNAME ${JSON.stringify(ifname.slice(0, 80))} is not an interface name: 1 to ${maxIfnameBytes} bytes without "/", ":", "%" and white space, not ".", "..", "all" or "default"`,
       'CNI_IFNAME',
     );
   }

@@ -13,7 +13,7 @@ import { check } from './check.ts';
 import { del } from './del.ts';
 import { gc } from './gc.ts';
 import { answerVersion } from './netconf.ts';
-import type { CniParts } from './parts.ts';
+import { type CniParts, rememberingOwnNetns } from './parts.ts';
 import { type CniCall, parseCall, type ShimRequest, shimRequestSchema, type Verb } from './request.ts';
 import { errorJson, resultJson } from './result.ts';
 import { hasServed, markServed, readBootId } from './served.ts';
@@ -96,7 +96,7 @@ class CniHandler {
   #markTimer: NodeJS.Timeout | undefined;
 
   constructor(options: CniServerOptions) {
-    this.#options = options;
+    this.#options = { ...options, inspectNetns: rememberingOwnNetns(options.inspectNetns) };
     this.#markPath = join(dirname(options.socketPath), 'served');
     this.spool = new Spool(options.spoolDir, options, this.#queue, this.#bootId);
     this.#open.promise.catch(() => undefined);

@@ -128,8 +128,16 @@ export class Spool {
         released === undefined ? 'kept DEL had nothing to do' : 'kept DEL done',
       );
     } catch (error) {
+      if (error instanceof WeftError && error.kind === 'invalidEnvironment')
+        return await this.#removeImpossible(path, error);
       if (errnoOf(error) !== 'ENOENT') this.#complain(path, 'a kept DEL failed and stays in the spool', error);
     }
+  }
+
+  /** The shim keeps a DEL whatever it names; one that no ADD can ever have named has nothing to delete. */
+  async #removeImpossible(path: string, error: WeftError): Promise<void> {
+    this.#parts.log.warn({ path, reason: error.message }, 'kept DEL removed: it names no possible attachment');
+    await unlink(path).catch((refused: unknown) => this.#complain(path, 'a kept DEL cannot be removed', refused));
   }
 
   #appliesTo(kept: KeptDel, lease: Lease): boolean {

@@ -57,7 +57,7 @@ export interface Datapath {
   stop(): Promise<void>;
 }
 
-/** A named condition with a next step, for `weft doctor`, the log and the status page. */
+/** A named condition with a next step, for `weft status`, the log and the status page. */
 export interface DatapathFinding {
   /** Stable name, camel case: `duplicatePeerAddress`, `podLinkMissing`, … */
   readonly name: string;

@@ -1,6 +1,6 @@
 // Starts IPAM for one node: opens the store, restores the core from it, and offers the `Ipam` that the rest of the agent sees.
 // A lease with a free address is one core step and one local commit; the registry is never in its way.
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash, randomBytes, randomInt } from 'node:crypto';
 import type { NodeIdentity } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
@@ -117,7 +117,7 @@ function monotonicMs(): number {
 }
 
 function random(): number {
-  return randomBytes(4).readUInt32BE() / 2 ** 32;
+  return randomInt(2 ** 32) / 2 ** 32;
 }
 
 function facade(driver: Driver): RunningIpam {

@@ -53,7 +53,10 @@ function openDatabase(path: string, lockWaitMs: number): DatabaseSync {
     const directory = dirname(path);
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     chmodSync(directory, 0o700);
-    return new DatabaseSync(path, { timeout: lockWaitMs });
+    const database = new DatabaseSync(path, { timeout: lockWaitMs });
+    // SQLite gives the journal the same mode.
+    chmodSync(path, 0o600);
+    return database;
   } catch (error) {
     throw storeError(path, 'cannot open the state in', error);
   }

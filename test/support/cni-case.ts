@@ -57,7 +57,7 @@ export class CniCase implements AsyncDisposable {
     return join(this.directory, 'spool');
   }
 
-  readonly inspectNetns: NetnsInspector = (path) => {
+  inspectNetns: NetnsInspector = (path) => {
     if (path === '/proc/self/ns/net') return { isNetns: true, inode: hostInode };
     if (path === '/etc/passwd') return { isNetns: false, inode: 77n };
     const inode = this.namespaces.get(path);

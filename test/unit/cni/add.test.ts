@@ -35,6 +35,18 @@ describe('ADD', () => {
     expect(given.observed).toEqual(['ADD ok']);
   });
 
+  test('looks at its pod’s namespace each time, at the host’s own only once', async () => {
+    const looks: string[] = [];
+    const { inspectNetns } = given;
+    given.inspectNetns = (path) => {
+      looks.push(path);
+      return inspectNetns(path);
+    };
+    await given.start();
+    for (const id of ['pod1', 'pod2', 'pod3']) await given.addPod(id);
+    expect(looks.toSorted()).toEqual(['/ns/pod1', '/ns/pod2', '/ns/pod3', '/proc/self/ns/net']);
+  });
+
   test('repeated fails with its own code and leaves the first intact', async () => {
     await given.start();
     await given.addPod('pod1');
