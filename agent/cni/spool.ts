@@ -17,7 +17,9 @@ import { parseKey } from './request.ts';
 
 const rescanMs = 10_000;
 const atOnce = 16;
-/** An unfinished file (leading dot) older than this belongs to a shim that died. */
+/** What a shim is still writing: a dot, the final name, its process id. */
+const unfinishedName = /^\..+\.json\.\d+$/;
+/** An unfinished file older than this belongs to a shim that died. */
 const unfinishedMs = 10 * 60_000;
 
 interface KeptDel {
@@ -115,7 +117,7 @@ export class Spool {
   async #drainOne(name: string): Promise<void> {
     const path = join(this.#directory, name);
     try {
-      if (name.startsWith('.')) return await removeUnfinished(path);
+      if (unfinishedName.test(name)) return await removeUnfinished(path);
       const kept = await readKept(path, name);
       const released = await this.#queue.run(kept.key, this.#stopped.signal, () =>
         del(kept.key, this.#parts, (lease) => this.#appliesTo(kept, lease)),

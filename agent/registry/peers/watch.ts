@@ -14,6 +14,8 @@ const confirmAfterMs = 30;
 const readsAtOnce = 8;
 const retryStartMs = 100;
 const retryLimitMs = 5000;
+/** The pause before a silent voter is polled again, as a part of the time that it has been silent. */
+const retryShare = 0.1;
 
 export async function* watchKeys(
   links: readonly VoterLink[],
@@ -146,20 +148,21 @@ function follow(
   const poll = async (): Promise<void> => {
     let after = 0;
     let voterId = '';
-    let failures = 0;
+    let silentSince: number | undefined;
     while (!signal.aborted) {
       try {
-        // The first one does not wait, so that a voter that is silent counts as down soon.
-        const waitMs = voterId === '' ? 0 : pollWaitMs;
+        // The first one does not wait, nor one after a failure: a voter that stays silent is found out soon.
+        const waitMs = voterId === '' || silentSince !== undefined ? 0 : pollWaitMs;
         const answer = await link.changes({ kind, after, voterId, waitMs }, signal);
         for (const changed of answer.entries) board.report(link.name, changed);
         ({ change: after, voterId } = answer);
-        failures = 0;
+        silentSince = undefined;
         if (!answer.more) caughtUp.resolve();
       } catch {
-        failures += 1;
         caughtUp.resolve();
-        await pause(Math.min(retryLimitMs, retryStartMs * 2 ** Math.min(failures, 10)), signal);
+        const now = performance.now();
+        silentSince ??= now;
+        await pause(Math.min(retryLimitMs, Math.max(retryStartMs, (now - silentSince) * retryShare)), signal);
       }
     }
     caughtUp.resolve();

@@ -10,6 +10,7 @@ import { until } from '#test/support/registry-contract.ts';
 class ScriptedVoter implements VoterLink {
   readonly name: string;
   down = false;
+  calls = 0;
   #change = 0;
   #pending: ChangesAnswer['entries'] = [];
   #wake = Promise.withResolvers<void>();
@@ -26,6 +27,7 @@ class ScriptedVoter implements VoterLink {
   }
 
   async changes({ waitMs }: { readonly waitMs: number }, signal: AbortSignal): Promise<ChangesAnswer> {
+    this.calls += 1;
     if (this.down) throw new Error('down');
     signal.addEventListener('abort', () => this.#wake.resolve(), { once: true });
     if (this.#pending.length === 0 && waitMs > 0 && !signal.aborted) await this.#wake.promise;
@@ -115,4 +117,35 @@ it('tells of a deletion that only one voter reports, and goes on without a voter
       expect(events[1]).toEqual({ kind: 'peer', name: 'a' });
     },
   );
+});
+
+it('hears a voter that starts 2 s late within 0.3 s of its start, and does not hammer it before', async () => {
+  const voters = [new ScriptedVoter('a'), new ScriptedVoter('b'), new ScriptedVoter('c')] as const;
+  const [a, b, c] = voters;
+  b.down = true;
+  c.down = true;
+  const stop = new AbortController();
+  const events: WatchEvent[] = [];
+  const read = async (): Promise<RegistryRecord> => record('v1');
+  const done = (async () => {
+    for await (const event of watchKeys(voters, 'peer', read, stop.signal)) events.push(event);
+  })();
+  try {
+    const late = performance.now() + 2000;
+    await until(() => performance.now() >= late, 'the start', 3000);
+    expect(Math.max(b.calls, c.calls)).toBeLessThan(40);
+    // Known to the late voters alone: the own voter would never tell of it.
+    b.report('a', 'v1');
+    c.report('a', 'v1');
+    const startedAt = performance.now();
+    b.down = false;
+    c.down = false;
+    await until(() => events.length === 1, 'the event', 2000);
+    // A tenth of the silence, with jitter at most half as much again; the rest is what a busy machine takes.
+    expect(performance.now() - startedAt).toBeLessThan(400);
+    expect(a.calls).toBeLessThan(5);
+  } finally {
+    stop.abort();
+    await done;
+  }
 });
