@@ -152,7 +152,10 @@ export async function firstLine(child: ChildProcess, what: string, signal: Abort
   });
 }
 
-/** Command line for running something on the host, with the host's files, network and name. */
+/**
+ * Command line for running something on the host, with the host's files, network and name. `--root`: entering a mount namespace alone
+ * leaves for that namespace's own root, which is another one where the lab runs in a chroot.
+ */
 export function onHost(host: Host, command: readonly string[]): readonly string[] {
-  return ['nsenter', `--target=${host.init.pid}`, '--mount', '--net', '--uts', '--', ...command];
+  return ['nsenter', `--target=${host.init.pid}`, '--mount', '--net', '--uts', '--root', '--wd', '--', ...command];
 }
