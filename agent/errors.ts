@@ -30,6 +30,7 @@ export type ErrorName =
   | 'interfaceExists'
   | 'kernel'
   | 'checkFailed'
+  | 'hostPortTaken'
   | 'store'
   | 'invalidSetting'
   | 'registry'
@@ -96,6 +97,11 @@ export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
     nextStep: 'Recreate the pod; find out who altered what the message names.',
   },
   store: { cniCode: 104, retryable: true, nextStep: 'Check free space and permissions of the state directory.' },
+  hostPortTaken: {
+    cniCode: 105,
+    retryable: true,
+    nextStep: 'Give the pod another host port, or remove the pod that has it.',
+  },
   invalidSetting: {
     cniCode: 7,
     retryable: false,

@@ -33,6 +33,31 @@ export interface LeaseOwner {
   readonly netnsInode: bigint;
 }
 
+/** A port of the node that leads to a port of the pod. */
+export interface PortMapping {
+  readonly protocol: 'tcp' | 'udp' | 'sctp';
+  /** 1-65535. */
+  readonly hostPort: number;
+  readonly containerPort: number;
+  /** Canonical; `0.0.0.0` and `::` mean every address of their family, absent means every address. */
+  readonly hostIp?: string;
+}
+
+export interface BandwidthLimit {
+  readonly bitsPerSecond: number;
+  /** Bits that may pass at once after silence. */
+  readonly burstBits: number;
+}
+
+/** What a pod's link has beyond addresses, kept with the lease so that it can be rebuilt; the core carries it along unread. */
+export interface LinkOptions {
+  /** MAC of the pod's end, lower case; absent: follows from the address. */
+  readonly mac?: string;
+  readonly portMappings?: readonly PortMapping[];
+  /** `ingress` is towards the pod. */
+  readonly bandwidth?: { readonly ingress?: BandwidthLimit; readonly egress?: BandwidthLimit };
+}
+
 export interface Lease {
   readonly containerId: string;
   readonly ifname: string;
@@ -44,6 +69,7 @@ export interface Lease {
   /** Milliseconds since the epoch. */
   readonly sinceMs: number;
   readonly hostIfname: string;
+  readonly link?: LinkOptions;
 }
 
 /** A lease asked for: everything but the addresses, which the core chooses unless they are named. */

@@ -3,12 +3,13 @@
 
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
-import { type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
+import { unsupported } from './json.ts';
+import { type AddParts, type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
 import type { AddCall } from './request.ts';
 import { type AddResult, buildResult } from './result.ts';
 
 /** Throws WeftError: `invalidNetns`, `attachmentExists`, those of Ipam.lease and Datapath.attach. The caller serializes per key. */
-export async function add(call: AddCall, parts: CniParts, signal: AbortSignal): Promise<AddResult> {
+export async function add(call: AddCall, parts: AddParts, signal: AbortSignal): Promise<AddResult> {
   try {
     return await addOrUndo(call, parts, signal);
   } catch (error) {
@@ -19,12 +20,18 @@ export async function add(call: AddCall, parts: CniParts, signal: AbortSignal): 
   }
 }
 
-async function addOrUndo(call: AddCall, parts: CniParts, signal: AbortSignal): Promise<AddResult> {
+async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): Promise<AddResult> {
   const { ipam, datapath } = parts;
   const netnsInode = podNetns(call.netnsPath, parts);
   await clearReplaced(call, netnsInode, parts);
   const owner = { ...call.pod, network: call.netConf.name, netnsPath: call.netnsPath, netnsInode };
-  const lease = await ipam.lease({ ...call.key, owner, addresses: [] }, signal);
+  const { addresses, link: wanted, ipRanges } = call.netConf.wish;
+  if (ipRanges.length > 0) throw unsupported('"runtimeConfig.ipRanges"', 'runtimeConfig.ipRanges');
+  using _ports = parts.ports.claim(call.key, wanted.portMappings ?? [], () => ipam.leases());
+  const lease = await ipam.lease(
+    { ...call.key, owner, addresses, ...(Object.keys(wanted).length > 0 && { link: wanted }) },
+    signal,
+  );
   try {
     signal.throwIfAborted();
     const link = await datapath.attach({ lease, netnsPath: call.netnsPath }, signal);

@@ -5,6 +5,7 @@ import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import { toWeftError, WeftError } from '#agent/errors.ts';
+import { ownCapabilities } from './wish.ts';
 
 /** The configuration's text. cniVersion 1.0.0 for containerd 1.6; who knows `cniVersions` takes 1.1.0 and with it STATUS and GC. */
 export function conflistText(networkName = 'weft'): string {
@@ -12,7 +13,7 @@ export function conflistText(networkName = 'weft'): string {
     cniVersion: '1.0.0',
     cniVersions: ['1.0.0', '1.1.0'],
     name: networkName,
-    plugins: [{ type: 'weft' }],
+    plugins: [{ type: 'weft', capabilities: Object.fromEntries(ownCapabilities.map((name) => [name, true])) }],
   };
   return `${JSON.stringify(conflist, null, 2)}\n`;
 }

@@ -4,17 +4,21 @@
 
 import { WeftError } from '#agent/errors.ts';
 import type { AttachmentKey } from '#agent/runtime/ipam.ts';
+import {
+  type Dns,
+  invalid,
+  isObject,
+  isStringList,
+  type JsonObject,
+  objects,
+  quote,
+  string,
+  unsupported,
+} from './json.ts';
 import { type CniVersion, impliedVersion, isCniVersion, cniVersions, newestVersion } from './versions.ts';
+import { isKnownCapability, noWish, parseWish, type Wish } from './wish.ts';
 
-type JsonObject = Readonly<Record<string, unknown>>;
-
-/** CNI's `dns`, as configuration and in results. */
-export interface Dns {
-  readonly nameservers?: readonly string[];
-  readonly domain?: string;
-  readonly search?: readonly string[];
-  readonly options?: readonly string[];
-}
+export type { Dns } from './json.ts';
 
 /** What CHECK needs of the previous result, whatever its version. */
 export interface PrevResult {
@@ -28,6 +32,8 @@ export interface NetConf {
   /** The network's name: `^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`. */
   readonly name: string;
   readonly dns: Dns | undefined;
+  /** What `runtimeConfig` and `args` ask for; nothing where they do not matter. */
+  readonly wish: Wish;
   readonly prevResult: PrevResult | undefined;
   /** GC's list under either key; undefined when neither is there. */
   readonly validAttachments: readonly AttachmentKey[] | undefined;
@@ -53,10 +59,13 @@ export function parseNetConf(stdin: string, strict: boolean): NetConf {
   if (typeof name !== 'string' || name === '') throw invalid('name', 'the network has no name');
   if (!namePattern.test(name) || name.length > 253) throw invalid('name', `${quote(name)} is not a network name`);
   if (strict) refuseUnknown(json);
+  const wish = strict ? parseWish(json['runtimeConfig'], json['args']) : noWish;
+  const dns = json['dns'] === undefined || json['dns'] === null ? undefined : parseDns(json['dns'], strict);
   return {
     cniVersion,
     name,
-    dns: json['dns'] === undefined || json['dns'] === null ? undefined : parseDns(json['dns'], strict),
+    dns: wish.dns === undefined ? dns : { ...dns, ...wish.dns },
+    wish,
     prevResult: parsePrevResult(json['prevResult'], cniVersion, strict),
     validAttachments: parseAttachments(json),
   };
@@ -107,7 +116,7 @@ function refuseUnknown(json: JsonObject): void {
   if (ipamKey !== undefined) throw unsupported(quote(`ipam.${ipamKey}`), `ipam.${ipamKey}`);
   const capabilities = json['capabilities'] ?? {};
   if (!isObject(capabilities)) throw invalid('capabilities', 'capabilities is not an object');
-  const declared = Object.keys(capabilities).find((key) => capabilities[key] === true);
+  const declared = Object.keys(capabilities).find((key) => capabilities[key] === true && !isKnownCapability(key));
   if (declared !== undefined) throw unsupported(quote(`capabilities.${declared}`), `capabilities.${declared}`);
 }
 
@@ -157,40 +166,6 @@ function parseAttachments(json: JsonObject): readonly AttachmentKey[] | undefine
   );
 }
 
-function objects(value: unknown, where: string): readonly JsonObject[] {
-  if (!Array.isArray(value) || !value.every((item) => isObject(item)))
-    throw invalid(where, `${where} is not a list of objects`);
-  return value;
-}
-
-function isStringList(value: unknown): boolean {
-  return Array.isArray(value) && value.every((item) => typeof item === 'string');
-}
-
-function string(value: unknown, where: string): string {
-  if (typeof value !== 'string') throw invalid(where, `${where} is not a string`);
-  return value;
-}
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 80 ? `${text.slice(0, 79)}…` : text;
-}
-
-function invalid(field: string, message: string): WeftError {
-  return new WeftError('invalidConfig', message, { details: field });
-}
-
 function refuse(field: string, message: string): never {
   throw invalid(field, message);
-}
-
-function unsupported(what: string, field: string): WeftError {
-  return new WeftError('unsupportedField', `the network configuration has ${what}, which weft does not support`, {
-    details: field,
-  });
 }

@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 
 import type { Datapath } from '#agent/datapath/datapath.ts';
 import type { Ipam } from '#agent/runtime/ipam.ts';
+import type { PortClaims } from './port-mappings.ts';
 
 /** Identity of a path, and whether it is a network namespace. Throws a system error where there is nothing. */
 export type NetnsInspector = (path: string) => { readonly isNetns: boolean; readonly inode: bigint };
@@ -24,6 +25,11 @@ export interface CniParts {
   readonly datapath: Datapath;
   readonly inspectNetns: NetnsInspector;
   readonly log: CniLog;
+}
+
+/** What an ADD works with: the parts, and what the calls of one server share. */
+export interface AddParts extends CniParts {
+  readonly ports: PortClaims;
 }
 
 /** `ENOENT` and the like, of Node's system errors and of netlink's; '' for anything else. */

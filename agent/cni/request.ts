@@ -7,6 +7,7 @@ import { WeftError } from '#agent/errors.ts';
 import type { AttachmentKey } from '#agent/runtime/ipam.ts';
 import { type NetConf, parseNetConf } from './netconf.ts';
 import { atLeast, type CniVersion } from './versions.ts';
+import { withCniArgs } from './wish.ts';
 
 /** Body of `POST /cni` and content of a spool file. */
 export interface ShimRequest {
@@ -122,7 +123,9 @@ export function parseCall(request: ShimRequest): CniCall {
         details: 'prevResult',
       });
     }
-    return { verb, key, netnsPath, pod: parsePod(env['CNI_ARGS'] ?? ''), netConf };
+    const args = parseArgs(env['CNI_ARGS'] ?? '');
+    const wish = withCniArgs(netConf.wish, args.get('IP'), args.get('MAC'));
+    return { verb, key, netnsPath, pod: podNames(args), netConf: { ...netConf, wish } };
   }
   if (netConf.prevResult === undefined) {
     throw new WeftError('invalidConfig', 'CHECK needs the prevResult of ADD', { details: 'prevResult' });
@@ -170,7 +173,7 @@ function parseNetnsPath(path: string): string {
 }
 
 /** CNI_ARGS is `K=V;K=V`; keys that Weft does not know are for others. */
-function parsePod(args: string): PodNames {
+function parseArgs(args: string): ReadonlyMap<string, string> {
   const values = new Map<string, string>();
   for (const pair of args.split(';').filter((text) => text !== '')) {
     const equals = pair.indexOf('=');
@@ -178,6 +181,10 @@ function parsePod(args: string): PodNames {
       throw badEnvironment(`CNI_ARGS has ${JSON.stringify(pair.slice(0, 80))}, which is not KEY=VALUE`, 'CNI_ARGS');
     values.set(pair.slice(0, equals), pair.slice(equals + 1).slice(0, 253));
   }
+  return values;
+}
+
+function podNames(values: ReadonlyMap<string, string>): PodNames {
   const podNamespace = values.get('K8S_POD_NAMESPACE');
   const podName = values.get('K8S_POD_NAME');
   const podUid = values.get('K8S_POD_UID');

@@ -13,7 +13,8 @@ import { check } from './check.ts';
 import { del } from './del.ts';
 import { gc } from './gc.ts';
 import { answerVersion } from './netconf.ts';
-import { type CniParts, rememberingOwnNetns } from './parts.ts';
+import { type AddParts, type CniParts, rememberingOwnNetns } from './parts.ts';
+import { PortClaims } from './port-mappings.ts';
 import { type CniCall, parseCall, type ShimRequest, shimRequestSchema, type Verb } from './request.ts';
 import { errorJson, resultJson } from './result.ts';
 import { hasServed, markServed, readBootId } from './served.ts';
@@ -85,6 +86,7 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
 class CniHandler {
   readonly spool: Spool;
   readonly #options: CniServerOptions;
+  readonly #parts: AddParts;
   readonly #queue = new AttachmentQueue();
   readonly #bootId = readBootId();
   readonly #markPath: string;
@@ -97,6 +99,7 @@ class CniHandler {
 
   constructor(options: CniServerOptions) {
     this.#options = { ...options, inspectNetns: rememberingOwnNetns(options.inspectNetns) };
+    this.#parts = { ...this.#options, ports: new PortClaims() };
     this.#markPath = join(dirname(options.socketPath), 'served');
     this.spool = new Spool(options.spoolDir, options, this.#queue, this.#bootId);
     this.#open.promise.catch(() => undefined);
@@ -164,7 +167,7 @@ class CniHandler {
     const { ipam, datapath } = this.#options;
     switch (call.verb) {
       case 'ADD': {
-        const result = await this.#queue.run(call.key, signal, () => add(call, this.#options, signal));
+        const result = await this.#queue.run(call.key, signal, () => add(call, this.#parts, signal));
         if (!this.#served) await this.#mark();
         return resultJson(result, call.netConf.cniVersion);
       }

@@ -1,6 +1,10 @@
 // What the rest of the agent sees of IPAM. The runtime behind it feeds the pure core (ipam-peer/) with events and executes
 // its effects; this file holds only the shapes, so that cni/, datapath/ and observe/ do not depend on how it is done.
 
+import type { LinkOptions } from '#ipam-peer/events.ts';
+
+export type { BandwidthLimit, LinkOptions, PortMapping } from '#ipam-peer/events.ts';
+
 /** One attachment of a container to the network: CNI's key, plus the generation that tells two uses of one key apart. */
 export interface AttachmentKey {
   readonly containerId: string;
@@ -24,6 +28,8 @@ export interface LeaseRequest extends AttachmentKey {
   readonly owner: LeaseOwner;
   /** Addresses asked for by name (the `ips` capability); plain addresses without prefix length. Empty: any. */
   readonly addresses: readonly string[];
+  /** What the link shall have beyond addresses; kept with the lease. */
+  readonly link?: LinkOptions;
 }
 
 export interface Lease extends AttachmentKey {
@@ -38,6 +44,7 @@ export interface Lease extends AttachmentKey {
   readonly sinceMs: number;
   /** Host end of the veth, known from the moment of the lease (derived from the key). */
   readonly hostIfname: string;
+  readonly link?: LinkOptions;
 }
 
 /** A peer as the datapath and the status page need it. */

@@ -150,6 +150,7 @@ async function lease(driver: Driver, ticket: number, request: LeaseRequest, sign
     generation: randomBytes(8).toString('hex'),
     sinceMs: Date.now(),
     hostIfname: hostIfname(request),
+    ...(request.link !== undefined && { link: request.link }),
   };
   const outcome = await new Promise<Outcome>((resolve, reject) => {
     const abort = (): void => {

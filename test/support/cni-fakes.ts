@@ -41,6 +41,7 @@ export class FakeIpam implements Ipam {
       state: 'pending',
       sinceMs: Date.now(),
       hostIfname: `weft${randomBytes(4).toString('hex')}`,
+      ...(request.link !== undefined && { link: request.link }),
     };
     this.#leases.set(nameOf(request), lease);
     return lease;

@@ -40,7 +40,7 @@ describe('network configuration', () => {
   test('keys of the specification are passed over', () => {
     const spec = JSON.parse(`{
       "cniVersions": ["1.1.0"], "disableCheck": false, "disableGC": true, "loadOnlyInlinedPlugins": true,
-      "capabilities": {"portMappings": false}, "runtimeConfig": {"mac": "x"}, "args": {"cni": {}}, "ipMasq": true,
+      "capabilities": {"portMappings": false}, "runtimeConfig": {"aliases": {"weft": ["web"]}, "cgroupPath": "/kubepods"}, "args": {"cni": {}}, "ipMasq": true,
       "ipam": {}, "cni.dev/anything": 1, "prevResult": null, "dns": null
     }`) as object;
     expect(parseNetConf(JSON.stringify({ ...conf, ...spec }), true)).toMatchObject({ name: 'weft', dns: undefined });
@@ -50,7 +50,7 @@ describe('network configuration', () => {
     ['an unknown key', { bridge: 'x' }, 2],
     ['ipam.type', { ipam: { type: 'dhcp' } }, 2],
     ['a range in ipam', { ipam: { subnet: '10.0.0.0/8' } }, 2],
-    ['a declared capability', { capabilities: { portMappings: true } }, 2],
+    ['a capability that is not ours', { capabilities: { deviceID: true } }, 2],
     ['ipam as a string', { ipam: 'weft' }, 7],
     ['capabilities as a list', { capabilities: [] }, 7],
     ['no name', { name: undefined }, 7],
@@ -277,7 +277,20 @@ describe('conflist', () => {
       cniVersion: '1.0.0',
       cniVersions: ['1.0.0', '1.1.0'],
       name: 'weft',
-      plugins: [{ type: 'weft' }],
+      plugins: [
+        {
+          type: 'weft',
+          capabilities: {
+            portMappings: true,
+            bandwidth: true,
+            mac: true,
+            ips: true,
+            ipRanges: true,
+            dns: true,
+            'io.kubernetes.cri.pod-annotations': true,
+          },
+        },
+      ],
     });
     expect((await stat(path)).mode & 0o777).toBe(0o644);
     await rm(directory, { recursive: true });
