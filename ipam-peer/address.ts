@@ -3,6 +3,16 @@
 
 export type Family = 4 | 6;
 
+/** One value for each family. */
+export type PerFamily<T> = Readonly<Record<Family, T>>;
+
+/** IPv4 first, the order in which a pod's and a node's addresses are told. */
+export const families: readonly Family[] = [4, 6];
+
+export function perFamily<T>(make: (family: Family) => T): PerFamily<T> {
+  return { 4: make(4), 6: make(6) };
+}
+
 export interface Address {
   readonly family: Family;
   /** The address as an unsigned integer of 32 or 128 bits, most significant bit first. */
@@ -42,6 +52,11 @@ function formatIpv4(value: number): string {
 }
 
 const hexGroup = /^[0-9a-f]{1,4}$/i;
+
+/** The family of an address that is known to be one. */
+export function familyOf(text: string): Family {
+  return text.includes(':') ? 6 : 4;
+}
 
 function parseGroups(text: string): readonly bigint[] | undefined {
   if (text === '') return [];

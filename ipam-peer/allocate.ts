@@ -1,12 +1,12 @@
 // Allocate: the fast path of an ADD. A free address is leased in memory, its row persisted, then the caller answered: no
 // registry. Without a free address the wish waits for a rest to end or a grant to come, for a bounded time; when nobody has
 // space it fails at once and says who holds the space.
-import { type Address, formatAddress, parseAddress } from './address.ts';
+import { type Address, type Family, formatAddress, parseAddress } from './address.ts';
 import { containsAddress, formatCidrs } from './cidr.ts';
 import type { Delta, Lease, LeaseWish, Refusal, RefusalReason } from './events.ts';
-import { freeAddresses, nextRestEndMs, stateOf, takeAny, takeThis } from './space.ts';
+import { freeAddresses, nextRestEndMs, putBack, stateOf, takeAny, takeThis } from './space.ts';
 import { exhaustionText } from './want.ts';
-import { emit, leaseKey, type State, type Waiting } from './state.ts';
+import { emit, familiesOf, familyWord, leaseKey, type State, type Waiting } from './state.ts';
 
 /** Event `allocate`. */
 export function allocate(state: State, ticket: number, wish: LeaseWish, nowMs: number): void {
@@ -60,15 +60,33 @@ function tryLease(state: State, ticket: number, wish: LeaseWish): boolean {
   return true;
 }
 
+/** One address of each family of the universe, or of none: those named, any other. */
 function chooseAddresses(state: State, wish: LeaseWish): readonly string[] | undefined {
-  const named = parseAddress(wish.addresses[0] ?? '');
-  if (named !== undefined) {
-    if (stateOf(state.space, named.value) !== 'free') return undefined;
-    takeThis(state.space, named.value);
-    return [formatAddress(named.family, named.value)];
+  const taken: Address[] = [];
+  for (const family of familiesOf(state)) {
+    const address = takeOne(state, family, namedOf(wish, family));
+    if (address === undefined) {
+      for (const { family: of, value } of taken) putBack(state.spaces[of], value);
+      return undefined;
+    }
+    taken.push(address);
   }
-  const value = takeAny(state.space);
-  return value === undefined ? undefined : [formatAddress(state.space.family, value)];
+  return taken.length === 0 ? undefined : taken.map(({ family, value }) => formatAddress(family, value));
+}
+
+function namedOf(wish: LeaseWish, family: Family): Address | undefined {
+  return parseAddress(wish.addresses.find((text) => parseAddress(text)?.family === family) ?? '');
+}
+
+function takeOne(state: State, family: Family, named: Address | undefined): Address | undefined {
+  const space = state.spaces[family];
+  if (named === undefined) {
+    const value = takeAny(space);
+    return value === undefined ? undefined : { family, value };
+  }
+  if (stateOf(space, named.value) !== 'free') return undefined;
+  takeThis(space, named.value);
+  return named;
 }
 
 /** Persists a lease row and, in the same transaction, the end of rests since the last one. */
@@ -97,10 +115,19 @@ function whyNever(state: State, wish: LeaseWish): Refusal | undefined {
 }
 
 function whyNotNamed(state: State, wish: LeaseWish): Refusal | undefined {
-  if (wish.addresses.length > 1) return refuse('invalid', 'at most one address can be asked for (the pool is IPv4)');
-  const text = wish.addresses[0] ?? '';
-  const address = parseAddress(text);
-  if (address === undefined) return refuse('invalid', `"${text}" is no address`);
+  const parsed = wish.addresses.map((text) => ({ text, address: parseAddress(text) }));
+  const bad = parsed.find(({ address }) => address === undefined);
+  if (bad !== undefined) return refuse('invalid', `"${bad.text}" is no address`);
+  const named = parsed.flatMap(({ address }) => address ?? []);
+  if (new Set(named.map(({ family }) => family)).size < named.length) {
+    return refuse('invalid', `at most one address of each family can be asked for, not ${wish.addresses.join(', ')}`);
+  }
+  return named.map((address) => whyNotThis(state, address)).find((refusal) => refusal !== undefined);
+}
+
+function whyNotThis(state: State, address: Address): Refusal | undefined {
+  const text = formatAddress(address.family, address.value);
+  const space = state.spaces[address.family];
   const universe = state.durable.universe;
   if (universe === undefined) return undefined;
   if (!universe.ranges.some((range) => containsAddress(range, address))) {
@@ -109,7 +136,7 @@ function whyNotNamed(state: State, wish: LeaseWish): Refusal | undefined {
   if (universe.reserved.some((range) => containsAddress(range, address))) {
     return refuse('invalid', `${text} is reserved in this pool`);
   }
-  switch (stateOf(state.space, address.value)) {
+  switch (stateOf(space, address.value)) {
     case 'leased':
       return refuse('inUse', `${text} is in use by ${holderOf(state, text)}`);
     case 'resting':
@@ -117,7 +144,7 @@ function whyNotNamed(state: State, wish: LeaseWish): Refusal | undefined {
     case 'excluded':
       return refuse('invalid', `${text} is the network or broadcast address of the pool`);
     case 'outside':
-      if (state.space.total === 0) return undefined;
+      if (space.total === 0) return undefined;
       return refuse('notOurs', `${text} belongs to ${ownerOf(state, address)}, not to this node`);
     case 'free':
       return undefined;
@@ -141,32 +168,45 @@ function holderOf(state: State, text: string): string {
   return 'another container';
 }
 
+/** Families without a free address. */
+function lacking(state: State): readonly Family[] {
+  return familiesOf(state).filter((family) => freeAddresses(state.spaces[family]) <= 0);
+}
+
 /** Why an allocation that finds nothing free must not even wait. */
 function whyNotNow(state: State, wish: LeaseWish, nowMs: number): Refusal | undefined {
   if (state.fenced !== '') return refuse('fenced', state.fenced);
-  if (wish.addresses.length > 0) return whyNotNamed(state, wish);
-  if (!state.exhausted) return undefined;
-  const restEnd = nextRestEndMs(state.space);
-  if (restEnd !== undefined && restEnd <= nowMs + state.config.allocateWaitMs) return undefined;
-  return refuse('exhausted', `no address is free: ${exhaustionText(state)}`);
+  const refusal = wish.addresses.length > 0 ? whyNotNamed(state, wish) : undefined;
+  if (refusal !== undefined) return refusal;
+  for (const family of lacking(state)) {
+    if (!state.asks[family].exhausted || namedOf(wish, family) !== undefined) continue;
+    const restEnd = nextRestEndMs(state.spaces[family]);
+    if (restEnd !== undefined && restEnd <= nowMs + state.config.allocateWaitMs) continue;
+    return refuse('exhausted', `no address is free: ${exhaustionText(state, family)}`);
+  }
+  return undefined;
 }
 
 function waitedInVain(state: State): Refusal {
   const seconds = Math.round(state.config.allocateWaitMs / 1000);
-  return state.space.total === 0
+  const served = familiesOf(state);
+  return served.length === 0 || served.some((family) => state.spaces[family].total === 0)
     ? refuse('notReady', `this node has no block of the pool yet, after ${seconds} s: ${waitingFor(state)}`)
     : refuse('waited', `no address became free within ${seconds} s: ${waitingFor(state)}`);
 }
 
-/** What an allocation waits for, one sentence for people; '' when an address is free. */
+/** What an allocation waits for, one sentence for people; '' when an address of each family is free. */
 export function waitingFor(state: State): string {
   if (state.fenced !== '') return state.fenced;
-  if (freeAddresses(state.space) > 0) return '';
+  const [family] = lacking(state);
+  if (family === undefined && familiesOf(state).length > 0) return '';
   if (state.trouble !== '') return state.trouble;
-  if (state.exhausted) return exhaustionText(state);
-  if (state.durable.universe === undefined) return 'the registry has not answered yet';
-  if (state.asking !== undefined) return `asked ${state.asking.from.name} for space, no grant yet`;
+  if (family === undefined || state.durable.universe === undefined) return 'the registry has not answered yet';
+  const ask = state.asks[family];
+  if (ask.exhausted) return exhaustionText(state, family);
+  if (ask.from !== undefined) return `asked ${ask.from.name} for${familyWord(state, family)} space, no grant yet`;
   if (state.confirmed === undefined) return 'the registry has not answered yet';
-  if (state.space.total > 0) return 'every address of this node is leased or rests';
+  if (state.spaces[family].total > 0)
+    return `every${familyWord(state, family)} address of this node is leased or rests`;
   return 'no block yet';
 }

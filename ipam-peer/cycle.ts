@@ -1,6 +1,7 @@
 // One cycle: read the universe (until it is founded), list the others (now and then), read the own record, read the others that
 // something hangs on, and compare-and-swap the own record at the version read. Every step waits for its answers; an answer that
 // does not come, or does not tell, ends the cycle, and the next one reads again.
+import { families, perFamily } from './address.ts';
 import { coalesce, compareCidr, intersect, sameCidrs, subtract } from './cidr.ts';
 import { clearVia, receive } from './receive.ts';
 import { describe } from './describe.ts';
@@ -32,7 +33,7 @@ import {
   type State,
   type Writing,
 } from './state.ts';
-import { chooseDonor, want } from './want.ts';
+import { firstWants, want } from './want.ts';
 
 interface Moment {
   readonly nowMs: number;
@@ -217,20 +218,23 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
 /** The own record is always created empty; when the founder is known, the want rides on it. */
 function createOwn(state: State, cycle: Cycle, at: Moment): void {
   const founded = state.universe?.record.founder !== undefined;
-  const donor = founded ? chooseDonor(state, undefined, at.random) : undefined;
+  const wants = founded ? firstWants(state, at.random) : perFamily(() => undefined);
   const record: PeerRecord = {
     node: state.config.node,
     seq: 1,
     seeded: false,
     blocks: [],
     granting: [],
-    ...(donor && { wants: { from: donor } }),
+    wants,
     underlay: state.underlay,
     overlay: [],
-    free: 0,
+    free: perFamily(() => 0),
     extra: {},
   };
-  const news = [`joined as ${state.config.self}${donor === undefined ? '' : `, asked ${donor.name} for space`}`];
+  const asked = [...new Set(families.flatMap((family) => wants[family]?.name ?? []))];
+  const news = [
+    `joined as ${state.config.self}${asked.length === 0 ? '' : `, asked ${asked.join(' and ')} for space`}`,
+  ];
   startWriting(cycle, { kind: 'create', news, record });
   const id = request(state, cycle, state.config.self);
   emit(state, { kind: 'create', request: id, record: 'peer', name: state.config.self, value: formatPeer(record) });
@@ -273,17 +277,16 @@ function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment
 
 /** The record that a draft comes to: unmarked blocks in the fewest CIDRs, marked ones as they are. */
 function finish(draft: Draft): PeerRecord {
-  const { wants: _settled, ...base } = draft.base;
   const marked = draft.blocks.filter((block) => block.via ?? block.spare ?? block.quarantine);
   const plain = draft.blocks.filter((block) => !marked.includes(block)).map((block) => block.cidr);
   const blocks: readonly Block[] = [...coalesce(plain).map((cidr) => ({ cidr })), ...marked];
   return {
-    ...base,
+    ...draft.base,
     seq: draft.seq,
     seeded: draft.seeded,
     blocks: blocks.toSorted((a, b) => compareCidr(a.cidr, b.cidr)),
     granting: draft.granting,
-    ...(draft.wants && { wants: { from: draft.wants } }),
+    wants: draft.wants,
     underlay: draft.underlay,
     overlay: draft.overlay,
     free: draft.free,

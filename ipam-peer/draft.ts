@@ -1,5 +1,6 @@
 // A draft of the own record's next write. A cycle reads the own record, then the others', then lets every operation change the
 // draft in turn, then writes once: what one operation does rides on the same compare-and-swap as what the others do.
+import type { Family, PerFamily } from './address.ts';
 import type { StoredRecord } from './events.ts';
 import type { Block, Grant, PeerRecord, RecordRef } from './records.ts';
 import type { Known, State } from './state.ts';
@@ -18,12 +19,12 @@ export interface Draft {
   blocks: Block[];
   granting: Grant[];
   seeded: boolean;
-  wants: RecordRef | undefined;
+  wants: PerFamily<RecordRef | undefined>;
   underlay: readonly string[];
   overlay: readonly string[];
-  free: number;
-  /** Wants that could not be served: the published free count must not go on promising. */
-  unserved: boolean;
+  free: PerFamily<number>;
+  /** Families of wants that could not be served: the published free count must not go on promising. */
+  readonly unserved: Set<Family>;
   /** Said when the write has succeeded. */
   readonly news: string[];
   /** True when the write is worth making. */
@@ -65,11 +66,11 @@ export function startDraft(
     blocks: [...record.blocks],
     granting: [...record.granting],
     seeded: record.seeded,
-    wants: record.wants?.from,
+    wants: record.wants,
     underlay: record.underlay,
     overlay: record.overlay,
     free: record.free,
-    unserved: false,
+    unserved: new Set(),
     news: [],
     changed: false,
   };

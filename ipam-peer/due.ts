@@ -1,5 +1,6 @@
 // When the next cycle is due, and which records it has to read. Both look only at what concerns this peer (its pending grants,
 // its `via` marks, the peers that want from it or grant to it), so an event costs the same with ten peers and with 5,000.
+import { families, type Family } from './address.ts';
 import { isFarOff, sameTexts } from './describe.ts';
 import { publishedFreeNow } from './grant.ts';
 import { type Block, type Grant, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
@@ -19,11 +20,14 @@ export function dueMs(state: State): number {
   }
   const pending =
     confirmed.record.granting.length > 0 || confirmed.record.blocks.some((block) => block.via !== undefined);
-  if (pending || isShort(state, confirmed.record.blocks.length, 0)) {
+  if (pending || families.some((family) => isShort(state, family, confirmed.record.blocks, 0))) {
     due = Math.min(due, state.polledMs + state.config.pollMs);
   }
-  if (state.asking !== undefined && confirmed.record.wants !== undefined) {
-    due = Math.min(due, state.asking.sinceMs + state.config.answerTimeoutMs);
+  for (const family of families) {
+    const { from, sinceMs } = state.asks[family];
+    if (from !== undefined && confirmed.record.wants[family] !== undefined) {
+      due = Math.min(due, sinceMs + state.config.answerTimeoutMs);
+    }
   }
   return Math.max(due, state.notBeforeMs);
 }
@@ -38,19 +42,19 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
   if (record.blocks.some((block) => looksCleared(state, block))) return true;
   if (grantsHeard(state, record, self)) return true;
   if (!sameTexts(record.underlay, state.underlay)) return true;
-  if (isFarOff(state, record.free, publishedFreeNow(state))) return true;
-  return shouldAsk(state, record);
+  return families.some(
+    (family) =>
+      isFarOff(state, record.free[family], publishedFreeNow(state, family)) || shouldAsk(state, family, record),
+  );
 }
 
-function shouldAsk(state: State, record: PeerRecord): boolean {
-  const short = isShort(state, record.blocks.length, 0);
-  if (record.wants === undefined) return short && !state.exhausted;
-  return !short || (state.asking !== undefined && !state.exhausted && !hopeful(state, record.wants.from));
-}
-
-/** Like `stillHopeful` but without its deadline, which `dueMs` adds. */
-function hopeful(state: State, donor: RecordRef): boolean {
-  return stillHopeful(state, donor, -Infinity);
+function shouldAsk(state: State, family: Family, record: PeerRecord): boolean {
+  const short = isShort(state, family, record.blocks, 0);
+  const donor = record.wants[family];
+  const { from, exhausted } = state.asks[family];
+  if (donor === undefined) return short && !exhausted;
+  // Without the deadline of `stillHopeful`, which `dueMs` adds.
+  return !short || (from !== undefined && !exhausted && !stillHopeful(state, family, donor, -Infinity));
 }
 
 function looksSettled(state: State, grant: Grant, self: RecordRef): boolean {
@@ -83,10 +87,10 @@ function wanters(state: State, self: RecordRef): readonly string[] {
   const granting = state.confirmed?.record.granting ?? [];
   return [...state.interest].filter((name) => {
     const peer = state.peers.get(name);
-    return (
-      peer !== undefined &&
-      sameRef(peer.record.wants?.from, self) &&
-      !granting.some((grant) => sameRef(grant.to, { name, uid: peer.stored.uid }))
+    return families.some(
+      (family) =>
+        sameRef(peer?.record.wants[family], self) &&
+        !granting.some((grant) => grant.cidr.family === family && sameRef(grant.to, peer?.stored)),
     );
   });
 }
@@ -114,7 +118,10 @@ export function toRead(state: State, own: PeerRecord, self: RecordRef): readonly
   }
   for (const grant of own.granting) names.add(grant.to.name);
   for (const block of own.blocks) if (block.via !== undefined) names.add(block.via.name);
-  if (own.wants !== undefined) names.add(own.wants.from.name);
+  for (const family of families) {
+    const donor = own.wants[family];
+    if (donor !== undefined) names.add(donor.name);
+  }
   for (const name of wanters(state, self)) names.add(name);
   names.delete(state.config.self);
   return [...names].slice(0, readsLimit);

@@ -1,5 +1,6 @@
 // Found: whoever first writes itself into the universe's write-once `founder` owns the whole range, and writes it into its own
 // record. No quorum is estimated and no count of nodes awaited: the registry's compare-and-swap decides.
+import { perFamily } from './address.ts';
 import { coalesce, formatCidr, subtract } from './cidr.ts';
 import type { Draft } from './draft.ts';
 import { blocksLimit, type RecordRef, sameRef, type UniverseRecord } from './records.ts';
@@ -31,7 +32,7 @@ export function seed(draft: Draft): void {
   const space = coalesce(subtract(universe.ranges, universe.reserved));
   draft.blocks = space.map((cidr) => ({ cidr }));
   draft.seeded = true;
-  draft.wants = undefined;
+  draft.wants = perFamily(() => undefined);
   draft.changed = true;
   draft.news.push(
     `founded the universe ${draft.state.config.universe}: own all of ${space.map(formatCidr).join(', ')}`,

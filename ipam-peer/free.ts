@@ -1,6 +1,6 @@
 // Free and activate: idempotent, and only on the generation named. A freed address rests before it is leased again; the row of
 // its rest stands on disk until the rest is over, so that a restart does not cut it short.
-import { formatAddress, parseAddress } from './address.ts';
+import { families, formatAddress, parseAddress } from './address.ts';
 import { persistLease, serveWaiting } from './allocate.ts';
 import type { Lease } from './events.ts';
 import { endRests, rest } from './space.ts';
@@ -24,7 +24,7 @@ export function free(state: State, key: Key, nowMs: number): void {
     state.leases.delete(leaseKey(lease));
     for (const text of lease.addresses) {
       const address = parseAddress(text);
-      if (address !== undefined) rest(state.space, address.value, nowMs + state.config.restMs);
+      if (address !== undefined) rest(state.spaces[address.family], address.value, nowMs + state.config.restMs);
     }
     persistLease(state, { kind: 'unlease', lease });
   }
@@ -42,6 +42,8 @@ export function activate(state: State, key: Key): void {
 
 /** Ends rests that are over and lets who waits have the addresses. */
 export function rested(state: State, nowMs: number): void {
-  for (const value of endRests(state.space, nowMs)) state.rested.push(formatAddress(state.space.family, value));
+  for (const family of families) {
+    for (const value of endRests(state.spaces[family], nowMs)) state.rested.push(formatAddress(family, value));
+  }
   if (state.waiting.length > 0) serveWaiting(state, nowMs);
 }

@@ -2,8 +2,9 @@
 //
 //   /12, two wants:   |---- /13 stays ----|-- /14 to a --|-- /14 to b --|
 //
-// Only blocks without `via` are cut, only parts without a leased or resting address travel, none smaller than /25, and the donor
-// keeps more than its low-water mark. The runtime removes what is given from the durable copy before the write is sent.
+// Only blocks without `via` are cut, only parts without a leased or resting address travel, none smaller than /25 (IPv6: /121), and
+// the donor keeps more than its low-water mark; each family for itself. The runtime removes what is given from the durable copy before the write is sent.
+import { families, type Family, familyOf } from './address.ts';
 import { type Cidr, compareCidr, countAddresses, formatCidr, halvesOf, sizeOf, subtract } from './cidr.ts';
 import { type Draft, readPeers } from './draft.ts';
 import { type Block, blocksLimit, grantsLimit, type RecordRef, sameRef } from './records.ts';
@@ -13,33 +14,41 @@ import type { State } from './state.ts';
 /** Most wants served in one write. */
 export const wantsPerWrite = 16;
 
+/** Ids that one write may use: wants of both families. */
+const idsPerWrite = 2 * wantsPerWrite;
+
 export function grant(draft: Draft): void {
-  const wanters = wantersOf(draft);
+  for (const family of families) grantFamily(draft, family);
+}
+
+function grantFamily(draft: Draft, family: Family): void {
+  const wanters = wantersOf(draft, family);
   if (wanters.length === 0) return;
   // The first block is being written just now, and the node's own address with it: serve from the next write on.
-  if (draft.state.durable.overlay.length === 0) return;
-  const pieces = cutFor(draft.state, draft.blocks, wanters.length);
+  if (!draft.state.durable.overlay.some((text) => familyOf(text) === family)) return;
+  const pieces = cutFor(draft.state, draft.blocks, wanters.length, family);
   const rest = draft.blocks.flatMap((block): readonly Block[] =>
     mayCut(block) ? subtract([block.cidr], pieces).map((cidr) => ({ cidr })) : [block],
   );
-  draft.unserved = pieces.length < wanters.length;
+  if (pieces.length < wanters.length) draft.unserved.add(family);
+  const firstId = draft.seq * idsPerWrite + (family === 4 ? 0 : wantsPerWrite);
   if (pieces.length === 0 || rest.length > blocksLimit) return;
   for (const [index, to] of wanters.entries()) {
     const cidr = pieces[index];
     if (cidr === undefined) break;
-    draft.granting.push({ id: draft.seq * wantsPerWrite + index, cidr, to });
+    draft.granting.push({ id: firstId + index, cidr, to });
     draft.news.push(`granted ${formatCidr(cidr)} to ${to.name}`);
   }
   draft.blocks = [...rest];
   draft.changed = true;
 }
 
-function wantersOf(draft: Draft): readonly RecordRef[] {
+function wantersOf(draft: Draft, family: Family): readonly RecordRef[] {
   const room = Math.min(wantsPerWrite, grantsLimit - draft.granting.length);
   return readPeers(draft)
-    .filter(({ record }) => sameRef(record.wants?.from, draft.self) && record.heir === undefined)
+    .filter(({ record }) => sameRef(record.wants[family], draft.self) && record.heir === undefined)
     .map(({ stored }): RecordRef => ({ name: stored.name, uid: stored.uid }))
-    .filter((ref) => !draft.granting.some((pending) => sameRef(pending.to, ref)))
+    .filter((ref) => !draft.granting.some(({ to, cidr }) => cidr.family === family && sameRef(to, ref)))
     .toSorted((a, b) => (a.name < b.name ? -1 : 1))
     .slice(0, Math.max(0, room));
 }
@@ -54,28 +63,30 @@ export function enoughToGive(state: State): number {
 }
 
 /** Empty parts of the blocks that may travel, largest last; of equal ones the highest last. */
-function movable(state: State, blocks: readonly Block[]): Cidr[] {
+function movable(state: State, blocks: readonly Block[], family: Family): Cidr[] {
   return blocks
-    .filter(mayCut)
-    .flatMap((block) => emptyPieces(state.space, block.cidr))
+    .filter((block) => block.cidr.family === family && mayCut(block))
+    .flatMap((block) => emptyPieces(state.spaces[family], block.cidr))
     .filter((piece) => sizeOf(piece) >= BigInt(unitSize))
     .toSorted((a, b) => b.prefix - a.prefix || compareCidr(a, b));
 }
 
 /** Free addresses once these blocks are usable, those included whose last grant is still in doubt. */
-function freeOf(state: State, blocks: readonly Block[]): number {
-  const more = countAddresses(blocks.map((block) => block.cidr)) - countAddresses(state.space.usable);
-  return Math.max(0, freeAddresses(state.space) + more);
+function freeOf(state: State, blocks: readonly Block[], family: Family): number {
+  const space = state.spaces[family];
+  const cidrs = blocks.map((block) => block.cidr).filter((cidr) => cidr.family === family);
+  const more = countAddresses(cidrs) - countAddresses(space.usable);
+  return Math.max(0, freeAddresses(space) + more);
 }
 
 /** Cuts one piece of equal size for each of at most `count` wants; fewer when there is not enough. */
-function cutFor(state: State, blocks: readonly Block[], count: number): readonly Cidr[] {
-  const free = freeOf(state, blocks);
+function cutFor(state: State, blocks: readonly Block[], count: number, family: Family): readonly Cidr[] {
+  const free = freeOf(state, blocks, family);
   for (let wants = count; wants > 0; wants--) {
     let units = 2 ** Math.floor(Math.log2(Math.ceil(free / unitSize) / (wants + 1)));
     for (; units >= 1; units /= 2) {
       if (free - wants * units * unitSize < state.config.lowWater) continue;
-      const pieces = cutPieces(movable(state, blocks), BigInt(units * unitSize), wants);
+      const pieces = cutPieces(movable(state, blocks, family), BigInt(units * unitSize), wants);
       if (pieces.length === wants) return pieces;
     }
   }
@@ -102,22 +113,24 @@ function cutPieces(pieces: Cidr[], size: bigint, wants: number): readonly Cidr[]
  * The count to publish with these blocks: free addresses rounded to a power of two, kept below what is worth asking for when
  * nothing could move. Blocks that still carry `via` count: it is cleared before long.
  */
-export function publishedFree(state: State, blocks: readonly Block[]): number {
-  const free = freeOf(state, blocks);
+export function publishedFree(state: State, blocks: readonly Block[], family: Family): number {
+  const free = freeOf(state, blocks, family);
   const rounded = free === 0 ? 0 : 2 ** Math.round(Math.log2(free));
   const enough = enoughToGive(state);
   if (rounded < enough) return rounded;
   const whole = blocks.map(({ cidr }): Block => ({ cidr }));
-  return free >= enough && movable(state, whole).length > 0 ? rounded : Math.min(rounded, unitSize);
+  return free >= enough && movable(state, whole, family).length > 0 ? rounded : Math.min(rounded, unitSize);
 }
 
 /** The count to publish with the confirmed blocks; computed again only when something that matters changed. */
-export function publishedFreeNow(state: State): number {
-  const { space, confirmed } = state;
+export function publishedFreeNow(state: State, family: Family): number {
+  const { confirmed } = state;
+  const [space, published] = [state.spaces[family], state.published[family]];
   const free = freeAddresses(space);
   const key = `${space.busyVersion} ${free < enoughToGive(state) ? free : Math.round(Math.log2(free))} ${confirmed?.stored.version}`;
-  if (state.published.key !== key) {
-    state.published = { key, free: publishedFree(state, confirmed?.record.blocks ?? []) };
+  if (published.key !== key) {
+    published.free = publishedFree(state, confirmed?.record.blocks ?? [], family);
+    published.key = key;
   }
-  return state.published.free;
+  return published.free;
 }

@@ -1,6 +1,7 @@
 // What was heard of other peers' records, from watches, lists and reads. It decides when a cycle is worth starting and which
 // records that cycle reads; it is never the ground for a write.
-import { parsePeer, type PeerRecord, sameRef } from './records.ts';
+import { families } from './address.ts';
+import { parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import type { StoredRecord } from './events.ts';
 import { enoughToGive } from './grant.ts';
 import { emit, type Known, say, selfRef, type State } from './state.ts';
@@ -53,9 +54,11 @@ export function learn(
   const before = state.peers.get(stored.name);
   state.peers.set(stored.name, known);
   markInterest(state, known);
-  if (state.exhausted && parsed.record.free >= enoughToGive(state)) {
-    state.exhausted = false;
-    state.silent.clear();
+  for (const family of families) {
+    const ask = state.asks[family];
+    if (!ask.exhausted || parsed.record.free[family] < enoughToGive(state)) continue;
+    ask.exhausted = false;
+    ask.silent.clear();
   }
   if (before?.stored.version !== stored.version || before.stored.uid !== stored.uid) emit(state, { kind: 'changed' });
   return known;
@@ -67,12 +70,15 @@ export function forget(state: State, name: string): void {
   if (state.peers.delete(name)) emit(state, { kind: 'changed' });
 }
 
+function asks(record: PeerRecord, self: RecordRef): boolean {
+  return families.some((family) => sameRef(record.wants[family], self));
+}
+
 function markInterest(state: State, peer: Known<PeerRecord>): void {
   const self = selfRef(state);
   const { record, stored } = peer;
   const concerns =
-    self !== undefined &&
-    (sameRef(record.wants?.from, self) || record.granting.some((grant) => sameRef(grant.to, self)));
+    self !== undefined && (asks(record, self) || record.granting.some((grant) => sameRef(grant.to, self)));
   if (concerns) state.interest.add(stored.name);
   else state.interest.delete(stored.name);
 }
@@ -82,7 +88,7 @@ function concerns(state: State, name: string): boolean {
   const own = state.confirmed?.record;
   return (
     state.interest.has(name) ||
-    own?.wants?.from.name === name ||
+    families.some((family) => own?.wants[family]?.name === name) ||
     own?.granting.some((grant) => grant.to.name === name) === true ||
     own?.blocks.some((block) => block.via?.name === name) === true
   );

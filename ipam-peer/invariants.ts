@@ -1,6 +1,6 @@
 // The invariants of the design, computed from what stands in the registry and on the disks. The simulator asserts them after
 // every step; on a live cluster they are a finding on one paged list, never the cause of an action.
-import { type Cidr, compareCidr, contains, formatCidr, lastAddress, sizeOf, subtract } from './cidr.ts';
+import { type Cidr, compareCidr, contains, formatCidr, overlaps, sizeOf, subtract } from './cidr.ts';
 import { isVia, type PeerRecord, type RecordRef, sameRef, type UniverseRecord } from './records.ts';
 import type { Known } from './state.ts';
 
@@ -50,7 +50,7 @@ export function ownershipViolations(universe: UniverseRecord | undefined, owned:
   const problems: string[] = [];
   for (const [index, next] of owned.entries()) {
     const previous = owned[index - 1];
-    if (previous === undefined || next.cidr.base > lastAddress(previous.cidr)) continue;
+    if (previous === undefined || !overlaps(next.cidr, previous.cidr)) continue;
     problems.push(
       `${formatCidr(next.cidr)} has two owners: ${next.owner.name} and, as ${formatCidr(previous.cidr)}, ${previous.owner.name}`,
     );

@@ -1,13 +1,13 @@
 // The own record against the durable copy. Usable = durable ∩ confirmed, and a doubt resolves to the smaller: a record of another
 // incarnation, a missing one, one with an heir or one that cannot be read stops allocation and says so.
-import { parseAddress } from './address.ts';
+import { families, type Family, familyOf, parseAddress } from './address.ts';
 import { coalesce, containsAddress, intersect, sameCidrs } from './cidr.ts';
 import { sameTexts } from './describe.ts';
 import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
 import { markAllInterest } from './hints.ts';
-import { parsePeer, type PeerRecord, sameRef } from './records.ts';
+import { parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { takeThis } from './space.ts';
-import { emit, type Known, leaseKey, persistPeer, refreshUsable, say, sayOnce, type State } from './state.ts';
+import { type Ask, emit, type Known, leaseKey, persistPeer, refreshUsable, say, sayOnce, type State } from './state.ts';
 
 /** Takes in the own record as read or written; undefined when this peer may not act on it. */
 export function confirm(state: State, stored: StoredRecord, nowMs: number): Known<PeerRecord> | undefined {
@@ -33,13 +33,14 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   adopt(state, known);
   refreshUsable(state);
   if (newIdentity) markAllInterest(state);
-  if (record.wants === undefined) {
-    state.asking = undefined;
-    state.silent.clear();
-  } else if (!sameRef(state.asking?.from, record.wants.from)) {
-    state.asking = { from: record.wants.from, sinceMs: nowMs };
-  }
+  for (const family of families) noteAsking(state.asks[family], record.wants[family], nowMs);
   return known;
+}
+
+function noteAsking(ask: Ask, from: RecordRef | undefined, nowMs: number): void {
+  if (from === undefined) ask.silent.clear();
+  else if (!sameRef(ask.from, from)) ask.sinceMs = nowMs;
+  ask.from = from;
 }
 
 /** Brings the durable copy up to the confirmed record; grows it only when no write that gives is in doubt. */
@@ -55,7 +56,7 @@ function adopt(state: State, own: Known<PeerRecord>): void {
     seq: Math.max(durable.seq, record.seq),
     blocks: doubt === undefined ? blocks : intersect(durable.blocks, blocks),
     doubt,
-    overlay: durable.overlay.length > 0 ? durable.overlay : overlayOf(state, record),
+    overlay: families.flatMap((family) => overlayOf(state, record, family)),
   };
   const same =
     next.uid === durable.uid &&
@@ -66,11 +67,15 @@ function adopt(state: State, own: Known<PeerRecord>): void {
   if (!same) persistPeer(state, next);
 }
 
-/** The overlay address of the record, now occupied; none when it is not this node's to use. */
-function overlayOf(state: State, record: PeerRecord): readonly string[] {
-  const address = parseAddress(record.overlay[0] ?? '');
-  if (address === undefined || !record.blocks.some((block) => containsAddress(block.cidr, address))) return [];
-  return takeThis(state.space, address.value) ? record.overlay : [];
+/** The overlay address as it is known, else that of the record, now occupied; none when it is not this node's to use. */
+function overlayOf(state: State, record: PeerRecord, family: Family): readonly string[] {
+  const known = state.durable.overlay.find((text) => familyOf(text) === family);
+  if (known !== undefined) return [known];
+  const told = record.overlay.find((text) => familyOf(text) === family);
+  const address = parseAddress(told ?? '');
+  if (told === undefined || address === undefined) return [];
+  if (!record.blocks.some((block) => containsAddress(block.cidr, address))) return [];
+  return takeThis(state.spaces[family], address.value) ? [told] : [];
 }
 
 function whyNotMine(state: State, stored: StoredRecord, record: PeerRecord): string {
@@ -100,7 +105,7 @@ export function recovered(state: State, leases: readonly Lease[], nowMs: number)
     state.leases.set(leaseKey(lease), lease);
     for (const text of lease.addresses) {
       const address = parseAddress(text);
-      if (address !== undefined) takeThis(state.space, address.value);
+      if (address !== undefined) takeThis(state.spaces[address.family], address.value);
     }
   }
   const deltas = leases.map((lease): Delta => ({ kind: 'lease', lease }));

@@ -1,7 +1,7 @@
 // The two records that peers share, and their strict reading: what stands in the registry may have been written by hand, by
 // another version or by an enemy. A malformed record is a value (`reason`), never an exception. Fields that this version does
 // not know are kept when it writes its record again, so that a downgrade by one version loses nothing.
-import { parseAddress } from './address.ts';
+import { parseAddress, type PerFamily } from './address.ts';
 import { type Cidr, contains, disjoint, formatCidr, parseCidr } from './cidr.ts';
 
 /** Version of both records' form. A reader accepts its own and the next, whose additions it carries along. */
@@ -47,14 +47,15 @@ export interface PeerRecord {
   readonly seeded: boolean;
   readonly blocks: readonly Block[];
   readonly granting: readonly Grant[];
-  readonly wants?: { readonly from: RecordRef };
+  /** Whom this peer asks for space of a family. */
+  readonly wants: PerFamily<RecordRef | undefined>;
   readonly heir?: RecordRef;
   /** Underlay addresses, preferred first. */
   readonly underlay: readonly string[];
   /** The node's own addresses in the overlay, at most one per family. */
   readonly overlay: readonly string[];
   /** Addresses that could move to another peer, rounded to a power of two; a hint. */
-  readonly free: number;
+  readonly free: PerFamily<number>;
   /** Fields of a later version, kept as they are. */
   readonly extra: Readonly<Record<string, unknown>>;
 }
@@ -170,7 +171,21 @@ function asGrant(value: unknown, field: string): Grant {
   };
 }
 
-const peerFields = 'schema node seq seeded blocks granting wants heir underlay overlay free'.split(' ');
+const peerFields = 'schema node seq seeded blocks granting wants wants6 heir underlay overlay free freeBits6'.split(
+  ' ',
+);
+
+function asWant(value: unknown, field: string): RecordRef | undefined {
+  return value === undefined ? undefined : asRef(asObject(value, field)['from'], `${field}.from`);
+}
+
+/** The free count of IPv6 goes by its logarithm: 2^80 is no number for a registry. */
+function asFreeBits(value: unknown): number {
+  if (value === undefined) return 0;
+  const bits = asCount(value, 'freeBits6');
+  if (bits > 128) fail('freeBits6', 'at most 128');
+  return 2 ** Math.floor(bits);
+}
 
 /** Reads a `Peer` value as stored. Sizes are bounded, blocks and grants of one record may not overlap. */
 export function parsePeer(value: unknown): Parsed<PeerRecord> {
@@ -180,18 +195,17 @@ export function parsePeer(value: unknown): Parsed<PeerRecord> {
     const blocks = asList(object['blocks'], 'blocks', 1024).map((item, i) => asBlock(item, `blocks[${i}]`));
     const granting = asList(object['granting'], 'granting', 1024).map((item, i) => asGrant(item, `granting[${i}]`));
     if (!disjoint([...blocks, ...granting].map((one) => one.cidr))) fail('blocks', 'free of overlaps');
-    const wants = object['wants'] === undefined ? undefined : asObject(object['wants'], 'wants');
     return {
       node: asRef(object['node'], 'node'),
       seq: asCount(object['seq'], 'seq'),
       seeded: asFlag(object['seeded'], 'seeded'),
       blocks,
       granting,
-      ...(wants && { wants: { from: asRef(wants['from'], 'wants.from') } }),
+      wants: { 4: asWant(object['wants'], 'wants'), 6: asWant(object['wants6'], 'wants6') },
       ...(object['heir'] !== undefined && { heir: asRef(object['heir'], 'heir') }),
       underlay: asAddresses(object['underlay'], 'underlay'),
       overlay: asAddresses(object['overlay'], 'overlay'),
-      free: asCount(object['free'] ?? 0, 'free'),
+      free: { 4: asCount(object['free'] ?? 0, 'free'), 6: asFreeBits(object['freeBits6']) },
       extra: extraOf(object, peerFields),
     };
   });
@@ -207,11 +221,13 @@ export function formatPeer(record: PeerRecord): Json {
     seeded: record.seeded,
     blocks: record.blocks.map((block) => ({ ...block, cidr: formatCidr(block.cidr) })),
     granting: record.granting.map((grant) => ({ ...grant, cidr: formatCidr(grant.cidr) })),
-    ...(record.wants && { wants: record.wants }),
+    ...(record.wants[4] && { wants: { from: record.wants[4] } }),
+    ...(record.wants[6] && { wants6: { from: record.wants[6] } }),
     ...(record.heir && { heir: record.heir }),
     underlay: record.underlay,
     overlay: record.overlay,
-    free: record.free,
+    free: record.free[4],
+    ...(record.free[6] >= 1 && { freeBits6: Math.floor(Math.log2(record.free[6])) }),
   };
 }
 
@@ -224,7 +240,6 @@ export function parseUniverse(value: unknown): Parsed<UniverseRecord> {
     const reserved = asCidrs(object['reserved'], 'reserved');
     if (ranges.length === 0) fail('ranges', 'at least one block');
     if (!disjoint(ranges)) fail('ranges', 'free of overlaps');
-    if (ranges.some((range) => range.family !== 4)) fail('ranges', 'IPv4 (IPv6 pools are not served yet)');
     if (ranges.some((range) => reserved.some((one) => contains(one, range)))) fail('reserved', 'smaller than a range');
     return {
       ranges,

@@ -11,7 +11,7 @@
 import type { Address, Family } from './address.ts';
 import { type Cidr, compareCidr, countAddresses, lastAddress } from './cidr.ts';
 
-/** Addresses in a unit; also the smallest piece that travels (/25 in IPv4). */
+/** Addresses in a unit; also the smallest piece that travels (/25 in IPv4, /121 in IPv6). */
 export const unitSize = 128;
 const unitMask = ~127n;
 
@@ -145,6 +145,12 @@ export function takeAny(space: Space): bigint | undefined {
     occupy(space, unit, offset, leased);
     return unit.base + BigInt(offset);
   }
+}
+
+/** Undoes a `takeAny` or `takeThis` whose address nobody has heard of. */
+export function putBack(space: Space, value: bigint): void {
+  const unit = openUnit(space, value & unitMask);
+  vacate(space, unit, Number(value & 127n));
 }
 
 /** Marks one address leased, usable or not (a lease found on disk); false when it is leased already. */

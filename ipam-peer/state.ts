@@ -1,6 +1,6 @@
 // The core's state. It is updated in place (a /12 full of leases is not copied for each ADD), which stays replayable: the same
 // durable copy, configuration and events give the same state and effects. Only `restore` makes one.
-import { type Address, parseAddress } from './address.ts';
+import { addressBits, families, type Family, familyOf, parseAddress, type PerFamily, perFamily } from './address.ts';
 import { type Cidr, coalesce, intersect, lastAddress, sameCidrs } from './cidr.ts';
 import type {
   Config,
@@ -48,10 +48,15 @@ export interface Writing {
   readonly record: PeerRecord | undefined;
 }
 
-/** The want under way, as this process remembers it. */
-export interface Asking {
-  readonly from: RecordRef;
-  readonly sinceMs: number;
+/** How asking for space of one family stands. */
+export interface Ask {
+  /** The want under way, as this process remembers it. */
+  from: RecordRef | undefined;
+  sinceMs: number;
+  /** Donors that did not answer in this round of asking. */
+  readonly silent: Set<string>;
+  /** True while no other peer has space to give. */
+  exhausted: boolean;
 }
 
 export interface State {
@@ -60,7 +65,8 @@ export interface State {
   universe: Known<UniverseRecord> | undefined;
   /** The own record as last read or written; undefined: not read since the start. */
   confirmed: Known<PeerRecord> | undefined;
-  readonly space: Space;
+  /** The addresses of each family; empty for one that the universe does not have. */
+  readonly spaces: PerFamily<Space>;
   readonly leases: Map<string, Lease>;
   readonly waiting: Waiting[];
   /** Others' records as last heard: hints. */
@@ -77,15 +83,11 @@ export interface State {
   /** Cycles in a row that ended badly or without a need to write. */
   fruitless: number;
   nextRequest: number;
-  asking: Asking | undefined;
-  /** Donors that did not answer in this round of asking. */
-  readonly silent: Set<string>;
+  readonly asks: PerFamily<Ask>;
   /** When the first of the wants that wait to be served was heard of. */
   wantsSinceMs: number | undefined;
   /** When pending grants and vias were last looked at. */
   polledMs: number;
-  /** True while no other peer has space to give. */
-  exhausted: boolean;
   /** What keeps this peer from taking part; '' when nothing does. */
   trouble: string;
   /** Why this peer may neither allocate nor write; '' when it may. */
@@ -94,7 +96,7 @@ export interface State {
   /** Rests that ended; their rows go with the next lease transaction. */
   rested: string[];
   /** Memo of the free count worth publishing. */
-  published: { readonly key: string; readonly free: number };
+  readonly published: PerFamily<{ key: string; free: number }>;
   /** True when a hint shows the own record changed by someone else. */
   ownChanged: boolean;
   timerMs: number;
@@ -124,7 +126,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     durable: durable.peer,
     universe: undefined,
     confirmed: undefined,
-    space: makeSpace(4),
+    spaces: perFamily(makeSpace),
     leases: new Map(durable.leases.map((lease) => [leaseKey(lease), lease])),
     waiting: [],
     peers: new Map(),
@@ -136,16 +138,14 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     notBeforeMs: nowMs,
     fruitless: 0,
     nextRequest: 1,
-    asking: undefined,
-    silent: new Set(),
+    asks: perFamily(() => ({ from: undefined, sinceMs: nowMs, silent: new Set<string>(), exhausted: false })),
     wantsSinceMs: undefined,
     polledMs: nowMs,
-    exhausted: false,
     trouble: '',
     fenced: '',
     underlay,
     rested: [],
-    published: { key: '', free: 0 },
+    published: perFamily(() => ({ key: '', free: 0 })),
     ownChanged: false,
     timerMs: Infinity,
     recovery: 'none',
@@ -154,9 +154,11 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
   };
   refreshUsable(state);
   for (const text of [...durable.peer.overlay, ...durable.leases.flatMap((lease) => lease.addresses)]) {
-    takeThis(state.space, valueOf(text));
+    takeThis(state.spaces[familyOf(text)], valueOf(text));
   }
-  for (const text of durable.resting) rest(state.space, valueOf(text), nowMs + config.restMs);
+  for (const text of durable.resting) {
+    rest(state.spaces[familyOf(text)], valueOf(text), nowMs + config.restMs);
+  }
   return state;
 }
 
@@ -178,17 +180,36 @@ export function usableBlocks(state: State): readonly Cidr[] {
   return coalesce(intersect(state.durable.blocks, confirmed));
 }
 
-/** Never handed out: the first and last address of each range of the universe. */
-export function edgesOf(ranges: readonly Cidr[]): ReadonlySet<bigint> {
-  return new Set(ranges.flatMap((range) => (range.prefix >= 31 ? [] : [range.base, lastAddress(range)])));
+/** The families of the universe, as far as the disk knows it; IPv4 first. */
+export function familiesOf(state: State): readonly Family[] {
+  const ranges = state.durable.universe?.ranges ?? [];
+  return families.filter((family) => ranges.some((range) => range.family === family));
+}
+
+/** ` IPv6` in a universe of both families, where a text has to say which; else ''. */
+export function familyWord(state: State, family: Family): string {
+  return familiesOf(state).length > 1 ? ` IPv${family}` : '';
+}
+
+/** Never handed out: the first and last address of each range of the universe (in IPv6 the first is the routers' anycast). */
+export function edgesOf(ranges: readonly Cidr[], family: Family): ReadonlySet<bigint> {
+  const edges = ranges.filter((range) => range.family === family && range.prefix < addressBits(family) - 1);
+  return new Set(edges.flatMap((range) => [range.base, lastAddress(range)]));
 }
 
 /** Brings the space into line after the durable copy or the confirmed record changed. */
 export function refreshUsable(state: State): void {
   const usable = usableBlocks(state);
-  if (sameCidrs(usable, state.space.usable) && state.space.excluded.size > 0) return;
-  setUsable(state.space, usable, edgesOf(state.durable.universe?.ranges ?? []));
-  emit(state, { kind: 'changed' });
+  let changed = false;
+  for (const family of families) {
+    const space = state.spaces[family];
+    const blocks = usable.filter((block) => block.family === family);
+    const edges = edgesOf(state.durable.universe?.ranges ?? [], family);
+    if (sameCidrs(blocks, space.usable) && edges.symmetricDifference(space.excluded).size === 0) continue;
+    setUsable(space, blocks, edges);
+    changed = true;
+  }
+  if (changed) emit(state, { kind: 'changed' });
 }
 
 export function emit(state: State, effect: Effect): void {
@@ -217,9 +238,4 @@ export function persistPeer(state: State, change: Partial<DurablePeer>): void {
 export function selfRef(state: State): RecordRef | undefined {
   const uid = state.confirmed?.stored.uid;
   return uid === undefined ? undefined : { name: state.config.self, uid };
-}
-
-/** The own overlay address, parsed. */
-export function overlayAddress(state: State): Address | undefined {
-  return parseAddress(state.durable.overlay[0] ?? '');
 }

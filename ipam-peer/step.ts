@@ -1,6 +1,7 @@
 // The pure core: `step(state, event)` takes in one event and returns what is to be done, in order. No clock, no randomness, no
 // I/O. Effects are executed one after the other; a `persist` is durable before the next is begun; a process that dies between
 // two of them starts again with `restore` from what is durable.
+import { families } from './address.ts';
 import { allocate, cancel, nextDeadlineMs, serveWaiting } from './allocate.ts';
 import { answered, beginCycle, endCycle } from './cycle.ts';
 import { dueMs, noteWants } from './due.ts';
@@ -73,7 +74,7 @@ const restSlackMs = 1000;
 
 function setTimer(state: State): void {
   let atMs = state.cycle === undefined ? dueMs(state) : state.cycle.deadlineMs;
-  const restEndMs = nextRestEndMs(state.space) ?? Infinity;
+  const restEndMs = Math.min(...families.map((family) => nextRestEndMs(state.spaces[family]) ?? Infinity));
   if (state.waiting.length > 0) atMs = Math.min(atMs, nextDeadlineMs(state), restEndMs);
   atMs = Math.min(atMs, restEndMs + restSlackMs);
   if (atMs === state.timerMs) return;

@@ -1,10 +1,11 @@
 // What the datapath and the status page see: who owns which block, by effective owner. A grant counts for its donor until the
 // target carries it.
+import { families } from './address.ts';
 import { type Cidr, compareCidr, formatCidr } from './cidr.ts';
 import { waitingFor } from './allocate.ts';
 import { isVia, type PeerRecord, type RecordRef } from './records.ts';
 import { freeAddresses } from './space.ts';
-import type { Known, State } from './state.ts';
+import { familiesOf, type Known, type State } from './state.ts';
 
 export interface PeerSummary {
   readonly name: string;
@@ -20,6 +21,7 @@ export interface Summary {
   readonly reserved: readonly string[];
   readonly peers: readonly PeerSummary[];
   readonly overlay: readonly string[];
+  /** Of the scarcer family: so many pods could start. */
   readonly freeAddresses: number;
   readonly leasedAddresses: number;
   readonly restingAddresses: number;
@@ -85,7 +87,8 @@ function formatted(blocks: readonly { readonly cidr: Cidr }[]): readonly string[
 }
 
 export function summary(state: State): Summary {
-  const free = freeAddresses(state.space);
+  const served = familiesOf(state);
+  const free = served.length === 0 ? 0 : Math.min(...served.map((family) => freeAddresses(state.spaces[family])));
   const universe = state.durable.universe;
   return {
     ranges: universe?.ranges.map(formatCidr) ?? [],
@@ -94,7 +97,7 @@ export function summary(state: State): Summary {
     overlay: state.durable.overlay,
     freeAddresses: free,
     leasedAddresses: [...state.leases.values()].reduce((sum, lease) => sum + lease.addresses.length, 0),
-    restingAddresses: state.space.restingCount,
+    restingAddresses: families.reduce((sum, family) => sum + state.spaces[family].restingCount, 0),
     ready: free > 0 && state.fenced === '',
     waitingFor: waitingFor(state),
   };

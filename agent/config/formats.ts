@@ -48,9 +48,11 @@ export function rangesOverlap(a: string, b: string): boolean {
 }
 
 function isRange(text: string): boolean {
-  if (!isCidr(text) || text.includes(':')) return false;
+  if (!isCidr(text)) return false;
   const [address, prefix] = ipaddr.parseCIDR(text);
-  return prefix >= 8 && prefix <= 28 && ['private', 'unicast', 'carrierGradeNat', 'reserved'].includes(address.range());
+  const [shortest, longest] = address.kind() === 'ipv4' ? [8, 28] : [32, 120];
+  const usable = ['private', 'unicast', 'carrierGradeNat', 'reserved', 'uniqueLocal'];
+  return prefix >= shortest && prefix <= longest && usable.includes(address.range());
 }
 
 function isPath(text: string): boolean {
@@ -76,7 +78,7 @@ export const formats: Readonly<Record<string, Format>> = {
   cidr: { allowed: 'a range such as 10.96.0.0/12, with no bits set beyond the prefix', test: isCidr },
   range: {
     allowed:
-      'an IPv4 range from /8 to /28 such as 10.32.0.0/12, with no bits set beyond the prefix (IPv6 ranges come with a later release)',
+      'an IPv4 range from /8 to /28 such as 10.32.0.0/12 or an IPv6 range from /32 to /120 such as fd00:32::/64, with no bits set beyond the prefix',
     test: isRange,
   },
   absolutePath: { allowed: 'an absolute path without ".."', test: isPath },

@@ -132,7 +132,8 @@ const properties = {
     uniqueItems: true,
     default: ['10.32.0.0/12'],
     aliases: ['IPALLOC_RANGE'],
-    description: 'Ranges that the nodes share among themselves. Read once, when the first node founds the network.',
+    description:
+      'Ranges that the nodes share among themselves: IPv4, IPv6, or both, then every pod has an address of each. Read once, when the first node founds the network.',
   }),
   reserved: Type.Array(Type.String({ format: 'cidr' }), {
     group: 'Addresses',

@@ -6,7 +6,7 @@ import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { Config, Refusal, RefusalReason } from '#ipam-peer/events.ts';
-import { leaseKey } from '#ipam-peer/state.ts';
+import { familiesOf, leaseKey } from '#ipam-peer/state.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { type Driver, type Log, makeDriver, type Outcome } from './driver.ts';
 import type { AttachmentKey, Ipam, IpamView, Lease, LeaseRequest } from './ipam.ts';
@@ -213,9 +213,17 @@ function view(driver: Driver): IpamView {
   };
 }
 
-/** Resolves once a block is usable and the overlay address is chosen. */
+/** Resolves once a block of each family is usable and the overlay addresses are chosen. */
 async function whenReady(driver: Driver, signal: AbortSignal): Promise<void> {
-  const isReady = (): boolean => driver.state.space.total > 0 && driver.state.durable.overlay.length > 0;
+  const isReady = (): boolean => {
+    const { state } = driver;
+    const served = familiesOf(state);
+    return (
+      served.length > 0 &&
+      state.durable.overlay.length === served.length &&
+      served.every((family) => state.spaces[family].total > 0)
+    );
+  };
   await new Promise<void>((resolve, reject) => {
     const abort = (): void => {
       stop();

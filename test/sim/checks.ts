@@ -1,10 +1,11 @@
 // What must hold after every step, and what must hold once the faults have ended for a while. A breach throws `Violation`.
-import { parseAddress } from '#ipam-peer/address.ts';
-import { containsAddress, formatCidrs } from '#ipam-peer/cidr.ts';
+import { families, type Family, parseAddress } from '#ipam-peer/address.ts';
+import { type Cidr, containsAddress, formatCidrs, lastAddress } from '#ipam-peer/cidr.ts';
 import type { DurablePeer, Lease } from '#ipam-peer/events.ts';
 import { enoughToGive, publishedFreeNow } from '#ipam-peer/grant.ts';
 import { durableViolations, effectiveOwners, type Owned, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { freeAddresses } from '#ipam-peer/space.ts';
+import type { State } from '#ipam-peer/state.ts';
 import type { SimPeer } from './peer.ts';
 import type { World } from './world.ts';
 
@@ -44,9 +45,9 @@ export function checkWorld(world: World): void {
     checks.disks.set(peer, disk);
     const own = checks.ownedBy.get(disk.uid) ?? [];
     require(durableViolations(`the disk of ${peer.name}`, disk.uid, disk.blocks, own));
-    const usable = peer.state?.space.usable ?? [];
+    const usable = families.flatMap((family) => peer.state?.spaces[family].usable ?? []);
     require(durableViolations(peer.name, disk.uid, usable, own));
-    if (disk.overlay.length > 0) checkOwned(world, peer, disk.overlay[0] ?? '', 'has its own address');
+    for (const text of disk.overlay) checkOwned(world, peer, text, 'has its own address');
   }
 }
 
@@ -64,6 +65,9 @@ function checkOwned(world: World, peer: SimPeer, text: string, what: string): vo
 
 /** An address that was just given to a pod. */
 export function checkLeased(world: World, peer: SimPeer, lease: Lease): void {
+  const told = lease.addresses.map((text) => parseAddress(text)?.family).join();
+  const wanted = familiesIn(world.scenario.ranges).join();
+  if (told !== wanted) throw new Violation(`${peer.name} leased families ${told} in a universe of ${wanted}`);
   for (const text of lease.addresses) {
     const other = world.inUse.get(text);
     if (other !== undefined) throw new Violation(`${text} leased by ${peer.name} while ${other.name} has a pod on it`);
@@ -74,7 +78,10 @@ export function checkLeased(world: World, peer: SimPeer, lease: Lease): void {
     if (restedMs < world.scenario.restMs - 0.001) throw new Violation(`${text} leased again after ${restedMs} ms`);
     const address = parseAddress(text);
     const { ranges, reserved } = world.scenario;
-    const edge = ranges.some((range) => address?.value === range.base || text === lastOf(range));
+    const edge = ranges.some(
+      (range) =>
+        range.family === address?.family && (address.value === range.base || address.value === lastAddress(range)),
+    );
     if (edge) throw new Violation(`${text} is a network or broadcast address`);
     if (address !== undefined && reserved.some((block) => containsAddress(block, address))) {
       throw new Violation(`${text} is reserved`);
@@ -86,9 +93,8 @@ export function checkLeased(world: World, peer: SimPeer, lease: Lease): void {
   }
 }
 
-function lastOf(range: { readonly base: bigint; readonly prefix: number }): string {
-  const last = Number(range.base) + 2 ** (32 - range.prefix) - 1;
-  return [24, 16, 8, 0].map((shift) => Math.floor(last / 2 ** shift) % 256).join('.');
+function familiesIn(ranges: readonly Cidr[]): readonly Family[] {
+  return families.filter((family) => ranges.some((range) => range.family === family));
 }
 
 /** Invariant 4 and that nothing hangs: asked once the world has been quiet for long. */
@@ -109,15 +115,26 @@ function unsettled(world: World, peer: SimPeer): readonly string[] {
   if (state.durable.doubt === known.stored.version) problems.push(`${name} is still in doubt`);
   if (record.granting.length > 0) problems.push(`${name} still has ${record.granting.length} grants under way`);
   if (record.blocks.some((block) => block.via !== undefined)) problems.push(`${name} still has a via`);
-  if (state.space.total === 0 && record.blocks.length > 0) problems.push(`${name} does not use its blocks`);
-  const short = record.blocks.length === 0 || freeAddresses(state.space) < world.scenario.lowWater;
+  for (const family of familiesIn(world.scenario.ranges)) problems.push(...wanting(world, peer, state, family));
+  return problems;
+}
+
+function wanting(world: World, peer: SimPeer, state: State, family: Family): readonly string[] {
+  const problems: string[] = [];
+  const record = world.registry.peers.get(peer.name)?.record;
+  const blocks = record?.blocks.filter((block) => block.cidr.family === family) ?? [];
+  const space = state.spaces[family];
+  if (space.total === 0 && blocks.length > 0) problems.push(`${peer.name} does not use its blocks`);
+  const short = blocks.length === 0 || freeAddresses(space) < world.scenario.lowWater;
   const able = world.peers.filter(
     (other) =>
-      other !== peer && other.state !== undefined && publishedFreeNow(other.state) >= enoughToGive(other.state),
+      other !== peer && other.state !== undefined && publishedFreeNow(other.state, family) >= enoughToGive(other.state),
   );
   if (short && able.length > 0) {
     const from = able.map((other) => `${other.name} (${formatCidrs(other.disk.peer.blocks)})`);
-    problems.push(`${name} has ${freeAddresses(state.space)} free addresses, though space is with ${from.join(', ')}`);
+    problems.push(
+      `${peer.name} has ${freeAddresses(space)} free IPv${family} addresses, though space is with ${from.join(', ')}`,
+    );
   }
   return problems;
 }

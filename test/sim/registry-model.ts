@@ -1,5 +1,6 @@
 // A model of the registry: linearizable because each request is executed in one piece at the moment it arrives. Versions are
 // never used twice. What the write came to is counted by comparing the record before and after.
+import { families } from '#ipam-peer/address.ts';
 import type { Answer, Effect, RecordKind, StoredRecord } from '#ipam-peer/events.ts';
 import { isVia, parsePeer, parseUniverse, type PeerRecord, type UniverseRecord } from '#ipam-peer/records.ts';
 import type { Known } from '#ipam-peer/state.ts';
@@ -107,11 +108,11 @@ export class RegistryModel {
     counters.count('write');
     if (before === undefined) {
       counters.count('join');
-      if (after.wants !== undefined) counters.count('want');
+      counters.count('want', newWants(undefined, after));
       return;
     }
     if (after.seq <= before.seq) this.breaches.push(`${stored.name} wrote seq ${after.seq} over ${before.seq}`);
-    if (after.wants !== undefined && after.wants.from.uid !== before.wants?.from.uid) counters.count('want');
+    counters.count('want', newWants(before, after));
     if (after.seeded && !before.seeded) counters.count('seed');
     const newGrants = after.granting.filter((grant) => !before.granting.some((one) => one.id === grant.id));
     counters.count('grant', newGrants.length);
@@ -130,6 +131,11 @@ export class RegistryModel {
     counters.count('receive', gained);
     counters.count('clearVia', countVias(before) + gained - countVias(after));
   }
+}
+
+function newWants(before: PeerRecord | undefined, after: PeerRecord): number {
+  return families.filter((family) => after.wants[family] && after.wants[family].uid !== before?.wants[family]?.uid)
+    .length;
 }
 
 function countVias(record: PeerRecord): number {

@@ -74,6 +74,12 @@ const universes: readonly { readonly ranges: readonly string[]; readonly reserve
   { ranges: ['10.32.0.0/21', '10.64.1.0/24'], reserved: ['10.32.1.0/26'] },
   { ranges: ['10.32.0.0/22'], reserved: [] },
   { ranges: ['10.32.0.0/23'], reserved: ['10.32.0.128/27'] },
+  { ranges: ['fd00:32::/48'], reserved: [] },
+  { ranges: ['fd00:32::/117', 'fd00:64::/120'], reserved: ['fd00:32::40/122'] },
+  { ranges: ['10.32.0.0/12', 'fd00:32::/64'], reserved: ['10.43.0.0/16'] },
+  { ranges: ['10.32.0.0/21', 'fd00:32::/64'], reserved: [] },
+  { ranges: ['10.32.0.0/22', 'fd00:32::/118'], reserved: ['fd00:32::80/123'] },
+  { ranges: ['10.32.0.0/20', 'fd00:32::/119'], reserved: [] },
 ];
 
 /** Half of the probabilities are zero in a given run: faults show best in changing company. */

@@ -15,17 +15,20 @@ export function work(world: World, peer: SimPeer): void {
 
 export function allocate(world: World, peer: SimPeer): void {
   const ticket = peer.nextTicket++;
-  const named = world.random.chance(0.1) ? someAddress(world, peer) : undefined;
+  // One address by name, of a universe of both families now and then two; perhaps both of one family, which is refused.
+  const named = Array.from({ length: world.random.chance(0.1) ? 1 + world.random.below(2) : 0 }, () =>
+    someAddress(world, peer),
+  );
   const repeated = world.random.chance(0.02) && peer.pods.size > 0;
   const containerId = repeated ? world.random.pick([...peer.pods.keys()]) : `${peer.name}-${peer.nextContainer++}`;
-  peer.tickets.set(ticket, named !== undefined);
+  peer.tickets.set(ticket, named.length > 0);
   const wish = {
     containerId,
     ifname: 'eth0',
     generation: String(ticket),
     sinceMs: 0,
     hostIfname: '',
-    addresses: named === undefined ? [] : [named],
+    addresses: named,
     owner: { network: 'weft', netnsPath: '', netnsInode: 0n },
   };
   world.feed(peer, { kind: 'allocate', ticket, wish });

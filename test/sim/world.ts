@@ -1,8 +1,9 @@
 // The simulated world: peers that run the real core against a model of the registry, over a network that loses, delays, doubles
 // and reorders, with processes that die between any two effects. One agenda in virtual time, one generator: a seed replays.
-import { parseAddress } from '#ipam-peer/address.ts';
+import { families, parseAddress } from '#ipam-peer/address.ts';
 import { containsAddress } from '#ipam-peer/cidr.ts';
 import type { Answer, CoreEvent, Effect, Lease, Stamp } from '#ipam-peer/events.ts';
+import type { State } from '#ipam-peer/state.ts';
 import { step } from '#ipam-peer/step.ts';
 import { checkLeased, checkWorld, makeChecks, type Checks } from './checks.ts';
 import { Counters } from './counters.ts';
@@ -158,9 +159,9 @@ export class World {
   feed(peer: SimPeer, event: Unstamped): void {
     const state = peer.state;
     if (state === undefined) return;
-    const restingBefore = state.space.restingCount;
+    const restingBefore = restingIn(state);
     const { effects } = step(state, { ...event, nowMs: this.nowMs, random: this.random.next() });
-    if (event.kind !== 'free') this.counters.count('restEnded', Math.max(0, restingBefore - state.space.restingCount));
+    if (event.kind !== 'free') this.counters.count('restEnded', Math.max(0, restingBefore - restingIn(state)));
     const doctored = this.scenario.sabotage?.(effects, state) ?? effects;
     for (const effect of doctored) {
       if (this.random.chance(this.faults.crashPerEffect * (changesRecords(effect) ? 5 : 1))) {
@@ -215,6 +216,10 @@ export class World {
       this.agenda.add(this.nowMs + this.random.between(1, 50), { kind: 'activate', peer, epoch: peer.epoch, lease });
     }
   }
+}
+
+function restingIn(state: State): number {
+  return families.reduce((sum, family) => sum + state.spaces[family].restingCount, 0);
 }
 
 function forgetRests(world: World, peer: SimPeer): void {

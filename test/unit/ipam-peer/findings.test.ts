@@ -10,7 +10,7 @@ function isOwnWrite(request: RegistryRequest): boolean {
 }
 
 function usable(hand: Hand): readonly string[] {
-  return hand.sim.state?.space.usable.map(formatCidr) ?? [];
+  return hand.sim.state?.spaces[4].usable.map(formatCidr) ?? [];
 }
 
 describe('records of others', () => {

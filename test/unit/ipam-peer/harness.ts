@@ -1,7 +1,7 @@
 // Peers stepped by hand over the simulator's registry model: every request is answered at once unless a test holds it back, time
 // moves only when a test moves it.
 import type { Config, CoreEvent, Durable, Effect, Lease, Refusal, Stamp } from '#ipam-peer/events.ts';
-import { parseCidr, type Cidr } from '#ipam-peer/cidr.ts';
+import { formatCidr, parseCidr, type Cidr } from '#ipam-peer/cidr.ts';
 import { formatPeer, type PeerRecord } from '#ipam-peer/records.ts';
 import { step } from '#ipam-peer/step.ts';
 import { Counters } from '#test/sim/counters.ts';
@@ -212,11 +212,6 @@ export class Hand {
   blocks(): readonly string[] {
     return this.bench
       .record(this.sim.config.node.name)
-      .blocks.map((block) => `${formatOf(block.cidr)}${block.via === undefined ? '' : ' via'}`);
+      .blocks.map((block) => `${formatCidr(block.cidr)}${block.via === undefined ? '' : ' via'}`);
   }
-}
-
-function formatOf(block: Cidr): string {
-  const value = Number(block.base);
-  return `${[24, 16, 8, 0].map((shift) => Math.floor(value / 2 ** shift) % 256).join('.')}/${block.prefix}`;
 }

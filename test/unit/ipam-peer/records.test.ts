@@ -18,6 +18,8 @@ const peer = {
   underlay: ['192.0.2.1'],
   overlay: ['10.32.0.1'],
   free: 524288,
+  wants6: { from: { name: 'node3.0b60', uid: 'u3' } },
+  freeBits6: 79,
 };
 
 describe('Peer', () => {
@@ -53,6 +55,9 @@ describe('Peer', () => {
     [{ ...peer, overlay: '10.32.0.1' }, /overlay/],
     [{ ...peer, seeded: 'yes' }, /seeded/],
     [{ ...peer, free: Infinity }, /free/],
+    [{ ...peer, freeBits6: 129 }, /freeBits6/],
+    [{ ...peer, freeBits6: '79' }, /freeBits6/],
+    [{ ...peer, wants6: { from: 'node3' } }, /wants6\.from/],
     [{ ...peer, blocks: Array.from({ length: 2000 }, () => ({ cidr: '10.32.0.0/13' })) }, /at most/],
   ])('%j is refused with its reason', ([value, reason]) => {
     expect(parsePeer(value)).toMatchObject({ ok: false, reason: expect.stringMatching(reason) as string });
@@ -88,7 +93,7 @@ describe('Universe', () => {
   test.for<[object, RegExp]>([
     [{ ...universe, ranges: [] }, /ranges/],
     [{ ...universe, ranges: ['10.32.0.0/12', '10.33.0.0/16'] }, /overlaps/],
-    [{ ...universe, ranges: ['fd00::/48'] }, /IPv4/],
+    [{ ...universe, ranges: ['fd00::1/48'] }, /ranges\[0\]/],
     [{ ...universe, reserved: ['10.0.0.0/8'] }, /reserved/],
     [{ ...universe, reserved: ['10.43.0.1/16'] }, /reserved\[0\]/],
     [{ ...universe, founder: {} }, /founder/],

@@ -20,7 +20,7 @@ function disk(hand: Hand): readonly string[] {
 }
 
 function usable(hand: Hand): readonly string[] {
-  return hand.sim.state?.space.usable.map(formatCidr) ?? [];
+  return hand.sim.state?.spaces[4].usable.map(formatCidr) ?? [];
 }
 
 function expectOwned(bench: Bench): void {

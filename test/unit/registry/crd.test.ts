@@ -44,11 +44,11 @@ const peer: PeerRecord = {
   seeded: true,
   blocks: [{ cidr: cidr('10.32.0.0/13'), via: { ...ref, id: 3 }, spare: true, quarantine: true }],
   granting: [{ id: 4, cidr: cidr('10.40.0.0/14'), to: ref }],
-  wants: { from: ref },
+  wants: { 4: ref, 6: ref },
   heir: ref,
   underlay: ['192.0.2.1'],
   overlay: ['10.32.0.1'],
-  free: 4096,
+  free: { 4: 4096, 6: 2 ** 79 },
   extra: {},
 };
 const universe: UniverseRecord = {
