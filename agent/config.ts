@@ -38,6 +38,7 @@ export interface Config {
   readonly spoolDir: string;
   readonly conflistPath: string;
   readonly cniBinDir: string;
+  readonly overlayMode: 'vxlan' | 'direct' | 'auto';
   readonly vxlanPort: number;
   readonly vxlanVni: number;
   readonly mtuBytes: number;

@@ -210,6 +210,7 @@ const hostSysctlRoot = '/host/proc/sys';
 function datapathSettings(config: Config, underlay: string): typeof defaultDatapathSettings {
   return {
     ...defaultDatapathSettings,
+    overlayMode: config.overlayMode,
     vxlanPort: config.vxlanPort,
     vni: config.vxlanVni,
     mtuBytes: config.mtuBytes,

@@ -198,6 +198,12 @@ const properties = {
     default: '/opt/cni/bin',
     description: 'Where `weft install` puts the CNI plugin.',
   }),
+  overlayMode: Type.Enum(['vxlan', 'direct', 'auto'], {
+    group: 'Overlay',
+    default: 'vxlan',
+    description:
+      'How packets reach peers on the same link: `vxlan` encapsulated, `direct` by plain routes, `auto` by plain routes where probes show that the network carries pod addresses both ways. Peers behind a router always get VXLAN.',
+  }),
   vxlanPort: Type.Integer({
     group: 'Overlay',
     ...port,

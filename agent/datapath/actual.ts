@@ -32,11 +32,15 @@ export interface Underlay {
   readonly ifindex: number;
   readonly mtuBytes: number;
   readonly up: boolean;
+  /** Its addresses with prefix length. */
+  readonly cidrs: readonly string[];
+  /** Its neighbours' MACs by address; read only where direct routes are asked for. */
+  readonly neighbours: ReadonlyMap<string, string>;
 }
 
 export interface KernelReading {
   readonly state: ActualState;
-  /** Ifindex of each link of ours. */
+  /** Ifindex of each link of ours and of the underlay's. */
   readonly ifindexes: ReadonlyMap<string, number>;
   /** The link that holds the underlay address. */
   readonly underlay: Underlay | undefined;
@@ -74,7 +78,7 @@ export async function readKernel(
     addresses: addresses
       .filter((address) => ours.has(address.ifaIndex))
       .flatMap((address) => addressFrom(address, names)),
-    nexthops: ownNexthops.map((nexthop) => ({ id: nexthop.id ?? 0, gateway: gatewayOf(nexthop, overlay) })),
+    nexthops: ownNexthops.map((nexthop) => ({ id: nexthop.id ?? 0, gateway: gatewayOf(nexthop, overlay, names) })),
     foreignNexthopIds: new Set(
       nexthops.filter(({ nhProtocol }) => nhProtocol !== settings.routeProtocol).map(({ id }) => id ?? 0),
     ),
@@ -85,10 +89,15 @@ export async function readKernel(
     fdb: onOverlay.fdb.flatMap((entry) => fdbFrom(entry, overlay)),
     firewall,
   };
+  const underlay = underlayFrom(links, addresses, underlayAddress);
+  const named = [...pods, ...(overlay ? [overlay] : []), ...(underlay ? [underlay.link] : [])];
   return {
     state,
-    ifindexes: new Map([...pods, ...(overlay ? [overlay] : [])].map((link) => [link.ifname ?? '', link.ifiIndex])),
-    underlay: underlayFrom(links, addresses, underlayAddress),
+    ifindexes: new Map(named.map((link) => [link.ifname ?? '', link.ifiIndex])),
+    underlay: underlay && {
+      ...underlay.facts,
+      neighbours: await underlayNeighbours(io, settings, underlay.link, signal),
+    },
     foreignDrops: firewall.foreignDrops,
   };
 }
@@ -136,8 +145,30 @@ function addressFrom(address: Address, names: ReadonlyMap<number, string>): Link
   ];
 }
 
-function gatewayOf(nexthop: Nexthop, overlay: Link | undefined): string | undefined {
-  return overlay && nexthop.oif === overlay.ifiIndex ? nexthop.gateway : undefined;
+function gatewayOf(
+  nexthop: Nexthop,
+  overlay: Link | undefined,
+  names: ReadonlyMap<number, string>,
+): string | undefined {
+  const { gateway, oif = 0 } = nexthop;
+  if (overlay?.ifiIndex === oif || gateway === undefined) return gateway;
+  return `${gateway}%${names.get(oif) ?? ''}`;
+}
+
+/** MAC by address of what the kernel has found on the underlay link; nothing unless direct routes are asked for. */
+async function underlayNeighbours(
+  io: KernelIo,
+  settings: DatapathSettings,
+  link: Link,
+  signal: AbortSignal | undefined,
+): Promise<ReadonlyMap<string, string>> {
+  if (settings.overlayMode === 'vxlan') return new Map();
+  const found = await io.route.dumpAsync(dumpNeighbours({ ifindex: link.ifiIndex }), signal);
+  return new Map(
+    found.flatMap(({ dst, lladdr, ndmIfindex }) =>
+      dst === undefined || lladdr === undefined || ndmIfindex !== link.ifiIndex ? [] : [[dst, lladdr] as const],
+    ),
+  );
 }
 
 function routeFrom(route: Route, names: ReadonlyMap<number, string>): ActualRoute {
@@ -174,15 +205,19 @@ function underlayFrom(
   links: readonly Link[],
   addresses: readonly Address[],
   underlayAddress: string | undefined,
-): Underlay | undefined {
+): { readonly link: Link; readonly facts: Omit<Underlay, 'neighbours'> } | undefined {
   if (underlayAddress === undefined) return undefined;
   const holder = addresses.find((address) => (address.local ?? address.address) === underlayAddress);
   const link = holder && links.find((candidate) => candidate.ifiIndex === holder.ifaIndex);
   if (!link) return undefined;
-  return {
+  const facts = {
     ifname: link.ifname ?? '',
     ifindex: link.ifiIndex,
     mtuBytes: link.mtu ?? 0,
     up: (link.ifiFlags & linkFlag.up) !== 0,
+    cidrs: addresses
+      .filter(({ ifaIndex }) => ifaIndex === link.ifiIndex)
+      .map((address) => `${address.address ?? address.local}/${address.ifaPrefixlen}`),
   };
+  return { link, facts };
 }

@@ -209,15 +209,12 @@ class Applier {
         return newNeighbour({ ndmIfindex: overlay, dst: address, lladdr: mac });
       }
       case 'addNexthop': {
-        if (overlay === undefined || operation.gateway === undefined) return undefined;
-        const { id, gateway } = operation;
-        return newNexthop({
-          id,
-          oif: overlay,
-          gateway,
-          nhProtocol: this.#settings.routeProtocol,
-          nhFlags: routeFlag.onlink,
-        });
+        const [gateway = '', link] = (operation.gateway ?? '').split('%');
+        const oif = link === undefined ? overlay : this.#ifindexes.get(link);
+        if (oif === undefined || gateway === '') return undefined;
+        // On the underlay link the kernel makes sure that the peer is there; on the overlay nothing would tell it so.
+        const nhFlags = link === undefined ? routeFlag.onlink : 0;
+        return newNexthop({ id: operation.id, oif, gateway, nhProtocol: this.#settings.routeProtocol, nhFlags });
       }
       case 'delNexthop':
         return delNexthop(operation.id);

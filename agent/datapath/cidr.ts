@@ -67,6 +67,24 @@ function canonicalIpv4(text: string, parts: RegExpExecArray): string | undefined
   return clean && text === `${a}.${b}.${c}.${d}/${prefixLength}` ? text : undefined;
 }
 
+/** First and last address of a CIDR. Throws RangeError when it is none. */
+export function cidrBounds(cidr: string): { readonly low: string; readonly high: string } {
+  const { family, first, prefixLength } = parseBlock(cidr);
+  const last = first + (1n << BigInt(widths[family] - prefixLength)) - 1n;
+  const format = family === 4 ? formatIpv4 : formatIpv6;
+  return { low: format(first), high: format(last) };
+}
+
+/** The CIDR from `low` to `high`; other bounds than a CIDR's come out as `low-high`. */
+export function cidrOfBounds(low: string, high: string): string {
+  const family = familyOf(low);
+  const parse = family === 4 ? parseIpv4 : parseIpv6;
+  const size = (parse(high) ?? 0n) - (parse(low) ?? 0n) + 1n;
+  const hostBits = size > 0n ? size.toString(2).length - 1 : 0;
+  const cidr = `${low}/${widths[family] - hostBits}`;
+  return size === 1n << BigInt(hostBits) && canonicalCidr(cidr) === cidr ? cidr : `${low}-${high}`;
+}
+
 function subtractOne(piece: Block, hole: Block): Block[] {
   if (covers(hole, piece)) return [];
   if (!covers(piece, hole)) return [piece];

@@ -5,6 +5,8 @@ import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
 import { canonicalCidr, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import { aliasOf, hostMac, linkLocalOf, podGateway4, vtepMac } from './identity.ts';
+import { directElements, directGateway } from './direct.ts';
+import type { DirectInput } from './direct.ts';
 import type {
   DesiredPodLink,
   DesiredState,
@@ -27,6 +29,7 @@ export interface DesiredInput {
   readonly underlayMtuBytes: number | undefined;
   /** False where the node has IPv6 off: nexthops then carry the peer's underlay address, as with an MTU below IPv6's. */
   readonly ipv6: boolean;
+  readonly direct: DirectInput;
 }
 
 /** Bytes that VXLAN adds around an inner IP packet: Ethernet, VXLAN, UDP and the outer IP header. */
@@ -39,7 +42,10 @@ interface Peer {
   readonly name: string;
   readonly underlayAddress: string;
   readonly mac: string;
+  /** On the overlay. */
   readonly gateway: string;
+  /** By family of the blocks: on the underlay link, where packets go there directly. */
+  readonly direct: Readonly<Record<Family, string | undefined>>;
   readonly blocks: readonly string[];
 }
 
@@ -67,7 +73,7 @@ export function desiredState(input: DesiredInput): DesiredState {
     waitingFor: overlay.waitingFor || (prefsrc.size === 0 ? 'an overlay address of this node' : ''),
     podLinks: pods.links,
     addresses,
-    nexthops: shown.map((peer) => peer.gateway),
+    nexthops: shown.flatMap(nexthopsOf),
     neighbours: shown.map((peer): PeerNeighbour => ({ address: peer.gateway, mac: peer.mac })),
     fdb: shown.map((peer): FdbEntry => ({ mac: peer.mac, underlayAddress: peer.underlayAddress })),
     routes,
@@ -81,8 +87,9 @@ export function desiredState(input: DesiredInput): DesiredState {
         overlayRanges: ranges,
         nonMasqueradeCidrs: settings.nonMasqueradeCidrs,
         masquerade: settings.masquerade,
+        directLink: input.direct.mode === 'vxlan' ? undefined : input.direct.underlay?.ifname,
       }),
-      elements: { ...pods.elements, ...peerElements(peers) },
+      elements: { ...pods.elements, ...peerElements(peers), ...directElements(input.direct, peers) },
     },
     findings,
   };
@@ -145,9 +152,19 @@ function usablePeers(input: DesiredInput, ipv6: boolean, findings: Finding[]): r
     byAddress.set(underlayAddress, name);
     byMac.set(mac, name);
     const gateway = ipv6 ? linkLocalOf(mac) : underlayAddress;
-    peers.push({ name, underlayAddress, mac, gateway, blocks: canonical(peer.blocks, name, findings) });
+    const direct = {
+      4: directGateway(input.direct, { name, underlayAddress }, 4),
+      6: directGateway(input.direct, { name, underlayAddress }, 6),
+    };
+    peers.push({ name, underlayAddress, mac, gateway, direct, blocks: canonical(peer.blocks, name, findings) });
   }
   return peers;
+}
+
+/** The one on the overlay stays while packets go directly: falling back is one route. */
+function nexthopsOf({ gateway, direct }: Peer): readonly string[] {
+  const others = [direct[4], direct[6]].filter((other) => other !== undefined);
+  return [gateway, ...new Set(others)];
 }
 
 function peerRoutes(
@@ -170,9 +187,11 @@ function peerRoutes(
         continue;
       }
       owners.set(dst, peer.name);
-      const source = prefsrc.get(familyOf(dst));
+      const family = familyOf(dst);
+      const source = prefsrc.get(family);
       if (source === undefined) continue;
-      routes.push({ dst, metric: 0, target: { kind: 'peer', gateway: peer.gateway, prefsrc: source } });
+      const gateway = peer.direct[family] ?? peer.gateway;
+      routes.push({ dst, metric: 0, target: { kind: 'peer', gateway, prefsrc: source } });
     }
   }
   return routes;

@@ -3,6 +3,7 @@
 // Order: what lets traffic through comes first (firewall elements, links, addresses, FDB, neighbours, nexthops, routes),
 // what takes away comes last and in the opposite order, so that a peer or pod that is wanted before and after is never
 // without its path. A nexthop is removed only after the routes that used it, because the kernel removes those with it.
+import { addressOf } from './cidr.ts';
 import type {
   ActualNexthop,
   ActualOverlay,
@@ -116,13 +117,20 @@ function mustRenew(wanted: OverlayLink, found: ActualOverlay): boolean {
 }
 
 function withoutOverlay(actual: ActualState, ifname: string): ActualState {
+  // Nexthops on the underlay link stay, and routes through them, unless their source address was the device's.
+  const nexthops = actual.nexthops.filter(({ gateway }) => gateway?.includes('%'));
+  const kept = new Set(nexthops.map(({ id }) => id));
+  const gone = new Set(
+    actual.addresses.filter((address) => address.ifname === ifname).map(({ cidr }) => addressOf(cidr)),
+  );
   return {
     ...actual,
     addresses: actual.addresses.filter((address) => address.ifname !== ifname),
-    nexthops: [],
-    routes: actual.routes.filter(
-      ({ target }) => target.kind !== 'nexthop' && !(target.kind === 'link' && target.ifname === ifname),
-    ),
+    nexthops,
+    routes: actual.routes.filter(({ target }) => {
+      if (target.kind === 'nexthop') return kept.has(target.id) && !gone.has(target.prefsrc ?? '');
+      return !(target.kind === 'link' && target.ifname === ifname);
+    }),
     neighbours: [],
     fdb: [],
   };

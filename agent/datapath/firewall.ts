@@ -14,6 +14,7 @@ import { readIp } from '#agent/netlink/ip-text.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 
+import { cidrBounds, cidrOfBounds } from './cidr.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { commentOf, dumpChains, dumpRules } from './nft-objects.ts';
 import type { NftChain } from './nft-objects.ts';
@@ -74,6 +75,10 @@ function requestsFor(
 function specOf(element: ElementRef): ElementSpec {
   const [first = '', second] = element.key.split(' . ');
   if (element.set === 'pod_verdicts') return { key: setKey({ ifname: first }), verdict: 'accept' };
+  if (element.set === 'direct4' || element.set === 'direct6') {
+    const { low, high } = cidrBounds(second ?? '');
+    return { key: setKey({ ether: first }, { ip: low }), keyEnd: setKey({ ether: first }, { ip: high }) };
+  }
   if (second === undefined) return { key: setKey({ ip: first }) };
   return { key: setKey({ ifname: first }, { ip: second }) };
 }
@@ -97,6 +102,7 @@ export function firewallText(table: string, firewall: DesiredFirewall): string {
 function elementText(set: SetName, key: string): string {
   const [first = '', second] = key.split(' . ');
   if (set === 'pod_verdicts') return `"${first}" : accept`;
+  if (set === 'direct4' || set === 'direct6') return key;
   return second === undefined ? first : `"${first}" . ${second}`;
 }
 
@@ -173,8 +179,19 @@ const ifnameBytes = 16;
 function elementKey(set: SetName, element: SetElement): string {
   const bytes = Buffer.from(element.key?.value ?? new Uint8Array());
   if (set === 'peers4' || set === 'peers6') return readIp(bytes, 0, bytes.length) ?? bytes.toString('hex');
+  if (set === 'direct4' || set === 'direct6') return directKey(bytes, Buffer.from(element.keyEnd?.value ?? bytes));
   const ifname = bytes.subarray(0, ifnameBytes).toString('utf8').replace(/\0+$/, '');
   if (set !== 'pod_verdicts') return `${ifname} . ${readIp(bytes, ifnameBytes, bytes.length)}`;
   const code = element.data?.verdict?.code;
   return code === verdictCode.accept ? ifname : `${ifname} : verdict ${code}`;
+}
+
+/** A MAC, padded to 8 bytes in a concatenation. */
+const macBytes = 6;
+const paddedMacBytes = 8;
+
+function directKey(low: Buffer, high: Buffer): string {
+  const mac = [...low.subarray(0, macBytes)].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+  const ip = (bytes: Buffer): string => readIp(bytes, paddedMacBytes, bytes.length) ?? '';
+  return `${mac} . ${cidrOfBounds(ip(low), ip(high))}`;
 }

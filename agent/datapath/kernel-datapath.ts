@@ -13,6 +13,7 @@ import { familyOf } from './cidr.ts';
 import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
 import { desiredState, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
+import { DirectPaths } from './direct-paths.ts';
 import { parseAlias } from './identity.ts';
 import type { LinkAlias } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
@@ -52,6 +53,8 @@ export interface KernelDatapath extends Datapath {
   inventory(): Promise<readonly KernelLease[]>;
   /** Resolves when every link that DEL left behind is gone. */
   drained(): Promise<void>;
+  /** Overlay mode `auto`: the peers (record names) that packets reach directly from now on; all others through the overlay. */
+  setDirect(peers: ReadonlySet<string>): Promise<void>;
 }
 
 /** Opens sockets in the settings' namespace; throws NetlinkError when it cannot. Nothing is written before `start`. */
@@ -72,6 +75,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #context: PodLinkContext;
   readonly #rounds: Rounds;
   readonly #pods = new WantedPods();
+  readonly #direct: DirectPaths;
   readonly #stop = new AbortController();
   #view: IpamView | undefined;
   #desired: DesiredState | undefined;
@@ -97,6 +101,7 @@ class NodeDatapath implements KernelDatapath {
       settings: options.settings,
       onRefused: (reason) => options.log.warn({ reason }, 'doomed pod links could not be deleted, trying again'),
     });
+    this.#direct = new DirectPaths(this.#io, options.settings);
     this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper };
     this.#rounds = new Rounds(() => this.#round());
   }
@@ -107,6 +112,7 @@ class NodeDatapath implements KernelDatapath {
       isWantedPod: (ifname) => this.#pods.has(ifname),
       desired: () => this.#desired,
       reading: () => this.#reading,
+      linkAddresses: () => this.#direct.macs,
       io: this.#io,
       onChange: (reason) => {
         this.#options.log.debug({ reason }, 'kernel changed, comparing');
@@ -165,6 +171,12 @@ class NodeDatapath implements KernelDatapath {
 
   async drained(): Promise<void> {
     await this.#reaper.flush();
+  }
+
+  async setDirect(peers: ReadonlySet<string>): Promise<void> {
+    if (!this.#direct.prove(peers)) return;
+    this.#asked = true;
+    await this.#rounds.request();
   }
 
   status(): DatapathStatus {
@@ -243,6 +255,7 @@ class NodeDatapath implements KernelDatapath {
       this.#desired = desired;
       const refusals = await this.#apply(operations, reading, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
+      this.#direct.note(refusals);
       this.#settled = !refusals.some(({ operation }) => essential.has(operation.kind));
       retry = refusals.length > 0;
       this.#reconciles++;
@@ -263,6 +276,7 @@ class NodeDatapath implements KernelDatapath {
       settings: this.#settings,
       underlayMtuBytes: reading.underlay?.mtuBytes,
       ipv6: this.#ipv6,
+      direct: this.#direct.input(view, reading),
     };
     const desired = desiredState({
       ...common,

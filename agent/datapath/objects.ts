@@ -43,8 +43,8 @@ export interface Route {
   readonly target: RouteTarget;
 }
 
-/** What each family's set holds, as nft prints it: plain addresses, `ifname . address`, ifname. */
-export type SetName = 'peers4' | 'peers6' | 'sources4' | 'sources6' | 'pod_verdicts';
+/** What each family's set holds, as nft prints it: plain addresses, `ifname . address`, `MAC . CIDR`, ifname. */
+export type SetName = 'peers4' | 'peers6' | 'sources4' | 'sources6' | 'direct4' | 'direct6' | 'pod_verdicts';
 
 export type SetElements = Readonly<Record<SetName, ReadonlySet<string>>>;
 
@@ -79,7 +79,7 @@ export interface DesiredState {
   readonly waitingFor: string;
   readonly podLinks: readonly DesiredPodLink[];
   readonly addresses: readonly LinkAddress[];
-  /** Gateways of the peers; one nexthop object each. */
+  /** Gateways of the peers; one nexthop object each. `ADDRESS%LINK`: on that link instead of the overlay (direct.ts). */
   readonly nexthops: readonly string[];
   readonly neighbours: readonly PeerNeighbour[];
   readonly fdb: readonly FdbEntry[];
@@ -123,7 +123,7 @@ export interface ActualPodLink {
 
 export interface ActualNexthop {
   readonly id: number;
-  /** Undefined: not of our form (to be removed). */
+  /** As in DesiredState; undefined: not of our form (to be removed). */
   readonly gateway: string | undefined;
 }
 
@@ -187,9 +187,25 @@ export type MessageOperation =
 /** One write. apply.ts executes a list of them in order. */
 export type Operation = FirewallOperation | OverlayOperation | MessageOperation;
 
-export const setNames: readonly SetName[] = ['peers4', 'peers6', 'sources4', 'sources6', 'pod_verdicts'];
+export const setNames: readonly SetName[] = [
+  'peers4',
+  'peers6',
+  'sources4',
+  'sources6',
+  'direct4',
+  'direct6',
+  'pod_verdicts',
+];
 
 export function noElements(): SetElements {
   const none: ReadonlySet<string> = new Set();
-  return { peers4: none, peers6: none, sources4: none, sources6: none, pod_verdicts: none };
+  return {
+    peers4: none,
+    peers6: none,
+    sources4: none,
+    sources6: none,
+    direct4: none,
+    direct6: none,
+    pod_verdicts: none,
+  };
 }

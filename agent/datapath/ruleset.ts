@@ -18,6 +18,8 @@ export interface RulesetInput {
   readonly overlayRanges: readonly string[];
   readonly nonMasqueradeCidrs: readonly string[];
   readonly masquerade: boolean;
+  /** Link on which pods of peers may arrive without the overlay; undefined: none (overlay mode `vxlan`). */
+  readonly directLink: string | undefined;
 }
 
 interface Chain {
@@ -28,7 +30,7 @@ interface Chain {
 }
 
 /** Named counters, as an operator sees them in `nft list counters table inet weft`. */
-export const counterNames = ['pod_spoofed', 'vxlan_stranger', 'vxlan_from_pod'] as const;
+export const counterNames = ['pod_spoofed', 'vxlan_stranger', 'vxlan_from_pod', 'direct_stranger'] as const;
 
 /** Renders the table without the elements of the moving sets. */
 export function renderRuleset(input: RulesetInput): Ruleset {
@@ -44,6 +46,8 @@ export function renderRuleset(input: RulesetInput): Ruleset {
     'set peers6 { type ipv6_addr; }',
     'set sources4 { type ifname . ipv4_addr; }',
     'set sources6 { type ifname . ipv6_addr; }',
+    'set direct4 { type ether_addr . ipv4_addr; flags interval; }',
+    'set direct6 { type ether_addr . ipv6_addr; flags interval; }',
     'map pod_verdicts { type ifname : verdict; }',
   );
   for (const [name, cidrs] of Object.entries(constants)) {
@@ -105,6 +109,7 @@ function commentOf(rule: string, constants: Readonly<Record<string, readonly str
 /*
  *  pod ──▶ prerouting_raw ─▶ pod_source: a lease's own address, or a counted drop
  *  wire ─▶ prerouting_raw ─▶ vxlan_in:   a peer, untracked; anybody else a counted drop
+ *                            a pod's source without the overlay: from its owner's link address, or a counted drop
  *          forward:          pods never reach a peer's VXLAN port (their packets would be masqueraded into a peer's
  *                            address there and count as that peer's); each pod's verdict slot
  *          postrouting_nat:  the host's own sources become its overlay address; pods leaving the overlay are masqueraded
@@ -116,7 +121,7 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
     {
       name: 'prerouting_raw',
       base: { type: 'filter', hook: 'prerouting', prio: -300 },
-      rules: [`iifname ${pods} jump pod_source`, `${vxlan} jump vxlan_in`],
+      rules: [`iifname ${pods} jump pod_source`, `${vxlan} jump vxlan_in`, ...directRules(input)],
     },
     {
       name: 'pod_source',
@@ -161,12 +166,27 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
   ];
 }
 
+/** Modes with direct routes: a source of the overlay's ranges only from the link address of the peer that owns it. */
+function directRules({ directLink, overlayRanges }: RulesetInput): readonly string[] {
+  if (directLink === undefined) return [];
+  return ([4, 6] as const)
+    .filter((family) => overlayRanges.some((cidr) => familyOf(cidr) === family))
+    .map((family) => {
+      const ip = family === 4 ? 'ip' : 'ip6';
+      const stranger = `ether saddr . ${ip} saddr != @direct${family} counter name "direct_stranger" drop`;
+      return `iifname "${directLink}" ${ip} saddr @overlay${family} ${stranger}`;
+    });
+}
+
 function natRules(input: RulesetInput): readonly string[] {
   const device = `"${input.overlayDevice}"`;
   const rules: string[] = [];
   for (const address of input.overlayAddresses) {
     const ip = familyOf(address) === 4 ? 'ip' : 'ip6';
     rules.push(`oifname ${device} fib saddr type local ${ip} saddr != ${address} snat ${ip} to ${address}`);
+    if (input.directLink === undefined) continue;
+    const direct = `oifname "${input.directLink}" ${ip} daddr @overlay${familyOf(address)}`;
+    rules.push(`${direct} fib saddr type local ${ip} saddr != ${address} snat ${ip} to ${address}`);
   }
   if (!input.masquerade) return rules;
   for (const [ip, family] of [

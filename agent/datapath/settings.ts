@@ -1,6 +1,9 @@
 // What the datapath may be told. Every value has a default that works; agent/config.ts fills the type from its schema.
+import type { OverlayMode } from './direct.ts';
 
 export interface DatapathSettings {
+  /** How packets reach peers on the same link: direct.ts says which. */
+  readonly overlayMode: OverlayMode;
   /** Name of the VXLAN device: ours by name, so one agent per network namespace. */
   readonly overlayDevice: string;
   /** Prefix of every host end of a pod's veth; at most 8 characters. */
@@ -37,6 +40,7 @@ export interface DatapathSettings {
 }
 
 export const defaultDatapathSettings: DatapathSettings = {
+  overlayMode: 'vxlan',
   overlayDevice: 'weft0',
   podLinkPrefix: 'weftp',
   vxlanPort: 6784,

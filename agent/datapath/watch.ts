@@ -5,6 +5,7 @@ import { linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { NetlinkMonitor } from '#agent/netlink/monitor.ts';
 import type { Notification } from '#agent/netlink/monitor.ts';
+import type { Neighbour } from '#agent/netlink/neighbour.ts';
 import { prefixOf } from '#agent/netlink/route.ts';
 
 import type { KernelReading } from './actual.ts';
@@ -20,17 +21,21 @@ export interface WatchOptions {
   readonly isWantedPod: (hostIfname: string) => boolean;
   readonly desired: () => DesiredState | undefined;
   readonly reading: () => KernelReading | undefined;
+  /** Link addresses of peers on the underlay link, as admitted (overlay modes with direct routes). */
+  readonly linkAddresses: () => ReadonlyMap<string, string>;
   /** `reason` is for the log. */
   readonly onChange: (reason: string) => void;
   readonly onError: (error: WeftError) => void;
 }
+
+const kinds = ['newLink', 'delLink', 'newAddress', 'delAddress', 'delRoute', 'delNexthop', 'delNeighbour'] as const;
 
 /** Starts listening; throws NetlinkError when the monitor cannot be opened. */
 export function watchKernel(options: WatchOptions): Disposable {
   const { netnsPath } = options.settings;
   return NetlinkMonitor.open({
     // An ADD makes a dozen notifications; those that no change of ours can hide behind are not even decoded.
-    kinds: ['newLink', 'delLink', 'newAddress', 'delAddress', 'delRoute', 'delNexthop', 'delNeighbour'],
+    kinds: [...kinds, ...(options.settings.overlayMode === 'vxlan' ? [] : ['newNeighbour' as const])],
     groups: ['link', 'neigh', 'ipv4Ifaddr', 'ipv4Route', 'ipv6Ifaddr', 'ipv6Route', 'nexthop'],
     ...(netnsPath === undefined ? {} : { netnsPath }),
     onMessages: (notifications) => {
@@ -84,7 +89,8 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
     }
     case 'delNexthop': {
       const { gateway, nhProtocol } = notification.nexthop;
-      const wanted = nhProtocol === settings.routeProtocol && desired?.nexthops.includes(gateway ?? '');
+      const wanted =
+        nhProtocol === settings.routeProtocol && desired?.nexthops.some((nexthop) => nexthop.split('%')[0] === gateway);
       return wanted ? `nexthop ${gateway} was deleted` : undefined;
     }
     case 'delNeighbour': {
@@ -95,6 +101,7 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
       return wanted ? `neighbour ${dst ?? lladdr} was deleted` : undefined;
     }
     case 'newNeighbour':
+      return linkAddressReason(options, notification.neighbour);
     case 'newNexthop':
     case 'newRoute':
     case 'other':
@@ -138,6 +145,16 @@ function addressReason(options: WatchOptions, ifindex: number, local: string | u
     (address) => address.cidr.startsWith(`${local}/`) && reading?.ifindexes.get(address.ifname) === ifindex,
   );
   return wanted ? `address ${local} was deleted` : undefined;
+}
+
+/** A peer's link address that is not the admitted one: its packets would be dropped. */
+function linkAddressReason(options: WatchOptions, neighbour: Neighbour): string | undefined {
+  const { dst, lladdr, ndmIfindex } = neighbour;
+  if (dst === undefined || lladdr === undefined || ndmIfindex !== options.reading()?.underlay?.ifindex)
+    return undefined;
+  if (options.linkAddresses().get(dst) === lladdr) return undefined;
+  const peer = options.desired()?.fdb.some(({ underlayAddress }) => underlayAddress === dst);
+  return peer ? `link address of ${dst}` : undefined;
 }
 
 function overlayIfindex(options: WatchOptions): number | undefined {

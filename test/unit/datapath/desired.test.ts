@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 
 import { canonicalCidr, cidrContains, subtractCidrs } from '#agent/datapath/cidr.ts';
+import { noDirect } from '#agent/datapath/direct.ts';
 import { desiredState } from '#agent/datapath/desired.ts';
 import { aliasOf, hostIfnameOf, linkLocalOf, parseAlias, podMacOf, vtepMac } from '#agent/datapath/identity.ts';
 import { renderRuleset } from '#agent/datapath/ruleset.ts';
@@ -27,7 +28,14 @@ function desired(peers: readonly PeerView[], patch: Partial<IpamView> = {}): Ret
     registryAnsweredAtMs: undefined,
     ...patch,
   };
-  return desiredState({ view, leases: [], settings: defaultDatapathSettings, underlayMtuBytes: 1500, ipv6: true });
+  return desiredState({
+    view,
+    leases: [],
+    settings: defaultDatapathSettings,
+    underlayMtuBytes: 1500,
+    ipv6: true,
+    direct: noDirect,
+  });
 }
 
 const self = peer('self', '192.0.2.1', ['10.32.0.0/13']);
@@ -171,6 +179,7 @@ describe('ruleset', () => {
     overlayRanges: ['10.32.0.0/12'],
     nonMasqueradeCidrs: [],
     masquerade: true,
+    directLink: undefined,
   };
 
   it.each([

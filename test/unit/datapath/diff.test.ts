@@ -2,6 +2,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
+import { noDirect } from '#agent/datapath/direct.ts';
 import { desiredState } from '#agent/datapath/desired.ts';
 import { diff } from '#agent/datapath/diff.ts';
 import type { ActualState, DesiredState } from '#agent/datapath/objects.ts';
@@ -85,6 +86,7 @@ function wanted(world: World): DesiredState {
     settings: defaultDatapathSettings,
     underlayMtuBytes: world.mtu,
     ipv6: world.ipv6,
+    direct: noDirect,
   });
 }
 
@@ -169,6 +171,7 @@ describe('diff', () => {
           settings: defaultDatapathSettings,
           underlayMtuBytes: undefined,
           ipv6: world.ipv6,
+          direct: noDirect,
         });
         expect(blind.waitingFor).toContain('192.0.2.1');
         const kinds = new Set(diff(blind, settled).map(({ kind }) => kind));
