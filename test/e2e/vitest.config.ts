@@ -24,7 +24,7 @@ const config: ViteUserConfig = {
     fileParallelism: false,
     sequence: { sequencer: ByName },
     projects: [
-      { root, test: { ...common, name: 'registry', include: ['test/e2e/registry.test.ts'] } },
+      { root, test: { ...common, name: 'registry', include: ['test/e2e/*.test.ts'] } },
       {
         root,
         test: {
