@@ -32,6 +32,7 @@ export type ErrorName =
   | 'checkFailed'
   | 'hostPortTaken'
   | 'store'
+  | 'delegateFailed'
   | 'invalidSetting'
   | 'registry'
   | 'internal';
@@ -101,6 +102,11 @@ export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
     cniCode: 105,
     retryable: true,
     nextStep: 'Give the pod another host port, or remove the pod that has it.',
+  },
+  delegateFailed: {
+    cniCode: 110,
+    retryable: true,
+    nextStep: 'Look at the `ipam` section of the network configuration and at what that plugin says.',
   },
   invalidSetting: {
     cniCode: 7,

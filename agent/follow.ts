@@ -9,6 +9,7 @@ import type { Discovery } from '#agent/discovery/discovery.ts';
 import { reportReady } from '#agent/engines.ts';
 import { toWeftError } from '#agent/errors.ts';
 import type { Logger } from '#agent/observe/log.ts';
+import { linkedHere } from '#agent/runtime/ipam.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
 import { underlayOf, withUnderlay } from '#agent/underlay.ts';
 
@@ -35,7 +36,7 @@ export function follow(config: Config, log: Logger, { ipam, datapath, discovery,
     const wanted = JSON.stringify([ranges, reserved, peers, overlayAddresses]);
     if (wanted !== handled) {
       handled = wanted;
-      await datapath.reconcile(view, ipam.leases());
+      await datapath.reconcile(view, linkedHere(ipam.leases()));
     }
     await announce();
   };

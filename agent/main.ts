@@ -9,6 +9,7 @@
 
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { del } from '#agent/cni/del.ts';
 import { startCniServer } from '#agent/cni/server.ts';
 import type { CniServer } from '#agent/cni/server.ts';
 import { loadConfig } from '#agent/config.ts';
@@ -31,10 +32,11 @@ import type { StatusSources } from '#agent/observe/status.ts';
 import { version } from '#agent/observe/version.ts';
 import { leasesFromLinks } from '#agent/recovery.ts';
 import type { Registry } from '#agent/registry/registry.ts';
+import { withDelegatedLeases } from '#agent/runtime/delegated.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
-import type { IpamView } from '#agent/runtime/ipam.ts';
+import { linkedHere, type IpamView } from '#agent/runtime/ipam.ts';
 import { namedUnderlay, underlayOf, withUnderlay } from '#agent/underlay.ts';
 
 /** The parts that are there so far, which the status shows while the start goes on. */
@@ -140,7 +142,7 @@ async function start(given: Start): Promise<void> {
   stack.defer(() => ipam.close());
   await undoPendingLeases(ipam, datapath, log);
   const begin = async (): Promise<void> => {
-    await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), ipam.leases());
+    await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
     stack.defer(follow(config, log, { ipam, datapath, discovery, underlay: parts.underlay }));
   };
   const served = { ipam, datapath, ...(lost ? {} : { beforeServing: begin }) };
@@ -177,7 +179,8 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
     recoverLeases: async () => leasesFromLinks(await datapath.inventory(), Date.now()),
     log,
   });
-  return withKnownPeers(ipam, { path: join(config.stateDir, 'peers.json'), registry, log });
+  const all = withDelegatedLeases(ipam, join(config.stateDir, 'delegated.db'));
+  return withKnownPeers(all, { path: join(config.stateDir, 'peers.json'), registry, log });
 }
 
 function openCni(
@@ -225,8 +228,17 @@ function datapathSettings(config: Config, underlay: string): typeof defaultDatap
 async function undoPendingLeases(ipam: RunningIpam, datapath: KernelDatapath, log: Logger): Promise<void> {
   for (const lease of ipam.leases()) {
     if (lease.state !== 'pending') continue;
-    await datapath.detach(lease);
-    ipam.release(lease, lease.generation);
+    try {
+      await del(lease, { ipam, datapath });
+    } catch (error) {
+      // A plugin that gives the addresses may be gone; the runtime's own DEL asks it again.
+      if (lease.delegate === undefined) throw error;
+      log.error(
+        { err: error, containerId: lease.containerId },
+        'an ADD that a crash had cut short stays until its DEL',
+      );
+      continue;
+    }
     log.info({ containerId: lease.containerId, ifname: lease.ifname }, 'undone: an ADD that a crash had cut short');
   }
 }

@@ -3,10 +3,12 @@
 
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
+import { del, delegateDel } from './del.ts';
+import { type Delegated, delegateAdd } from './delegate.ts';
 import { unsupported } from './json.ts';
 import { type AddParts, type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
 import type { AddCall } from './request.ts';
-import { type AddResult, buildResult } from './result.ts';
+import { type AddResult, buildAddressResult, buildResult } from './result.ts';
 
 /** Throws WeftError: `invalidNetns`, `attachmentExists`, those of Ipam.lease and Datapath.attach. The caller serializes per key. */
 export async function add(call: AddCall, parts: AddParts, signal: AbortSignal): Promise<AddResult> {
@@ -24,23 +26,79 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
   const { ipam, datapath } = parts;
   const netnsInode = podNetns(call.netnsPath, parts);
   await clearReplaced(call, netnsInode, parts);
-  const owner = { ...call.pod, network: call.netConf.name, netnsPath: call.netnsPath, netnsInode };
-  const { addresses, link: wanted, ipRanges } = call.netConf.wish;
-  if (ipRanges.length > 0) throw unsupported('"runtimeConfig.ipRanges"', 'runtimeConfig.ipRanges');
+  const { linkedBy, routes } = call.netConf.ipam;
+  const owner = {
+    ...call.pod,
+    network: call.netConf.name,
+    netnsPath: call.netnsPath,
+    netnsInode,
+    ...(linkedBy === undefined ? {} : { linkedBy }),
+  };
+  const { link: wanted, ipRanges } = call.netConf.wish;
+  if (ipRanges.length > 0 && call.delegate === undefined)
+    throw unsupported('"runtimeConfig.ipRanges"', 'runtimeConfig.ipRanges');
   using _ports = parts.ports.claim(call.key, wanted.portMappings ?? [], () => ipam.leases());
-  const lease = await ipam.lease(
-    { ...call.key, owner, addresses, ...(Object.keys(wanted).length > 0 && { link: wanted }) },
-    signal,
-  );
+  const delegated = await askDelegate(call, parts, signal);
+  const lease = await leaseOrUndo(call, owner, delegated, parts, signal);
   try {
     signal.throwIfAborted();
+    if (linkedBy !== undefined) {
+      const result = buildAddressResult(lease, ipam.view(), routes, call.netConf.dns);
+      ipam.activate(lease);
+      return result;
+    }
     const link = await datapath.attach({ lease, netnsPath: call.netnsPath }, signal);
-    const result = buildResult(lease, link, call.netnsPath, call.netConf.dns);
+    const result = buildResult(lease, link, call.netnsPath, call.netConf.dns ?? delegated?.dns);
     ipam.activate(lease);
     return result;
   } catch (error) {
     await undo(lease, parts);
     throw error;
+  }
+}
+
+/** The addresses of the plugin that the configuration names. After a failure it is told DEL (CNI spec 1.1.0, "Section 4"). */
+async function askDelegate(call: AddCall, parts: CniParts, signal: AbortSignal): Promise<Delegated | undefined> {
+  const { delegate } = call;
+  if (delegate === undefined) return undefined;
+  try {
+    const delegated = await delegateAdd(delegate, signal);
+    parts.log.info(
+      { ...call.key, addresses: delegated.addresses, ipam: delegate.type },
+      'addresses of another plugin: known on this node only, masqueraded beyond it',
+    );
+    return delegated;
+  } catch (error) {
+    await quietly(call, parts, () => delegateDel(delegate));
+    throw error;
+  }
+}
+
+async function leaseOrUndo(
+  call: AddCall,
+  owner: Lease['owner'],
+  delegated: Delegated | undefined,
+  parts: CniParts,
+  signal: AbortSignal,
+): Promise<Lease> {
+  const { delegate } = call;
+  const { addresses, link } = call.netConf.wish;
+  const isOwnLink = owner.linkedBy === undefined && Object.keys(link).length > 0;
+  const request = { ...call.key, owner, addresses, ...(isOwnLink && { link }) };
+  if (delegate === undefined || delegated === undefined) return await parts.ipam.lease(request, signal);
+  try {
+    return await parts.ipam.lease({ ...request, addresses: delegated.addresses, delegate }, signal);
+  } catch (error) {
+    await quietly(call, parts, () => delegateDel(delegate));
+    throw error;
+  }
+}
+
+async function quietly(call: AddCall, parts: CniParts, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    parts.log.warn({ err: error, ...call.key }, 'the IPAM plugin could not undo its ADD; DEL will try again');
   }
 }
 
@@ -83,8 +141,7 @@ async function clearReplaced(call: AddCall, netnsInode: bigint, parts: CniParts)
     { ...call.key, addresses: lease.addresses },
     'ADD finds an attachment whose namespace is gone; clearing it',
   );
-  await parts.datapath.detach(lease);
-  parts.ipam.release(call.key, lease.generation);
+  await del(call.key, parts);
 }
 
 /** A path that cannot be read counts as a living namespace. */
@@ -100,8 +157,7 @@ function isNamespace(path: string, inode: bigint, parts: CniParts): boolean {
 /** Link before address: while the link may be there, the address must not go to another pod. What stays is DEL's to finish. */
 async function undo(lease: Lease, parts: CniParts): Promise<void> {
   try {
-    await parts.datapath.detach(lease);
-    parts.ipam.release(lease, lease.generation);
+    await del(lease, parts, { applies: ({ generation }) => generation === lease.generation });
   } catch (error) {
     parts.log.error(
       { err: error, containerId: lease.containerId, ifname: lease.ifname, addresses: lease.addresses },

@@ -5,21 +5,24 @@ import type { LinkFault } from '#agent/datapath/datapath.ts';
 import { WeftError } from '#agent/errors.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 import { podNetns } from './add.ts';
+import { callDelegate } from './delegate.ts';
 import type { PrevResult } from './netconf.ts';
 import type { CniParts } from './parts.ts';
 import type { CheckCall } from './request.ts';
 import { bare } from './result.ts';
 
-/** Throws WeftError: `checkFailed` with every fault named, `invalidNetns`. The caller serializes per key. */
-export async function check(call: CheckCall, parts: CniParts): Promise<void> {
+/** Throws WeftError: `checkFailed` with every fault named, `invalidNetns`, `delegateFailed`. The caller serializes per key. */
+export async function check(call: CheckCall, parts: CniParts, signal: AbortSignal): Promise<void> {
   const lease = parts.ipam.find(call.key);
   const name = `${call.key.containerId}/${call.key.ifname}`;
   if (lease === undefined) throw failed(`no address is leased for ${name}`, 'lease');
   if (lease.state !== 'active') throw failed(`the ADD of ${name} has not finished`, 'lease');
   const netnsInode = podNetns(call.netnsPath, parts);
+  if (call.delegate !== undefined) await callDelegate(call.delegate, 'CHECK', signal);
+  const isLinked = lease.owner.linkedBy === undefined;
   const faults: readonly LinkFault[] = [
     ...promised(lease, netnsInode, call.netConf.prevResult),
-    ...(await parts.datapath.check({ lease, netnsPath: call.netnsPath })),
+    ...(isLinked ? await parts.datapath.check({ lease, netnsPath: call.netnsPath }) : []),
   ];
   if (faults.length === 0) return;
   const lines = faults.map((fault) => `${fault.what}: expected ${fault.expected}, found ${fault.actual}`);
@@ -33,12 +36,12 @@ function promised(lease: Lease, netnsInode: bigint, prevResult: PrevResult | und
   }
   if (prevResult === undefined) return faults;
   const at = prevResult.interfaces.findIndex(({ name, sandbox }) => name === lease.ifname && sandbox !== '');
-  if (at === -1) {
+  if (at === -1 && lease.owner.linkedBy === undefined) {
     faults.push({ what: 'prevResult.interfaces', expected: `${lease.ifname} in the pod`, actual: 'none' });
     return faults;
   }
   const given = prevResult.ips
-    .filter((ip) => ip.interface === undefined || ip.interface === at)
+    .filter((ip) => at === -1 || ip.interface === undefined || ip.interface === at)
     .map((ip) => bare(ip.address));
   for (const address of lease.addresses.filter((own) => !given.includes(own))) {
     faults.push({ what: 'prevResult.ips', expected: address, actual: given.join(' ') || 'none' });

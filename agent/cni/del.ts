@@ -1,20 +1,41 @@
 // DEL: any order, any number of times, without namespace and without prevResult. Link before address, so that no address is given
 // out while a pod may still answer for it.
 
-import type { AttachmentKey, Lease } from '#agent/runtime/ipam.ts';
+import type { AttachmentKey, Delegate, Lease } from '#agent/runtime/ipam.ts';
+import { callDelegate, findPlugin } from './delegate.ts';
 import type { CniParts } from './parts.ts';
 
+export interface DelOptions {
+  /** Whether the DEL was meant for this attachment and not for an earlier one of the same key; absent: it was. */
+  readonly applies?: (lease: Lease) => boolean;
+  /** The plugin that the configuration names for addresses. */
+  readonly delegate?: Delegate | undefined;
+}
+
 /**
- * Takes the attachment down and releases its address; undefined when there was none, or when `applies` says that the DEL was meant
- * for an earlier one of the same key. The caller serializes per key. Throws what Datapath.detach throws; the lease then stays.
+ * Takes the attachment down and releases its address; undefined when there was none. The caller serializes per key. Throws what
+ * Datapath.detach throws, and `delegateFailed`; the lease then stays.
  */
 export async function del(
   key: AttachmentKey,
   parts: Pick<CniParts, 'ipam' | 'datapath'>,
-  applies: (lease: Lease) => boolean = () => true,
+  { applies = () => true, delegate }: DelOptions = {},
 ): Promise<Lease | undefined> {
   const lease = parts.ipam.find(key);
-  if (lease === undefined || !applies(lease)) return undefined;
-  await parts.datapath.detach(lease);
+  if (lease === undefined) {
+    // An ADD that a crash cut short may have its address without a lease. A plugin that is not there has given none.
+    if (delegate !== undefined && (await findPlugin(delegate)) !== undefined) await delegateDel(delegate);
+    return undefined;
+  }
+  if (!applies(lease)) return undefined;
+  if (lease.owner.linkedBy === undefined) await parts.datapath.detach(lease);
+  if (lease.delegate !== undefined) {
+    await delegateDel(delegate?.type === lease.delegate.type ? delegate : lease.delegate);
+  }
   return parts.ipam.release(key, lease.generation);
+}
+
+/** Not cut short when the caller goes away: the runtime would only ask again. */
+export async function delegateDel(delegate: Delegate): Promise<void> {
+  await callDelegate(delegate, 'DEL', new AbortController().signal);
 }

@@ -4,6 +4,7 @@
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { AttachmentQueue } from './attachments.ts';
 import { del } from './del.ts';
+import { callDelegate } from './delegate.ts';
 import type { CniParts } from './parts.ts';
 import type { GcCall } from './request.ts';
 
@@ -16,7 +17,9 @@ export async function gc(call: GcCall, parts: CniParts, queue: AttachmentQueue, 
     .filter((lease) => !valid.has(`${lease.containerId}/${lease.ifname}`));
   const outcomes = await Promise.allSettled(
     gone.map((lease) =>
-      queue.run(lease, signal, () => del(lease, parts, (current) => current.generation === lease.generation)),
+      queue.run(lease, signal, () =>
+        del(lease, parts, { applies: (current) => current.generation === lease.generation }),
+      ),
     ),
   );
   const problems: string[] = [];
@@ -30,6 +33,11 @@ export async function gc(call: GcCall, parts: CniParts, queue: AttachmentQueue, 
         { containerId: lease.containerId, ifname: lease.ifname, addresses: lease.addresses },
         'GC collected',
       );
+  }
+  if (call.delegate !== undefined) {
+    await callDelegate(call.delegate, 'GC', signal).catch((error: unknown) =>
+      problems.push(toWeftError(error).message),
+    );
   }
   if (problems.length > 0) {
     throw new WeftError(

@@ -4,6 +4,7 @@
 
 import { WeftError } from '#agent/errors.ts';
 import type { AttachmentKey } from '#agent/runtime/ipam.ts';
+import { type IpamConf, parseIpamConf } from './ipam-conf.ts';
 import {
   type Dns,
   invalid,
@@ -31,6 +32,7 @@ export interface NetConf {
   readonly cniVersion: CniVersion;
   /** The network's name: `^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`. */
   readonly name: string;
+  readonly ipam: IpamConf;
   readonly dns: Dns | undefined;
   /** What `runtimeConfig` and `args` ask for; nothing where they do not matter. */
   readonly wish: Wish;
@@ -58,17 +60,25 @@ export function parseNetConf(stdin: string, strict: boolean): NetConf {
   const name = json['name'];
   if (typeof name !== 'string' || name === '') throw invalid('name', 'the network has no name');
   if (!namePattern.test(name) || name.length > 253) throw invalid('name', `${quote(name)} is not a network name`);
-  if (strict) refuseUnknown(json);
-  const wish = strict ? parseWish(json['runtimeConfig'], json['args']) : noWish;
+  const ipam = parseIpamConf(json, strict);
+  // Another plugin's configuration is that plugin's to judge; of what the runtime offers it, only addresses are Weft's.
+  if (strict && ipam.linkedBy === undefined) refuseUnknown(json);
+  const offered = ipam.linkedBy === undefined ? json['runtimeConfig'] : addressesOf(json['runtimeConfig']);
+  const wish = strict ? parseWish(offered, json['args']) : noWish;
   const dns = json['dns'] === undefined || json['dns'] === null ? undefined : parseDns(json['dns'], strict);
   return {
     cniVersion,
     name,
+    ipam,
     dns: wish.dns === undefined ? dns : { ...dns, ...wish.dns },
     wish,
     prevResult: parsePrevResult(json['prevResult'], cniVersion, strict),
     validAttachments: parseAttachments(json),
   };
+}
+
+function addressesOf(runtimeConfig: unknown): JsonObject {
+  return isObject(runtimeConfig) && runtimeConfig['ips'] !== undefined ? { ips: runtimeConfig['ips'] } : {};
 }
 
 /** The version to answer in when the configuration as a whole may be unusable: its own when that is known, else the newest. */
@@ -108,12 +118,6 @@ function parseVersion(value: unknown): CniVersion {
 function refuseUnknown(json: JsonObject): void {
   const unknown = Object.keys(json).filter((key) => !keysOfTheSpec.has(key) && !key.startsWith('cni.dev/'));
   if (unknown.length > 0) throw unsupported(unknown.map((key) => quote(key)).join(', '), unknown.join(','));
-  const ipam = json['ipam'] ?? {};
-  if (!isObject(ipam)) throw invalid('ipam', 'ipam is not an object');
-  const type = ipam['type'] ?? '';
-  if (type !== '') throw unsupported(`"ipam.type": ${quote(type)}`, 'ipam.type');
-  const [ipamKey] = Object.keys(ipam).filter((key) => key !== 'type');
-  if (ipamKey !== undefined) throw unsupported(quote(`ipam.${ipamKey}`), `ipam.${ipamKey}`);
   const capabilities = json['capabilities'] ?? {};
   if (!isObject(capabilities)) throw invalid('capabilities', 'capabilities is not an object');
   const declared = Object.keys(capabilities).find((key) => capabilities[key] === true && !isKnownCapability(key));

@@ -4,7 +4,7 @@
 import { type TSchema, Type } from 'typebox';
 
 import { WeftError } from '#agent/errors.ts';
-import type { AttachmentKey } from '#agent/runtime/ipam.ts';
+import type { AttachmentKey, Delegate } from '#agent/runtime/ipam.ts';
 import { type NetConf, parseNetConf } from './netconf.ts';
 import { atLeast, type CniVersion } from './versions.ts';
 import { withCniArgs } from './wish.ts';
@@ -37,7 +37,12 @@ export interface PodNames {
   readonly podUid?: string;
 }
 
-export interface AddCall {
+interface Delegable {
+  /** The plugin that gives the addresses, ready to be called; absent: Weft does. */
+  readonly delegate?: Delegate;
+}
+
+export interface AddCall extends Delegable {
   readonly verb: 'ADD';
   readonly key: AttachmentKey;
   readonly netnsPath: string;
@@ -45,25 +50,25 @@ export interface AddCall {
   readonly netConf: NetConf;
 }
 
-export interface DelCall {
+export interface DelCall extends Delegable {
   readonly verb: 'DEL';
   readonly key: AttachmentKey;
   readonly netConf: NetConf;
 }
 
-export interface CheckCall {
+export interface CheckCall extends Delegable {
   readonly verb: 'CHECK';
   readonly key: AttachmentKey;
   readonly netnsPath: string;
   readonly netConf: NetConf;
 }
 
-export interface StatusCall {
+export interface StatusCall extends Delegable {
   readonly verb: 'STATUS';
   readonly netConf: NetConf;
 }
 
-export interface GcCall {
+export interface GcCall extends Delegable {
   readonly verb: 'GC';
   readonly netConf: NetConf;
   readonly valid: readonly AttachmentKey[];
@@ -113,24 +118,26 @@ export function parseCall(request: ShimRequest): CniCall {
       details: 'cniVersion',
     });
   }
+  const { delegate: type } = netConf.ipam;
+  const given = type === undefined ? { netConf } : { netConf, delegate: { type, env, stdin: request.stdin } };
   if (key === undefined)
-    return verb === 'GC' ? { verb, netConf, valid: validOf(netConf) } : { verb: 'STATUS', netConf };
-  if (verb === 'DEL') return { verb, key, netConf };
+    return verb === 'GC' ? { verb, ...given, valid: validOf(netConf) } : { verb: 'STATUS', ...given };
+  if (verb === 'DEL') return { verb, key, ...given };
   const netnsPath = parseNetnsPath(env['CNI_NETNS'] ?? '');
   if (verb === 'ADD') {
-    if (netConf.prevResult !== undefined) {
+    if (netConf.prevResult !== undefined && netConf.ipam.linkedBy === undefined) {
       throw new WeftError('invalidConfig', 'weft must be the first plugin of its list, but got a prevResult', {
         details: 'prevResult',
       });
     }
     const args = parseArgs(env['CNI_ARGS'] ?? '');
     const wish = withCniArgs(netConf.wish, args.get('IP'), args.get('MAC'));
-    return { verb, key, netnsPath, pod: podNames(args), netConf: { ...netConf, wish } };
+    return { verb, key, netnsPath, pod: podNames(args), ...given, netConf: { ...netConf, wish } };
   }
   if (netConf.prevResult === undefined) {
     throw new WeftError('invalidConfig', 'CHECK needs the prevResult of ADD', { details: 'prevResult' });
   }
-  return { verb: 'CHECK', key, netnsPath, netConf };
+  return { verb: 'CHECK', key, netnsPath, ...given };
 }
 
 /** The key of an attachment out of its two variables. Throws WeftError('invalidEnvironment'). */

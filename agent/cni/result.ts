@@ -5,13 +5,17 @@ import { isIPv4 } from 'node:net';
 
 import type { PodLink } from '#agent/datapath/datapath.ts';
 import type { WeftError } from '#agent/errors.ts';
-import type { Lease } from '#agent/runtime/ipam.ts';
+import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
+import { containsAddress, parseCidr } from '#ipam-peer/cidr.ts';
+import { parseAddress } from '#ipam-peer/address.ts';
+import type { ConfRoute } from './ipam-conf.ts';
 import type { Dns } from './netconf.ts';
 import { atLeast, type CniVersion } from './versions.ts';
 
 export interface ResultRoute {
   readonly dst: string;
-  readonly gw: string;
+  /** Absent: the gateway of the address. */
+  readonly gw?: string;
   /** Absent: the main table. */
   readonly table?: number;
 }
@@ -24,7 +28,8 @@ export interface AddResult {
     readonly mtu: number;
     readonly sandbox?: string;
   }[];
-  readonly ips: readonly { readonly address: string; readonly gateway: string; readonly interface: number }[];
+  /** `interface` is an index into `interfaces`. */
+  readonly ips: readonly { readonly address: string; readonly gateway?: string; readonly interface?: number }[];
   readonly routes: readonly ResultRoute[];
   readonly dns: Dns | undefined;
 }
@@ -55,6 +60,36 @@ export function buildResult(lease: Lease, link: PodLink, netnsPath: string, dns:
   };
 }
 
+/**
+ * The address alone, for a plugin that makes the link itself: with the prefix length of its range, so that the link's pods on all nodes
+ * are one subnet, and the node's own overlay address as gateway, which no pod ever has.
+ */
+export function buildAddressResult(
+  lease: Lease,
+  view: IpamView,
+  routes: readonly ConfRoute[],
+  dns: Dns | undefined,
+): AddResult {
+  return {
+    interfaces: [],
+    ips: lease.addresses.map((address) => {
+      const gateway = view.overlayAddresses.find((own) => isIPv4(own) === isIPv4(address));
+      return { address: `${address}/${prefixIn(view.ranges, address)}`, ...(gateway === undefined ? {} : { gateway }) };
+    }),
+    routes,
+    dns,
+  };
+}
+
+function prefixIn(ranges: readonly string[], address: string): string {
+  const parsed = parseAddress(address);
+  const range = ranges.find((text) => {
+    const cidr = parseCidr(text);
+    return cidr !== undefined && parsed !== undefined && containsAddress(cidr, parsed);
+  });
+  return range?.split('/')[1] ?? (isIPv4(address) ? '32' : '128');
+}
+
 /** The result as a configuration of that version expects it. */
 export function resultJson(result: AddResult, cniVersion: CniVersion): Readonly<Record<string, unknown>> {
   const dns = result.dns === undefined ? {} : { dns: result.dns };
@@ -67,7 +102,8 @@ export function resultJson(result: AddResult, cniVersion: CniVersion): Readonly<
   const ips = atLeast(cniVersion, '1.0.0')
     ? result.ips
     : result.ips.map((ip) => ({ version: isIPv4(bare(ip.address)) ? '4' : '6', ...ip }));
-  return { cniVersion, interfaces, ips, routes, ...dns };
+  // As IPAM plugin there are none (CNI spec 1.1.0, "Section 4").
+  return { cniVersion, ...(interfaces.length === 0 ? {} : { interfaces }), ips, routes, ...dns };
 }
 
 function mainRoutes(result: AddResult): readonly ResultRoute[] {
@@ -79,7 +115,7 @@ function byFamily(result: AddResult): Readonly<Record<string, unknown>> {
   const families: Record<string, unknown> = {};
   for (const ip of result.ips) {
     const is4 = isIPv4(bare(ip.address));
-    const routes = mainRoutes(result).filter((route) => isIPv4(route.gw) === is4);
+    const routes = mainRoutes(result).filter((route) => isIPv4(bare(route.dst)) === is4);
     families[is4 ? 'ip4' : 'ip6'] = { ip: ip.address, gateway: ip.gateway, routes };
   }
   return families;

@@ -11,6 +11,7 @@ import { add } from './add.ts';
 import { AttachmentQueue } from './attachments.ts';
 import { check } from './check.ts';
 import { del } from './del.ts';
+import { callDelegate } from './delegate.ts';
 import { gc } from './gc.ts';
 import { answerVersion } from './netconf.ts';
 import { type AddParts, type CniParts, rememberingOwnNetns } from './parts.ts';
@@ -172,13 +173,14 @@ class CniHandler {
         return resultJson(result, call.netConf.cniVersion);
       }
       case 'DEL':
-        await this.#queue.run(call.key, signal, () => del(call.key, this.#options));
+        await this.#queue.run(call.key, signal, () => del(call.key, this.#options, { delegate: call.delegate }));
         return undefined;
       case 'CHECK':
-        await this.#queue.run(call.key, signal, () => check(call, this.#options));
+        await this.#queue.run(call.key, signal, () => check(call, this.#options, signal));
         return undefined;
       case 'STATUS':
         status(this.#served, ipam, datapath);
+        if (call.delegate !== undefined) await callDelegate(call.delegate, 'STATUS', signal);
         if (!this.#served) await this.#mark();
         return undefined;
       case 'GC':

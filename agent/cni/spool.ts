@@ -9,11 +9,11 @@ import { mkdir, readdir, readFile, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { toWeftError, WeftError } from '#agent/errors.ts';
-import type { AttachmentKey, Lease } from '#agent/runtime/ipam.ts';
+import type { AttachmentKey, Delegate, Lease } from '#agent/runtime/ipam.ts';
 import type { AttachmentQueue } from './attachments.ts';
 import { del } from './del.ts';
 import { type CniParts, errnoOf } from './parts.ts';
-import { parseKey } from './request.ts';
+import { parseCall, parseKey, type ShimRequest } from './request.ts';
 
 const rescanMs = 10_000;
 const atOnce = 16;
@@ -30,6 +30,8 @@ interface KeptDel {
   /** Empty where the shim saw no namespace. */
   readonly netnsInode: string;
   readonly bootId: string;
+  /** The plugin that its configuration names for addresses. */
+  readonly delegate: Delegate | undefined;
 }
 
 export class Spool {
@@ -120,7 +122,7 @@ export class Spool {
       if (unfinishedName.test(name)) return await removeUnfinished(path);
       const kept = await readKept(path, name);
       const released = await this.#queue.run(kept.key, this.#stopped.signal, () =>
-        del(kept.key, this.#parts, (lease) => this.#appliesTo(kept, lease)),
+        del(kept.key, this.#parts, { applies: (lease) => this.#appliesTo(kept, lease), delegate: kept.delegate }),
       );
       // A newer file of the same name is another DEL.
       if ((await stat(path)).ino === kept.inode) await unlink(path);
@@ -163,8 +165,15 @@ async function readKept(path: string, name: string): Promise<KeptDel> {
   const key = parseKey(match[1] ?? '', match[2] ?? '');
   const info = await stat(path);
   if (!info.isFile()) throw new WeftError('undecodable', `${path} is not a file`);
-  const { netnsInode, bootId } = generationIn(await readFile(path, 'utf8'));
-  return { key, path, inode: info.ino, writtenMs: info.mtimeMs, netnsInode, bootId };
+  const content = await readFile(path, 'utf8');
+  return {
+    key,
+    path,
+    inode: info.ino,
+    writtenMs: info.mtimeMs,
+    ...generationIn(content),
+    delegate: delegateIn(content),
+  };
 }
 
 function generationIn(content: string): Pick<KeptDel, 'netnsInode' | 'bootId'> {
@@ -180,6 +189,16 @@ function generationIn(content: string): Pick<KeptDel, 'netnsInode' | 'bootId'> {
     // A damaged file still names its attachment.
   }
   return { netnsInode: '', bootId: '' };
+}
+
+/** What forwards the DEL; damaged content forwards nothing. */
+function delegateIn(content: string): Delegate | undefined {
+  try {
+    const call = parseCall(JSON.parse(content) as ShimRequest);
+    return call.verb === 'DEL' ? call.delegate : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 async function removeUnfinished(path: string): Promise<void> {

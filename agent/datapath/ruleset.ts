@@ -193,6 +193,11 @@ function natRules(input: RulesetInput): readonly string[] {
     ['ip', 4],
     ['ip6', 6],
   ] as const) {
+    // Addresses that another plugin gave: peers have no route to them either.
+    rules.push(
+      `iifname "${input.podLinkPrefix}*" oifname != "${input.podLinkPrefix}*" ${ip} saddr != @overlay${family} ` +
+        `${ip} daddr != @plain${family} masquerade fully-random`,
+    );
     if (!input.overlayRanges.some((cidr) => familyOf(cidr) === family)) continue;
     rules.push(
       `iifname != ${device} oifname != ${device} ${ip} saddr @overlay${family} ${ip} daddr != @overlay${family} ` +

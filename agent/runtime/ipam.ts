@@ -22,6 +22,18 @@ export interface LeaseOwner {
   readonly netnsPath: string;
   /** Inode of that namespace (nsfs), so that a path used again is told apart. */
   readonly netnsInode: bigint;
+  /** The plugin that makes the link, where Weft is only its IPAM plugin (`bridge`, `macvlan`, …); absent: Weft itself. */
+  readonly linkedBy?: string;
+}
+
+/** Another plugin that gave the addresses, and what it is called with again. */
+export interface Delegate {
+  /** Its file name in a directory of CNI_PATH. */
+  readonly type: string;
+  /** Every CNI_* variable of the call. */
+  readonly env: Readonly<Record<string, string>>;
+  /** The whole network configuration. */
+  readonly stdin: string;
 }
 
 export interface LeaseRequest extends AttachmentKey {
@@ -30,6 +42,8 @@ export interface LeaseRequest extends AttachmentKey {
   readonly addresses: readonly string[];
   /** What the link shall have beyond addresses; kept with the lease. */
   readonly link?: LinkOptions;
+  /** The plugin that gave `addresses`; none of them is of the pool. */
+  readonly delegate?: Delegate;
 }
 
 export interface Lease extends AttachmentKey {
@@ -45,6 +59,13 @@ export interface Lease extends AttachmentKey {
   /** Host end of the veth, known from the moment of the lease (derived from the key). */
   readonly hostIfname: string;
   readonly link?: LinkOptions;
+  /** The plugin that gave the addresses; absent: the pool. */
+  readonly delegate?: Delegate;
+}
+
+/** The leases whose link is Weft's own: those that the datapath builds. */
+export function linkedHere(leases: readonly Lease[]): readonly Lease[] {
+  return leases.filter((lease) => lease.owner.linkedBy === undefined);
 }
 
 /** A peer as the datapath and the status page need it. */

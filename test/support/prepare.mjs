@@ -23,7 +23,12 @@ const stages = {
   check: { debian: [], native: false, root: false },
   native: { debian: compilers, native: true, root: false },
   lab: { debian: [...compilers, ...hostTools], native: true, root: true },
-  test: { debian: [...compilers, ...hostTools], native: true, root: true },
+  // The reference plugins that Weft works with, and what they execute.
+  test: {
+    debian: [...compilers, ...hostTools, 'containernetworking-plugins', 'iptables'],
+    native: true,
+    root: true,
+  },
   bench: { debian: [...compilers, ...hostTools, 'containernetworking-plugins'], native: true, root: true },
   e2e: {
     debian: [...compilers, ...hostTools, ...clusterTools],

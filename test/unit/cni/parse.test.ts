@@ -48,7 +48,15 @@ describe('network configuration', () => {
 
   test.each<[string, object, number]>([
     ['an unknown key', { bridge: 'x' }, 2],
-    ['ipam.type', { ipam: { type: 'dhcp' } }, 2],
+    ['ipam.type dhcp', { ipam: { type: 'dhcp' } }, 7],
+    ['ipam.type with a path', { ipam: { type: '../host-local' } }, 7],
+    ['ipam.routes of its own link', { ipam: { type: 'weft', routes: [] } }, 2],
+    ['ipam.routes that is no list', { type: 'ptp', ipam: { type: 'weft', routes: {} } }, 7],
+    [
+      'ipam.routes of two families',
+      { type: 'ptp', ipam: { type: 'weft', routes: [{ dst: '::/0', gw: '10.0.0.1' }] } },
+      7,
+    ],
     ['a range in ipam', { ipam: { subnet: '10.0.0.0/8' } }, 2],
     ['a capability that is not ours', { capabilities: { deviceID: true } }, 2],
     ['ipam as a string', { ipam: 'weft' }, 7],

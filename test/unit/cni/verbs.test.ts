@@ -158,7 +158,7 @@ describe('bad input through the shim', () => {
     ['CHECK without prevResult', 'CHECK', {}, 7],
     ['no name', 'ADD', { conf: JSON.stringify({ ...json, name: undefined }) }, 7],
     ['an unknown key', 'ADD', { conf: { mtoo: 9000 } }, 2],
-    ['a delegated ipam', 'ADD', { conf: { ipam: { type: 'host-local' } } }, 2],
+    ['a delegated ipam without its plugin', 'ADD', { conf: { ipam: { type: 'no-such-plugin' } } }, 110],
     ['a relative namespace', 'ADD', { netns: 'ns/pod1' }, 8],
     ['a missing namespace', 'ADD', { netns: '/ns/none' }, 8],
     ['a file that is no namespace', 'ADD', { netns: '/etc/passwd' }, 8],

@@ -1,0 +1,125 @@
+// Leases whose addresses another plugin gave (`ipam.type`): no address of theirs is the pool's, so the core knows nothing of them. They
+// are durable beside its state, in a file that exists only where there has been one, and look like any other lease to CNI and datapath.
+
+import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
+
+import { WeftError } from '#agent/errors.ts';
+import { overlaps, parseCidr } from '#ipam-peer/cidr.ts';
+import type { AttachmentKey, Lease, LeaseRequest } from './ipam.ts';
+import { hostIfname, type RunningIpam } from './start.ts';
+import { openStore, type Store } from './store.ts';
+
+/** The same IPAM, which also keeps delegated leases in the SQLite file at `path`. Throws WeftError('store'). */
+export function withDelegatedLeases(ipam: RunningIpam, path: string): RunningIpam {
+  const delegated = new DelegatedLeases(path);
+  return {
+    ...ipam,
+    lease: async (request, signal) => {
+      if (delegated.find(request) !== undefined) throw exists(request);
+      if (request.delegate === undefined) return await ipam.lease(request, signal);
+      if (ipam.find(request) !== undefined) throw exists(request);
+      requireForeign(request, ipam.view().ranges);
+      return delegated.add(request);
+    },
+    activate: (lease) => {
+      if (lease.delegate === undefined) ipam.activate(lease);
+      else delegated.put({ ...lease, state: 'active' });
+    },
+    release: (key, generation) => delegated.remove(key, generation) ?? ipam.release(key, generation),
+    find: (key) => delegated.find(key) ?? ipam.find(key),
+    leases: () => [...ipam.leases(), ...delegated.all()],
+    close: async () => {
+      await ipam.close();
+      delegated.close();
+    },
+  };
+}
+
+function exists(key: AttachmentKey): WeftError {
+  return new WeftError('attachmentExists', `container ${key.containerId} already has ${key.ifname}`);
+}
+
+/** Peers route the pool's addresses to their owner and answer for them; none may be given out by anybody else. */
+function requireForeign({ addresses, delegate }: LeaseRequest, ranges: readonly string[]): void {
+  for (const address of addresses) {
+    const host = parseCidr(`${address}/${address.includes(':') ? 128 : 32}`);
+    const range = ranges.find((text) => {
+      const cidr = parseCidr(text);
+      return cidr !== undefined && host !== undefined && overlaps(cidr, host);
+    });
+    if (range === undefined) continue;
+    throw new WeftError(
+      'invalidConfig',
+      `${delegate?.type ?? 'the IPAM plugin'} gave ${address}, which lies in ${range}, the range that Weft itself gives out`,
+      { details: 'ipam' },
+    );
+  }
+}
+
+class DelegatedLeases {
+  readonly #path: string;
+  readonly #leases = new Map<string, Lease>();
+  #store: Store | undefined;
+
+  constructor(path: string) {
+    this.#path = path;
+    if (!existsSync(path)) return;
+    this.#store = openStore(path);
+    for (const lease of this.#store.load().leases) this.#leases.set(nameOf(lease), lease);
+  }
+
+  add({ containerId, ifname, addresses, owner, link, delegate }: LeaseRequest): Lease {
+    const lease: Lease = {
+      containerId,
+      ifname,
+      generation: randomBytes(8).toString('hex'),
+      addresses,
+      owner,
+      state: 'pending',
+      sinceMs: Date.now(),
+      hostIfname: hostIfname({ containerId, ifname }),
+      ...(link === undefined ? {} : { link }),
+      ...(delegate === undefined ? {} : { delegate }),
+    };
+    this.put(lease);
+    return lease;
+  }
+
+  put(lease: Lease): void {
+    this.#store ??= openStore(this.#path);
+    this.#store.persist([{ kind: 'lease', lease }], 'normal');
+    this.#leases.set(nameOf(lease), lease);
+  }
+
+  remove(key: AttachmentKey, generation: string | undefined): Lease | undefined {
+    const lease = this.#leases.get(nameOf(key));
+    if (lease === undefined || (generation !== undefined && lease.generation !== generation)) return undefined;
+    // The plugin that gave the addresses decides when they are given again: none rests here.
+    this.#store?.persist(
+      [
+        { kind: 'unlease', lease },
+        { kind: 'rested', addresses: lease.addresses },
+      ],
+      'normal',
+    );
+    this.#leases.delete(nameOf(key));
+    return lease;
+  }
+
+  find(key: AttachmentKey): Lease | undefined {
+    return this.#leases.size === 0 ? undefined : this.#leases.get(nameOf(key));
+  }
+
+  all(): readonly Lease[] {
+    return [...this.#leases.values()];
+  }
+
+  close(): void {
+    this.#store?.close();
+  }
+}
+
+function nameOf({ containerId, ifname }: AttachmentKey): string {
+  return `${containerId}/${ifname}`;
+}
