@@ -12,6 +12,8 @@
 // that asks, and proxy ARP would need a default route on the host. Scope link keeps it from ever being chosen as a source.
 // Why the host's neighbour entry is REACHABLE, not permanent: a permanent one is never corrected by ARP, so a pod whose MAC
 // a chained plugin changed would be dead. In the pod the gateway's entry is permanent: its MAC is the same everywhere.
+import { setTimeout as sleep } from 'node:timers/promises';
+
 import { WeftError } from '#agent/errors.ts';
 import { newAddress, scope } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
@@ -37,6 +39,10 @@ import type { DatapathSettings } from './settings.ts';
 
 /** Ifindex of `lo` in every namespace (net/core/dev.c, LOOPBACK_IFINDEX). */
 const loopbackIfindex = 1;
+/** IF_OPER_UP (include/uapi/linux/if.h). */
+const operstateUp = 6;
+/** How often a link is looked at, a millisecond apart, before ADD goes on without its carrier. */
+const carrierLooks = 200;
 
 export interface PodLinkContext {
   readonly io: KernelIo;
@@ -88,6 +94,7 @@ export async function attachPodLink(
     io.route.batchOrThrow(hostRequests(settings, lease, made.hostIfindex, plan));
     plan.beforeStep?.('pod');
     routes = buildPodSide(netnsPath, lease, made.podIfindex);
+    await awaitCarrier(io, made.hostIfindex, signal);
     plan.beforeStep?.('done');
   } catch (error) {
     await undoAttach(context, lease, made.hostIfindex);
@@ -228,6 +235,19 @@ function buildPodSide(netnsPath: string, lease: Lease, ifindex: number): readonl
     ...requests,
   ]);
   return routes;
+}
+
+/**
+ * The host end came up before the pod's, so without a carrier: it drops what it sends until the kernel's link watch has run, which a
+ * busy machine delays. Reading one link by its index runs it at once (net/core/rtnetlink.c, rtnl_getlink, Linux 6.8); before, it is
+ * waited for, but not for ever: the pod is built either way.
+ */
+async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSignal): Promise<void> {
+  for (let at = 0; at < carrierLooks; at++) {
+    const [link] = io.route.batchOrThrow([getLink({ ifiIndex: hostIfindex })]);
+    if (link[0]?.operstate === operstateUp) return;
+    await sleep(1, undefined, { signal });
+  }
 }
 
 /** Takes back whatever of an attach was done. The deletion is awaited: the caller reports a clean failure. */

@@ -229,7 +229,7 @@ describe('two hosts with a pod each', () => {
     expect(await host.netns.exec(['ip', 'nexthop'])).toBe('');
     expect(await host.netns.exec(['bridge', 'fdb', 'show', 'dev', 'weft0'])).toBe('');
     expect(await host.netns.exec(['nft', 'list', 'set', 'inet', 'weft', 'peers4'])).not.toContain('192.0.2.2');
-    await expect(ping(near.netns, far.lease.addresses[0] ?? '')).rejects.toThrow();
+    await expect(ping(near.netns, far.lease.addresses[0] ?? '', ['-W', '1'])).rejects.toThrow();
     lab.viewPatch = withPeers;
     await host.reconcile();
     await ping(near.netns, far.lease.addresses[0] ?? '');

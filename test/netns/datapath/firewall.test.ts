@@ -28,7 +28,7 @@ describe('firewall of two hosts', () => {
     for (const stolen of ['10.32.0.77', other.lease.addresses[0] ?? '', '192.0.2.9']) {
       const before = await counter(lab.host(0).netns, 'pod_spoofed');
       await near.netns.exec(['ip', 'address', 'add', `${stolen}/32`, 'dev', 'eth0']);
-      await expect(ping(near.netns, far.lease.addresses[0] ?? '', ['-I', stolen])).rejects.toThrow();
+      await expect(ping(near.netns, far.lease.addresses[0] ?? '', ['-W', '1', '-I', stolen])).rejects.toThrow();
       expect(await counter(lab.host(0).netns, 'pod_spoofed')).toBeGreaterThan(before);
       await near.netns.exec(['ip', 'address', 'del', `${stolen}/32`, 'dev', 'eth0']);
     }
@@ -114,8 +114,8 @@ describe('firewall of two hosts', () => {
     await ping(pod.netns, peer.lease.addresses[0] ?? '');
     await slow.host(0).removePod(pod);
     await pod.netns.exec(['ip', 'link', 'show', 'eth0']);
-    await expect(ping(pod.netns, peer.lease.addresses[0] ?? '')).rejects.toThrow();
-    await expect(ping(peer.netns, pod.lease.addresses[0] ?? '')).rejects.toThrow();
+    await expect(ping(pod.netns, peer.lease.addresses[0] ?? '', ['-W', '1'])).rejects.toThrow();
+    await expect(ping(peer.netns, pod.lease.addresses[0] ?? '', ['-W', '1'])).rejects.toThrow();
     expect(await counter(slow.host(0).netns, 'pod_spoofed')).toBeGreaterThan(0);
   });
 });

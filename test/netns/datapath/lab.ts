@@ -208,7 +208,7 @@ async function plug(wire: TestNetns, netns: TestNetns, port: string, address: st
 
 /** One answered echo request; throws with ping's words otherwise. */
 export async function ping(from: TestNetns, to: string, options: readonly string[] = []): Promise<string> {
-  return from.exec(['ping', '-n', '-c', '1', '-W', '1', ...options, to]);
+  return from.exec(['ping', '-n', '-c', '1', '-W', '5', ...options, to]);
 }
 
 /** Retries `probe` until it is true; fails after `timeoutMs`, saying what was waited for. */

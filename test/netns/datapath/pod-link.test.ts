@@ -5,10 +5,15 @@ import { checkPodLink } from '#agent/datapath/check.ts';
 import { openKernelIo } from '#agent/datapath/kernel-io.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import { WeftError } from '#agent/errors.ts';
+import { dumpLinks } from '#agent/netlink/link.ts';
+import { NetlinkSocket } from '#agent/netlink/socket.ts';
+import type { Lease } from '#agent/runtime/ipam.ts';
 import { TestNetns } from '#test/support/netns.ts';
 
 import { Lab, ping, snapshot, until } from './lab.ts';
 import type { LabHost } from './lab.ts';
+
+const operstateUp = 6;
 
 const soon = (): AbortSignal => AbortSignal.timeout(10_000);
 
@@ -25,11 +30,14 @@ describe('attach, detach and check', () => {
   let lab: Lab;
   let host: LabHost;
   let failAt: string | undefined;
+  let atStep: (step: string, lease: Lease) => void;
 
   beforeEach(async () => {
     failAt = undefined;
+    atStep = () => undefined;
     lab = await Lab.create(1, {
-      beforeAttachStep: (step) => {
+      beforeAttachStep: (step, lease) => {
+        atStep(step, lease);
         if (step === failAt) throw new WeftError('kernel', `made to fail at ${step}`);
       },
     });
@@ -84,6 +92,20 @@ describe('attach, detach and check', () => {
     failAt = undefined;
     await host.datapath.attach({ lease, netnsPath: netns.path }, soon());
     await ping(netns, host.underlay);
+  });
+
+  it('can carry a packet in both directions before ADD answers', async () => {
+    // A link that came up without a carrier drops what is sent (qdisc noop) until the kernel's link watch has run,
+    // which also sets the operational state (RFC 2863).
+    using socket = NetlinkSocket.open({ protocol: 'route', netnsPath: host.netns.path });
+    const states = new Set<number | undefined>();
+    atStep = (step, lease) => {
+      if (step !== 'done') return;
+      const links = socket.batchOrThrow([dumpLinks()])[0];
+      states.add(links.find(({ ifname }) => ifname === lease.hostIfname)?.operstate);
+    };
+    for (let at = 0; at < 40; at++) await host.addPod();
+    expect([...states]).toEqual([operstateUp]);
   });
 
   it('an interface of that name in the pod is an error and stays as it was', async () => {

@@ -119,7 +119,9 @@ describe('without an agent', () => {
     mkdirSync(given.spoolDir, { recursive: true });
     const env = { CNI_COMMAND: 'DEL', ...container, WEFT_SOCKET: given.socketPath, WEFT_SPOOL_DIR: given.spoolDir };
     const mount = `mount -t tmpfs -o size=8k tmpfs "$WEFT_SPOOL_DIR" && "$0"; code=$?; ls -A "$WEFT_SPOOL_DIR" >&2; exit $code`;
-    const prefix = ['unshare', '--user', '--map-root-user', '--mount', '--propagation', 'private', 'sh', '-c', mount];
+    // Root needs no user namespace, and in a chroot the kernel gives none.
+    const asRoot = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
+    const prefix = ['unshare', ...asRoot, '--mount', '--propagation', 'private', 'sh', '-c', mount];
     const full = await runShim({ binary: given.binary, prefix, env, stdin: 'x'.repeat(100_000) });
     expect(full).toMatchObject({ code: 1, json: { code: 5 } });
     expect(full.json?.['msg']).toMatch(/No space left/);
