@@ -2,6 +2,7 @@
 // Each engine is loaded only when it is used, because the Kubernetes client costs memory that static hosts need not pay.
 
 import { join } from 'node:path';
+import type { InUse } from '#ipam-peer/events.ts';
 import type { Config } from '#agent/config.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { WeftError } from '#agent/errors.ts';
@@ -44,6 +45,19 @@ export async function reportReady(config: Config, log: Logger, signal: AbortSign
   if (config.discovery !== 'kubernetes') return;
   const { reportNetworkAvailable } = await import('#agent/discovery/node-condition.ts');
   await reportNetworkAvailable({ nodeName: config.nodeName, ...apiOf(config), log }, signal);
+}
+
+/** The addresses that Kubernetes gives to Services; none without Kubernetes. Throws WeftError('registry'). */
+export async function serviceRangesOf(config: Config, signal: AbortSignal): Promise<readonly InUse[]> {
+  if (config.registry !== 'kubernetes') return [];
+  const { openKubeApi } = await import('#agent/kubernetes/api.ts');
+  const { serviceRanges } = await import('#agent/kubernetes/service-ranges.ts');
+  const api = openKubeApi(apiOf(config));
+  try {
+    return await serviceRanges(api, signal);
+  } finally {
+    api.close();
+  }
 }
 
 function apiOf({ kubeconfig, apiServer }: Config): { readonly kubeConfig: string; readonly apiServer?: string } {

@@ -18,7 +18,7 @@ import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
 import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
-import { openDiscovery, openRegistry } from '#agent/engines.ts';
+import { openDiscovery, openRegistry, serviceRangesOf } from '#agent/engines.ts';
 import { errorCatalogue, toWeftError } from '#agent/errors.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
 import { follow } from '#agent/follow.ts';
@@ -37,6 +37,7 @@ import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
 import { linkedHere, type IpamView } from '#agent/runtime/ipam.ts';
+import { routesInUse } from '#agent/survey.ts';
 import { namedUnderlay, underlayOf, withUnderlay } from '#agent/underlay.ts';
 
 /** The parts that are there so far, which the status shows while the start goes on. */
@@ -176,12 +177,19 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
     universe: { name: 'default', ranges: config.ranges, reserved: config.reserved },
     restMs: config.restTimeMs,
     allocateWaitMs: config.allocateWaitMs,
+    survey: async (signal) => [...(await serviceRangesOf(config, signal)), ...routesInUse(ownRoutes)],
     recoverLeases: async () => leasesFromLinks(await datapath.inventory(), Date.now()),
     log,
   });
   const all = withDelegatedLeases(ipam, join(config.stateDir, 'delegated.db'));
   return withKnownPeers(all, { path: join(config.stateDir, 'peers.json'), registry, log });
 }
+
+const { routeProtocol: ownProtocol, overlayDevice, podLinkPrefix } = defaultDatapathSettings;
+const ownRoutes = {
+  ownProtocol,
+  isOwnDevice: (name: string) => name === overlayDevice || name.startsWith(podLinkPrefix),
+};
 
 function openCni(
   config: Config,

@@ -7,8 +7,8 @@ import { clearVia, receive } from './receive.ts';
 import { describe } from './describe.ts';
 import { type Draft, startDraft } from './draft.ts';
 import { dueMs, toRead } from './due.ts';
-import type { Answer, StoredRecord } from './events.ts';
-import { newUniverse, seed, whyNotFound, withFounder } from './found.ts';
+import type { Answer, InUse, StoredRecord } from './events.ts';
+import { newUniverse, planFounding, seed } from './found.ts';
 import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
 import { confirm, missing } from './own.ts';
@@ -19,7 +19,9 @@ import {
   jsonBytes,
   parseUniverse,
   type PeerRecord,
+  type RecordRef,
   recordLimitBytes,
+  type UniverseRecord,
 } from './records.ts';
 import { settle } from './settle.ts';
 import {
@@ -197,22 +199,45 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
   cycle.own = own;
   const universe = state.universe;
   if (universe !== undefined && universe.record.founder === undefined) {
-    const founded = withFounder(state, universe.record, { name: stored.name, uid: stored.uid });
-    state.trouble = whyNotFound(founded);
-    if (state.trouble !== '') {
-      endCycle(state, at, '');
-      sayOnce(state, state.trouble);
-      return;
-    }
-    startWriting(cycle, { kind: 'found', news: [], record: undefined });
-    const value = formatUniverse(founded);
-    const id = request(state, cycle, universe.stored.name);
-    emit(state, { kind: 'update', request: id, record: 'universe', stored: universe.stored, value });
+    found(state, cycle, universe, at);
     return;
   }
   cycle.phase = 'others';
   for (const name of toRead(state, own.record, stored)) read(state, cycle, 'peer', name);
   afterReads(state, cycle, own, at);
+}
+
+/** Founds the universe as far as the last survey allows; each survey serves one attempt. */
+function found(state: State, cycle: Cycle, universe: Known<UniverseRecord>, at: Moment): void {
+  const { survey, confirmed } = state;
+  if (survey === undefined || confirmed === undefined) {
+    emit(state, { kind: 'survey', ranges: universe.record.ranges });
+    state.cycle = undefined;
+    // One that is never answered is asked for again.
+    state.notBeforeMs = at.nowMs + state.config.requestTimeoutMs;
+    return;
+  }
+  state.survey = undefined;
+  const self: RecordRef = { name: confirmed.stored.name, uid: confirmed.stored.uid };
+  const { universe: founded, problem, news } = planFounding(state, universe.record, self, survey);
+  if (problem !== '') {
+    state.trouble = problem;
+    sayOnce(state, problem);
+    endCycle(state, at, '');
+    state.notBeforeMs = at.nowMs + state.config.pollMs;
+    return;
+  }
+  startWriting(cycle, { kind: 'found', news, record: undefined });
+  const value = formatUniverse(founded);
+  const id = request(state, cycle, universe.stored.name);
+  emit(state, { kind: 'update', request: id, record: 'universe', stored: universe.stored, value });
+}
+
+/** Event `surveyed`. */
+export function surveyed(state: State, inUse: readonly InUse[], nowMs: number): void {
+  if (state.universe?.record.founder !== undefined) return;
+  state.survey = inUse;
+  state.notBeforeMs = nowMs;
 }
 
 /** The own record is always created empty; when the founder is known, the want rides on it. */

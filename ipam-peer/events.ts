@@ -1,5 +1,6 @@
 // What goes into the core and what comes out of it. Time (`nowMs`, monotonic) and randomness (`random`, [0, 1)) are part of
 // every event, so that a recorded list of events replays to the same effects.
+import type { Address } from './address.ts';
 import type { Cidr } from './cidr.ts';
 import type { RecordRef } from './records.ts';
 
@@ -78,6 +79,17 @@ export interface LeaseWish extends Omit<Lease, 'addresses' | 'state'> {
   readonly addresses: readonly string[];
 }
 
+/** Addresses that somebody else uses. */
+export interface InUse {
+  readonly cidr: Cidr;
+  /** Whose they are, to complete "10.43.0.0/16 is …". */
+  readonly by: string;
+  /** True where carving it out is no remedy: the two must not overlap at all. */
+  readonly apart?: boolean;
+  /** A block that is a guess: void where a reserved part holds this address, because then a person has told better. */
+  readonly toldBy?: Address;
+}
+
 export interface Stamp {
   /** Monotonic milliseconds of this process. */
   readonly nowMs: number;
@@ -108,6 +120,8 @@ export type CoreEvent = Stamp &
       }
     /** What the kernel knows of leases that the disk has lost; the answer to a `recover` effect. */
     | { readonly kind: 'recovered'; readonly leases: readonly Lease[] }
+    /** What is in use around this host; the answer to a `survey` effect. */
+    | { readonly kind: 'surveyed'; readonly inUse: readonly InUse[] }
     /** The node's underlay addresses changed. */
     | { readonly kind: 'underlay'; readonly addresses: readonly string[] }
   );
@@ -179,6 +193,8 @@ export type Effect =
   | { readonly kind: 'freed'; readonly lease: Lease | undefined }
   /** The registry holds blocks for this node, the disk knows of none: nothing is leased until a `recovered` event. */
   | { readonly kind: 'recover' }
+  /** Before founding: what of these ranges do others use (services, the host's routes, other pools)? A `surveyed` event answers. */
+  | { readonly kind: 'survey'; readonly ranges: readonly Cidr[] }
   /** The view changed. */
   | { readonly kind: 'changed' }
   /** Replaces the timer: a `wake` event is due at that time. */

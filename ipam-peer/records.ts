@@ -13,6 +13,8 @@ export const grantsLimit = 64;
 /** Most blocks of one record, and most of them that may carry `via`; deploy/ has the same bounds. */
 export const blocksLimit = 128;
 export const viasLimit = 64;
+/** Most reserved parts of a universe; deploy/ has the same bound. */
+export const reservedLimit = 64;
 
 /** One incarnation of a record: a re-created record of the same name has another uid. */
 export interface RecordRef {

@@ -8,6 +8,7 @@ import type {
   Durable,
   DurablePeer,
   Effect,
+  InUse,
   Lease,
   LeaseWish,
   LogLevel,
@@ -90,6 +91,8 @@ export interface State {
   polledMs: number;
   /** What keeps this peer from taking part; '' when nothing does. */
   trouble: string;
+  /** What the survey before founding found in use; undefined: to be asked. */
+  survey: readonly InUse[] | undefined;
   /** Why this peer may neither allocate nor write; '' when it may. */
   fenced: string;
   underlay: readonly string[];
@@ -142,6 +145,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     wantsSinceMs: undefined,
     polledMs: nowMs,
     trouble: '',
+    survey: undefined,
     fenced: '',
     underlay,
     rested: [],

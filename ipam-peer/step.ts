@@ -3,7 +3,7 @@
 // two of them starts again with `restore` from what is durable.
 import { families } from './address.ts';
 import { allocate, cancel, nextDeadlineMs, serveWaiting } from './allocate.ts';
-import { answered, beginCycle, endCycle } from './cycle.ts';
+import { answered, beginCycle, endCycle, surveyed } from './cycle.ts';
 import { dueMs, noteWants } from './due.ts';
 import type { CoreEvent, Effect } from './events.ts';
 import { activate, free, rested } from './free.ts';
@@ -54,6 +54,9 @@ function take(state: State, event: CoreEvent): void {
       return;
     case 'recovered':
       recovered(state, event.leases, event.nowMs);
+      return;
+    case 'surveyed':
+      surveyed(state, event.inUse, event.nowMs);
       return;
     case 'underlay':
       state.underlay = event.addresses;

@@ -8,6 +8,7 @@ import type {
   Config,
   CoreEvent,
   Effect,
+  InUse,
   Lease,
   LogLevel,
   Refusal,
@@ -34,6 +35,8 @@ export interface DriverOptions {
   readonly config: Config;
   readonly underlay: readonly string[];
   readonly log: Log;
+  /** What others use around this host, asked for before a universe is founded; undefined: nothing. */
+  readonly survey: ((signal: AbortSignal) => Promise<readonly InUse[]>) | undefined;
   readonly recoverLeases: ((signal: AbortSignal) => Promise<readonly Lease[]>) | undefined;
   /** Monotonic milliseconds and randomness; replaced in tests. */
   readonly nowMs: () => number;
@@ -147,6 +150,9 @@ class LiveDriver implements Driver {
       case 'freed':
         this.#freed = effect.lease;
         return;
+      case 'survey':
+        this.#run(this.#survey());
+        return;
       case 'recover':
         this.#run(this.#recover());
         return;
@@ -247,6 +253,18 @@ class LiveDriver implements Driver {
     } catch (error) {
       const reason = toWeftError(error).message;
       return isRead ? { kind: 'failed', reason } : { kind: 'unknown', reason };
+    }
+  }
+
+  /** A failure leaves the universe unfounded: the core asks again. */
+  async #survey(): Promise<void> {
+    const { survey, log } = this.#options;
+    try {
+      const inUse = (await survey?.(this.#stop.signal)) ?? [];
+      this.#feedQuietly({ kind: 'surveyed', inUse });
+    } catch (error) {
+      if (!this.#stop.signal.aborted)
+        log.warn(`cannot tell what of the range is in use: ${toWeftError(error).message}`);
     }
   }
 

@@ -5,7 +5,7 @@ import type { NodeIdentity } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
-import type { Config, Refusal, RefusalReason } from '#ipam-peer/events.ts';
+import type { Config, InUse, Refusal, RefusalReason } from '#ipam-peer/events.ts';
 import { familiesOf, leaseKey } from '#ipam-peer/state.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { type Driver, type Log, makeDriver, type Outcome } from './driver.ts';
@@ -35,6 +35,8 @@ export interface IpamOptions {
    * registry holds blocks for this node. Without it such a node allocates nothing and says so.
    */
   readonly recoverLeases?: (signal: AbortSignal) => Promise<readonly Lease[]>;
+  /** What others use around this host; asked for before this agent founds a universe. Absent: nothing is in use. */
+  readonly survey?: (signal: AbortSignal) => Promise<readonly InUse[]>;
   /** Other timings of the core, for tests. */
   readonly timing?: Partial<
     Omit<Config, 'universe' | 'ranges' | 'reserved' | 'self' | 'node' | 'restMs' | 'allocateWaitMs'>
@@ -95,8 +97,9 @@ export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
   try {
     const { registry, log } = options;
     const underlay = options.node.underlayAddresses;
-    const { recoverLeases } = options;
-    const driver = makeDriver({ registry, store, config, underlay, log, recoverLeases, nowMs: monotonicMs, random });
+    const { recoverLeases, survey } = options;
+    const given = { registry, store, config, underlay, log, recoverLeases, survey };
+    const driver = makeDriver({ ...given, nowMs: monotonicMs, random });
     driver.start();
     return facade(driver);
   } catch (error) {

@@ -77,7 +77,8 @@ export function checkLeased(world: World, peer: SimPeer, lease: Lease): void {
     const restedMs = world.nowMs - (world.freedAtMs.get(text) ?? -Infinity);
     if (restedMs < world.scenario.restMs - 0.001) throw new Violation(`${text} leased again after ${restedMs} ms`);
     const address = parseAddress(text);
-    const { ranges, reserved } = world.scenario;
+    const { ranges, inUse } = world.scenario;
+    const reserved = [...world.scenario.reserved, ...inUse.map((one) => one.cidr)];
     const edge = ranges.some(
       (range) =>
         range.family === address?.family && (address.value === range.base || address.value === lastAddress(range)),

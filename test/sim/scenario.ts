@@ -1,6 +1,6 @@
 // What one seed draws before anything happens: how large the world is, how it boots, which faults it meets and how often.
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
-import type { Effect } from '#ipam-peer/events.ts';
+import type { Effect, InUse } from '#ipam-peer/events.ts';
 import type { State } from '#ipam-peer/state.ts';
 import type { Random } from './random.ts';
 
@@ -40,6 +40,8 @@ export interface Scenario {
   readonly peers: number;
   readonly ranges: readonly Cidr[];
   readonly reserved: readonly Cidr[];
+  /** What the survey before founding finds in use. */
+  readonly inUse: readonly InUse[];
   /** Peers boot within this time. */
   readonly bootWithinMs: number;
   /** Split into halves from the beginning until the faults end: a peer reaches the registry only in turn with its half. */
@@ -67,8 +69,14 @@ function cidr(text: string): Cidr {
   return block;
 }
 
-const universes: readonly { readonly ranges: readonly string[]; readonly reserved: readonly string[] }[] = [
-  { ranges: ['10.32.0.0/12'], reserved: [] },
+interface Drawn {
+  readonly ranges: readonly string[];
+  readonly reserved: readonly string[];
+  readonly inUse?: readonly string[];
+}
+
+const universes: readonly Drawn[] = [
+  { ranges: ['10.32.0.0/12'], reserved: [], inUse: ['10.43.0.0/16', '10.0.0.0/24', '10.33.128.0/17'] },
   { ranges: ['10.32.0.0/12'], reserved: ['10.43.0.0/16', '10.33.4.8/29'] },
   { ranges: ['10.32.0.0/20'], reserved: [] },
   { ranges: ['10.32.0.0/21', '10.64.1.0/24'], reserved: ['10.32.1.0/26'] },
@@ -76,7 +84,7 @@ const universes: readonly { readonly ranges: readonly string[]; readonly reserve
   { ranges: ['10.32.0.0/23'], reserved: ['10.32.0.128/27'] },
   { ranges: ['fd00:32::/48'], reserved: [] },
   { ranges: ['fd00:32::/117', 'fd00:64::/120'], reserved: ['fd00:32::40/122'] },
-  { ranges: ['10.32.0.0/12', 'fd00:32::/64'], reserved: ['10.43.0.0/16'] },
+  { ranges: ['10.32.0.0/12', 'fd00:32::/64'], reserved: ['10.43.0.0/16'], inUse: ['fd00:32::8000/113'] },
   { ranges: ['10.32.0.0/21', 'fd00:32::/64'], reserved: [] },
   { ranges: ['10.32.0.0/22', 'fd00:32::/118'], reserved: ['fd00:32::80/123'] },
   { ranges: ['10.32.0.0/20', 'fd00:32::/119'], reserved: [] },
@@ -94,6 +102,7 @@ export function drawScenario(random: Random, peers: number | undefined): Scenari
     peers: peers ?? 2 + random.below(random.chance(0.2) ? 15 : 5),
     ranges: universe.ranges.map(cidr),
     reserved: universe.reserved.map(cidr),
+    inUse: (universe.inUse ?? []).map((text) => ({ cidr: cidr(text), by: 'a route of the host' })),
     bootWithinMs: random.pick([0, 10, 1000, 15_000]),
     halves: random.chance(0.1),
     faults: calm

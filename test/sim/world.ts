@@ -32,6 +32,7 @@ export type Happening =
   | { readonly kind: 'hint'; readonly peer: SimPeer; readonly change: Change }
   | { readonly kind: 'wake'; readonly peer: SimPeer; readonly epoch: number; readonly atMs: number }
   | { readonly kind: 'work'; readonly peer: SimPeer }
+  | { readonly kind: 'surveyed'; readonly peer: SimPeer; readonly epoch: number }
   | { readonly kind: 'recovered'; readonly peer: SimPeer; readonly epoch: number }
   | { readonly kind: 'activate'; readonly peer: SimPeer; readonly epoch: number; readonly lease: Lease }
   | { readonly kind: 'fault' }
@@ -120,6 +121,9 @@ export class World {
         this.counters.count('activate');
         this.feed(what.peer, { kind: 'activate', ...what.lease });
         return;
+      case 'surveyed':
+        if (what.epoch === what.peer.epoch) this.feed(what.peer, { kind: 'surveyed', inUse: this.scenario.inUse });
+        return;
       case 'recovered': {
         if (what.epoch !== what.peer.epoch) return;
         const alive = [...what.peer.pods.values()].filter((pod) => !pod.ending);
@@ -197,6 +201,9 @@ export class World {
         return;
       case 'log':
         this.note(`${peer.name} ${effect.level}: ${effect.text}`);
+        return;
+      case 'survey':
+        this.agenda.add(this.nowMs + this.random.between(1, 500), { kind: 'surveyed', peer, epoch: peer.epoch });
         return;
       case 'recover':
         this.agenda.add(this.nowMs + this.random.between(1, 500), { kind: 'recovered', peer, epoch: peer.epoch });

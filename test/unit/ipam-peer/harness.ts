@@ -1,6 +1,6 @@
 // Peers stepped by hand over the simulator's registry model: every request is answered at once unless a test holds it back, time
 // moves only when a test moves it.
-import type { Config, CoreEvent, Durable, Effect, Lease, Refusal, Stamp } from '#ipam-peer/events.ts';
+import type { Config, CoreEvent, Durable, Effect, InUse, Lease, Refusal, Stamp } from '#ipam-peer/events.ts';
 import { formatCidr, parseCidr, type Cidr } from '#ipam-peer/cidr.ts';
 import { formatPeer, type PeerRecord } from '#ipam-peer/records.ts';
 import { step } from '#ipam-peer/step.ts';
@@ -80,6 +80,9 @@ export class Hand {
   readonly effects: Effect[] = [];
   readonly outcomes: Map<number, Outcome> = new Map();
   random = 0.5;
+  /** What a survey finds. */
+  inUse: readonly InUse[] = [];
+  answersSurveys = true;
   #ticket = 1;
   #depth = 0;
   readonly #answers: Unstamped[] = [];
@@ -154,6 +157,9 @@ export class Hand {
         return;
       case 'log':
         this.log.push(effect.text);
+        return;
+      case 'survey':
+        if (this.answersSurveys) this.#answers.push({ kind: 'surveyed', inUse: this.inUse });
         return;
       case 'recover':
       case 'freed':

@@ -1,0 +1,128 @@
+// Founding on ground that others use: what can be carved out is reserved for good and told; what cannot is refused with its reason,
+// and nothing is written.
+import { describe, expect, test } from 'vitest';
+import { formatCidr, parseCidr } from '#ipam-peer/cidr.ts';
+import type { InUse } from '#ipam-peer/events.ts';
+import { parseAddress } from '#ipam-peer/address.ts';
+import { Bench, cidr, cidrs, type Hand } from './harness.ts';
+
+function used(text: string, by = 'a route of this host'): InUse {
+  return { cidr: cidr(text), by };
+}
+
+function found(
+  inUse: readonly InUse[],
+  change: Parameters<Bench['peer']>[1] = {},
+): { readonly bench: Bench; readonly one: Hand } {
+  const bench = new Bench();
+  const one = bench.peer('n1', change);
+  one.inUse = inUse;
+  one.start();
+  bench.settle();
+  return { bench, one };
+}
+
+const reservedIn = (bench: Bench): readonly string[] | undefined =>
+  bench.registry.universe?.record.reserved.map(formatCidr);
+
+describe('what is in use is carved out', () => {
+  test("k3s' service range lies inside the default range", () => {
+    const { bench, one } = found([used('10.43.0.0/16', 'the service range of ServiceCIDR kubernetes')]);
+    expect(reservedIn(bench)).toEqual(['10.43.0.0/16']);
+    expect(one.blocks()).toEqual(['10.32.0.0/13', '10.40.0.0/15', '10.42.0.0/16', '10.44.0.0/14']);
+    expect(one.log).toContain(
+      '10.43.0.0/16 is the service range of ServiceCIDR kubernetes: its part of the range is reserved',
+    );
+    expect(one.allocate('pod', '10.43.0.1').refusal?.text).toBe('10.43.0.1 is reserved in this pool');
+  });
+
+  test('only the part inside the ranges, what overlaps once, what is reserved already not again', () => {
+    const inUse = ['10.32.0.0/15', '10.32.0.0/24', '10.40.1.0/24', '172.16.0.0/12', 'fd00::/8'].map((text) =>
+      used(text),
+    );
+    const { bench } = found(inUse, { reserved: cidrs('10.40.0.0/16') });
+    expect(reservedIn(bench)).toEqual(['10.40.0.0/16', '10.32.0.0/15']);
+  });
+
+  test('the node’s own first address is never in it', () => {
+    const { bench } = found([used('10.32.0.0/24')]);
+    expect(bench.record('n1').overlay).toEqual(['10.32.1.0']);
+  });
+
+  test('a guessed range is dropped where a person has reserved the real one', () => {
+    const guess: InUse = {
+      ...used('10.32.0.0/12', 'a guess'),
+      toldBy: parseAddress('10.32.0.1') ?? expect.unreachable(),
+    };
+    const { bench } = found([guess], { reserved: cidrs('10.32.0.0/16') });
+    expect(reservedIn(bench)).toEqual(['10.32.0.0/16']);
+    expect(found([guess]).one.sim.state?.trouble).toMatch(/is not free: 10\.32\.0\.0\/12 is a guess/);
+  });
+});
+
+describe('what cannot be carved out is refused', () => {
+  test.for<[string, readonly InUse[], RegExp]>([
+    [
+      'a route over the whole range',
+      [used('10.0.0.0/8', 'a route of this host dev tun0')],
+      /10\.32\.0\.0\/12 is not free: 10\.0\.0\.0\/8 is a route of this host dev tun0/,
+    ],
+    [
+      'routes that leave nothing',
+      [used('10.32.0.0/13'), used('10.40.0.0/13')],
+      /nothing of the range 10\.32\.0\.0\/12 is free/,
+    ],
+    [
+      'another pool',
+      [{ ...used('10.40.0.0/16', 'in the pool blue'), apart: true }],
+      /10\.40\.0\.0\/16 is in the pool blue/,
+    ],
+    [
+      'too many pieces',
+      Array.from({ length: 70 }, (_, index) => used(`10.33.${index * 2}.0/24`)),
+      /70 parts of the range are reserved, more than 64/,
+    ],
+  ])('%s', ([, inUse, reason]) => {
+    const { bench, one } = found(inUse);
+    expect(bench.registry.universe?.record.founder).toBeUndefined();
+    expect(one.sim.state?.trouble).toMatch(reason);
+    expect(one.log.filter((line) => reason.test(line))).toHaveLength(1);
+    expect(one.blocks()).toEqual([]);
+    const ticket = one.ask('pod');
+    bench.settle(11_000);
+    expect(one.outcomes.get(ticket)?.refusal).toMatchObject({
+      reason: 'notReady',
+      text: expect.stringMatching(reason) as string,
+    });
+  });
+
+  test('once the obstacle is gone the next survey founds', () => {
+    const { bench, one } = found([used('10.0.0.0/8')]);
+    one.inUse = [];
+    bench.settle(12_000);
+    expect(bench.registry.universe?.record.founder?.name).toBe('n1.x');
+    expect(one.sim.state?.trouble).toBe('');
+  });
+
+  test('a node without the obstacle founds instead', () => {
+    const { bench, one } = found([used('10.0.0.0/8')]);
+    bench.peer('n2').start();
+    bench.settle(20_000);
+    expect(bench.registry.universe?.record.founder?.name).toBe('n2.x');
+    expect(one.blocks()).toEqual(['10.40.0.0/13']);
+  });
+});
+
+test('a survey that is never answered is asked for again', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1');
+  one.answersSurveys = false;
+  one.start();
+  bench.settle(25_000);
+  const asked = one.effects.filter((effect) => effect.kind === 'survey');
+  expect(asked.length).toBeGreaterThanOrEqual(2);
+  expect(asked[0]).toEqual({ kind: 'survey', ranges: [parseCidr('10.32.0.0/12')] });
+  one.answersSurveys = true;
+  bench.settle(15_000);
+  expect(bench.registry.universe?.record.founder).toBeDefined();
+});
