@@ -14,6 +14,7 @@ import type { Route } from '#agent/netlink/route.ts';
 
 import { readFirewall } from './firewall.ts';
 import type { ForeignDrop } from './firewall.ts';
+import { gatewayCidr } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type {
   ActualNeighbour,
@@ -129,20 +130,26 @@ export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomed
     mtuBytes: link.mtu ?? 0,
     up: (link.ifiFlags & linkFlag.up) !== 0,
     doomed: link.group === settings.doomedGroup,
+    ignoresAdvertisements: acceptRa(link) === 0,
   };
 }
 
+/** Position of DEVCONF_ACCEPT_RA in IFLA_INET6_CONF, an array of 32-bit values (linux/ipv6.h). */
+const acceptRaAt = 3;
+
+/** net.ipv6.conf.<link>.accept_ra; 0 where the link has no IPv6. */
+function acceptRa(link: Link): number {
+  const conf = link.afSpec?.inet6?.conf;
+  if (conf === undefined || conf.length < 4 * (acceptRaAt + 1)) return 0;
+  return new DataView(conf.buffer, conf.byteOffset).getInt32(4 * acceptRaAt, true);
+}
+
 function addressFrom(address: Address, names: ReadonlyMap<number, string>): LinkAddress[] {
-  const text = address.local ?? address.address;
+  const cidr = `${address.local ?? address.address}/${address.ifaPrefixlen}`;
+  const linkScope = address.ifaScope === scope.link;
   // The kernel's own link-local IPv6 address of an interface.
-  if (text === undefined || (text.startsWith('fe80:') && address.ifaScope === scope.link)) return [];
-  return [
-    {
-      ifname: names.get(address.ifaIndex) ?? '',
-      cidr: `${text}/${address.ifaPrefixlen}`,
-      linkScope: address.ifaScope === scope.link,
-    },
-  ];
+  if (linkScope && cidr.startsWith('fe80:') && cidr !== gatewayCidr(6)) return [];
+  return [{ ifname: names.get(address.ifaIndex) ?? '', cidr, linkScope }];
 }
 
 function gatewayOf(

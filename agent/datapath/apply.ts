@@ -1,7 +1,7 @@
 // Executes a list of operations in order: the one module, besides pod-link.ts for single pods, that writes. Runs of
 // rtnetlink messages go out as one batch, runs of set elements as one transaction. What the kernel refuses is returned
 // with its words and does not stop the rest; removing what is gone already is success.
-import { delAddress, newAddress, scope } from '#agent/netlink/addr.ts';
+import { addressFlag, delAddress, newAddress, scope } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { LinkRequest } from '#agent/netlink/link.ts';
@@ -40,7 +40,7 @@ interface Step {
   readonly request: NetlinkRequest<unknown>;
 }
 
-type Group = 'load' | 'addElements' | 'delElements' | 'overlay' | 'messages';
+type Group = 'load' | 'addElements' | 'delElements' | 'overlay' | 'messages' | 'sysctls';
 
 const groups: Readonly<Record<Operation['kind'], Group>> = {
   loadFirewall: 'load',
@@ -61,6 +61,7 @@ const groups: Readonly<Record<Operation['kind'], Group>> = {
   delNexthop: 'messages',
   putRoute: 'messages',
   delRoute: 'messages',
+  setSysctl: 'sysctls',
 };
 
 function isMessage(operation: Operation): operation is MessageOperation {
@@ -111,6 +112,7 @@ class Applier {
     try {
       if (group === 'load') this.#load(operations);
       else if (group === 'overlay') this.#overlay(operations);
+      else if (group === 'sysctls') this.#sysctls(operations);
       else if (group === 'messages') await this.#messages(operations.filter(isMessage));
       else this.#elements(group, operations);
     } catch (error) {
@@ -133,6 +135,12 @@ class Applier {
     );
     if (group === 'addElements') addElements(this.#io, this.#settings.nftTable, elements);
     else removeElements(this.#io, this.#settings.nftTable, elements);
+  }
+
+  #sysctls(operations: readonly Operation[]): void {
+    for (const operation of operations) {
+      if (operation.kind === 'setSysctl') this.#io.writeSysctl(operation.name, operation.value);
+    }
   }
 
   #overlay(operations: readonly Operation[]): void {
@@ -242,7 +250,9 @@ class Applier {
       return newRoute({ ...common, nhId: nexthopId, prefsrc: target.prefsrc }, options);
     }
     const oif = this.#ifindexes.get(target.ifname);
-    return oif === undefined ? undefined : newRoute({ ...common, oif, prefsrc: target.prefsrc }, options);
+    if (oif === undefined) return undefined;
+    const { prefsrc } = target;
+    return newRoute({ ...common, oif, ...(prefsrc === undefined ? {} : { prefsrc }) }, options);
   }
 
   #delRoute(route: ActualRoute): NetlinkRequest<unknown> {
@@ -288,6 +298,8 @@ function addressRequest(
     local: addressOf(address.cidr),
     ifaPrefixlen: prefixLengthOf(address.cidr),
     ifaScope: address.linkScope ? scope.link : scope.universe,
+    // Nobody else can have it, and until a duplicate has been looked for it could not be a source.
+    ...(address.cidr.includes(':') ? { ifaFlags: addressFlag.nodad } : {}),
   };
   return kind === 'addAddress' ? newAddress(request) : delAddress(request);
 }

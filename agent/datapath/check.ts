@@ -2,6 +2,7 @@
 // purpose: the pod's MAC, promiscuity and a smaller MTU (tuning), queues and ingress redirection (bandwidth), further
 // addresses and routes.
 import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
+import type { Address } from '#agent/netlink/addr.ts';
 import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { dumpNeighbours, neighbourState } from '#agent/netlink/neighbour.ts';
@@ -9,11 +10,11 @@ import { dumpRoutes, prefixOf, routeTable } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import { toWeftError } from '#agent/errors.ts';
 
-import { familyOf, hostCidr } from './cidr.ts';
+import { familiesOf, familyOf, hostCidr } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { LinkFault, PodLinkRequest } from './datapath.ts';
 import { podElements, readFirewall } from './firewall.ts';
-import { aliasOf, podGateway4 } from './identity.ts';
+import { aliasOf, podGatewayOf } from './identity.ts';
 import { podRouteFaults } from './pod-routes.ts';
 import { readLink } from './pod-link.ts';
 import type { PodLinkContext } from './pod-link.ts';
@@ -52,8 +53,10 @@ async function checkHostSide(
 ): Promise<void> {
   const { io, settings } = context;
   const addresses = await io.route.dumpAsync(dumpAddresses({ ifaIndex: host.ifiIndex }));
-  const gateway = addresses.some(({ ifaIndex, local }) => ifaIndex === host.ifiIndex && local === podGateway4);
-  expectEqual(faults, `gateway ${podGateway4} on ${lease.hostIfname}`, 'present', gateway ? 'present' : 'absent');
+  for (const gateway of familiesOf(lease.addresses).map(podGatewayOf)) {
+    const found = addresses.some((entry) => entry.ifaIndex === host.ifiIndex && textOf(entry) === gateway);
+    expectEqual(faults, `gateway ${gateway} on ${lease.hostIfname}`, 'present', found ? 'present' : 'absent');
+  }
   const routes = await io.route.dumpAsync(dumpRoutes({ rtmProtocol: settings.routeProtocol, table: routeTable.main }));
   const neighbours = await io.route.dumpAsync(dumpNeighbours({ ifindex: host.ifiIndex }));
   for (const address of lease.addresses) {
@@ -97,10 +100,15 @@ function checkPodSide({ lease, netnsPath }: PodLinkRequest, host: Link, faults: 
   }
   const addresses = socket.dump(dumpAddresses()).filter(({ ifaIndex }) => ifaIndex === link.ifiIndex);
   for (const address of lease.addresses) {
-    const found = addresses.some(({ local, ifaScope }) => local === address && ifaScope === scope.universe);
+    const found = addresses.some((entry) => textOf(entry) === address && entry.ifaScope === scope.universe);
     expectEqual(faults, `pod address ${address}`, 'present', found ? 'present' : 'absent');
   }
   faults.push(...podRouteFaults(socket, lease, link.ifiIndex));
+}
+
+/** IPv6 addresses have no attribute `local`. */
+function textOf({ local, address }: Pick<Address, 'local' | 'address'>): string | undefined {
+  return local ?? address;
 }
 
 function expectEqual(faults: LinkFault[], what: string, expected: string, actual: string): void {

@@ -16,6 +16,11 @@ export function familyOf(text: string): Family {
   return text.includes(':') ? 6 : 4;
 }
 
+/** Families that occur among addresses, IPv4 first. */
+export function familiesOf(addresses: readonly string[]): readonly Family[] {
+  return ([4, 6] as const).filter((family) => addresses.some((address) => familyOf(address) === family));
+}
+
 /** `10.32.0.7` -> `10.32.0.7/32`; `fd00::7` -> `fd00::7/128`. */
 export function hostCidr(address: string): string {
   return `${address}/${widths[familyOf(address)]}`;
@@ -56,6 +61,11 @@ export function cidrContains(range: string, inner: string): boolean {
 export function canonicalCidr(text: string): string {
   const parts = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/.exec(text);
   return (parts && canonicalIpv4(text, parts)) ?? formatBlock(parseBlock(text));
+}
+
+/** A plain address as the kernel prints it: IPv6 in RFC 5952 form. Throws RangeError. */
+export function canonicalAddress(text: string): string {
+  return familyOf(text) === 4 ? text : addressOf(canonicalCidr(text));
 }
 
 /** The usual case without big integers: an IPv4 block that is canonical already. Undefined for anything else. */

@@ -2,11 +2,12 @@
 // contradicts itself (two peers with one address, a block that is none) costs that peer its place and becomes a finding.
 import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
 
-import { canonicalCidr, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
+import { canonicalAddress, canonicalCidr, familiesOf, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
 import type { Family } from './cidr.ts';
-import { aliasOf, hostMac, linkLocalOf, podGateway4, vtepMac } from './identity.ts';
 import { directElements, directGateway } from './direct.ts';
 import type { DirectInput } from './direct.ts';
+import { aliasOf, gatewayCidr, hostMac, linkLocalOf, vtepMac } from './identity.ts';
+import { plainMetric } from './objects.ts';
 import type {
   DesiredPodLink,
   DesiredState,
@@ -53,20 +54,21 @@ interface Peer {
 export function desiredState(input: DesiredInput): DesiredState {
   const { view, settings } = input;
   const findings: Finding[] = [];
-  const overlay = overlayLink(input);
+  const overlay = overlayLink(input, findings);
   const peers = usablePeers(input, input.ipv6 && (overlay.link?.mtuBytes ?? 0) >= ipv6MinMtuBytes, findings);
   const prefsrc = overlayAddressByFamily(view);
   const ranges = overlayRanges(view, findings);
   const pods = podState(input, prefsrc, findings);
   const own = ownBlocks(view, findings);
-  const routes: Route[] = [
-    ...own.map((dst): Route => ({ dst, metric: 0, target: { kind: 'unreachable' } })),
+  const routes = [
+    ...own.map((dst): Route => ({ dst, metric: plainMetric[familyOf(dst)], target: { kind: 'unreachable' } })),
     ...ranges.map((dst): Route => ({ dst, metric: settings.poolMetric, target: { kind: 'unreachable' } })),
     ...pods.routes,
     ...(overlay.link ? peerRoutes(peers, prefsrc, new Set(own), findings) : []),
-  ];
-  const addresses: LinkAddress[] = [...pods.addresses];
-  if (overlay.link) addresses.push(...overlayAddresses(view, overlay.link));
+  ].filter(({ dst }) => input.ipv6 || familyOf(dst) === 4);
+  const addresses = [...pods.addresses, ...(overlay.link ? overlayAddresses(view, overlay.link) : [])].filter(
+    ({ cidr }) => input.ipv6 || familyOf(cidr) === 4,
+  );
   const shown = overlay.link ? peers : [];
   return {
     overlay: overlay.link,
@@ -95,10 +97,32 @@ export function desiredState(input: DesiredInput): DesiredState {
   };
 }
 
-function overlayLink(input: DesiredInput): { readonly link: OverlayLink | undefined; readonly waitingFor: string } {
+/** True where pods may have IPv6 addresses. */
+export function servesIpv6(view: IpamView): boolean {
+  return view.ranges.some((range) => familyOf(range) === 6);
+}
+
+/** Of the overlay and of pods, at least IPv6's where it is used: the kernel then sends outer packets in fragments. */
+function overlayMtu(input: DesiredInput, underlayMtuBytes: number, local: string, findings: Finding[]): number {
+  const { view, settings } = input;
+  const overhead = overheadBytes[familyOf(local)];
+  const mtuBytes = settings.mtuBytes || underlayMtuBytes - overhead;
+  // A device below it has no IPv6: neither addresses of pods nor, over an IPv6 underlay, nexthops.
+  if (mtuBytes >= ipv6MinMtuBytes || (!servesIpv6(view) && familyOf(local) === 4)) return mtuBytes;
+  const message =
+    `${mtuBytes} bytes are left for pods and IPv6 needs ${ipv6MinMtuBytes}: large packets cross the underlay in ` +
+    `fragments; raise the MTU of the underlay link to ${ipv6MinMtuBytes + overhead} or more`;
+  findings.push({ name: 'mtuTooSmall', subject: settings.overlayDevice, message });
+  return ipv6MinMtuBytes;
+}
+
+function overlayLink(
+  input: DesiredInput,
+  findings: Finding[],
+): { readonly link: OverlayLink | undefined; readonly waitingFor: string } {
   const { view, settings, underlayMtuBytes } = input;
   const self = view.peers.find((peer) => peer.self);
-  const local = self?.underlayAddress ?? settings.underlayAddress;
+  const local = underlayAddressOf(view, settings);
   if (!self) return { link: undefined, waitingFor: "this node's own record" };
   if (local === undefined) return { link: undefined, waitingFor: 'an underlay address of this node' };
   if (underlayMtuBytes === undefined) {
@@ -110,14 +134,28 @@ function overlayLink(input: DesiredInput): { readonly link: OverlayLink | undefi
     port: settings.vxlanPort,
     local,
     mac: vtepMac(self.name),
-    mtuBytes: settings.mtuBytes || underlayMtuBytes - overheadBytes[familyOf(local)],
+    mtuBytes: overlayMtu(input, underlayMtuBytes, local, findings),
   };
+  if (!input.ipv6 && servesIpv6(view)) {
+    const message = 'the pool has IPv6 ranges but this node has IPv6 off: sysctl -w net.ipv6.conf.all.disable_ipv6=0';
+    findings.push({ name: 'ipv6Off', subject: 'net.ipv6.conf.all.disable_ipv6', message });
+  }
   return { link, waitingFor: '' };
 }
 
 /** The underlay address that this node's VXLAN packets leave from. */
 export function underlayAddressOf(view: IpamView, settings: DatapathSettings): string | undefined {
-  return view.peers.find((peer) => peer.self)?.underlayAddress ?? settings.underlayAddress;
+  const address = view.peers.find((peer) => peer.self)?.underlayAddress ?? settings.underlayAddress;
+  return address === undefined ? undefined : readable(address);
+}
+
+/** In the kernel's writing; what is no address stays as it is, to be named. */
+function readable(address: string): string {
+  try {
+    return canonicalAddress(address);
+  } catch {
+    return address;
+  }
 }
 
 /** Peers that can be programmed, by name; of two that claim one underlay address or MAC the first by name stays. */
@@ -130,8 +168,9 @@ function usablePeers(input: DesiredInput, ipv6: boolean, findings: Finding[]): r
   if (own !== undefined) byAddress.set(own, self?.name ?? 'this node');
   const peers: Peer[] = [];
   for (const peer of input.view.peers.filter((candidate) => !candidate.self).toSorted(byName)) {
-    const { name, underlayAddress } = peer;
-    if (underlayAddress === undefined) continue;
+    const { name } = peer;
+    if (peer.underlayAddress === undefined) continue;
+    const underlayAddress = readable(peer.underlayAddress);
     if (own !== undefined && familyOf(own) !== familyOf(underlayAddress)) {
       const message = `underlay ${underlayAddress} is of another family than this node's ${own}`;
       findings.push({ name: 'underlayFamily', subject: name, message });
@@ -191,7 +230,7 @@ function peerRoutes(
       const source = prefsrc.get(family);
       if (source === undefined) continue;
       const gateway = peer.direct[family] ?? peer.gateway;
-      routes.push({ dst, metric: 0, target: { kind: 'peer', gateway, prefsrc: source } });
+      routes.push({ dst, metric: plainMetric[family], target: { kind: 'peer', gateway, prefsrc: source } });
     }
   }
   return routes;
@@ -213,7 +252,8 @@ function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, fin
   const leased = new Map<string, string>();
   for (const lease of input.leases) {
     const ifname = lease.hostIfname;
-    links.push({ ifname, alias: aliasOf(lease), hostMac });
+    const families = familiesOf(lease.addresses);
+    links.push({ ifname, alias: aliasOf(lease), hostMac, ignoresAdvertisements: families.includes(6) });
     verdicts.add(ifname);
     for (const address of lease.addresses) {
       const other = leased.get(address);
@@ -224,13 +264,10 @@ function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, fin
       leased.set(address, ifname);
       const family = familyOf(address);
       sources[family].add(`${ifname} . ${address}`);
-      const source = prefsrc.get(family);
-      if (source === undefined) continue;
-      routes.push({ dst: hostCidr(address), metric: 0, target: { kind: 'pod', ifname, prefsrc: source } });
+      const target = { kind: 'pod', ifname, prefsrc: prefsrc.get(family) } as const;
+      routes.push({ dst: hostCidr(address), metric: plainMetric[family], target });
     }
-    if (lease.addresses.some((address) => familyOf(address) === 4)) {
-      addresses.push({ ifname, cidr: hostCidr(podGateway4), linkScope: true });
-    }
+    for (const family of families) addresses.push({ ifname, cidr: gatewayCidr(family), linkScope: true });
   }
   return { links, addresses, routes, elements: { sources4: sources[4], sources6: sources[6], pod_verdicts: verdicts } };
 }

@@ -151,6 +151,10 @@ function podLinkOperations(
       continue;
     }
     present.add(found.ifname);
+    const { ifname } = link;
+    if (link.ignoresAdvertisements && !found.ignoresAdvertisements) {
+      halves.add.push({ kind: 'setSysctl', ifname, name: `net/ipv6/conf/${ifname}/accept_ra`, value: '0' });
+    }
     if (found.alias !== link.alias || found.mac !== link.hostMac || !found.up) {
       halves.add.push({ kind: 'setPodLink', link });
     }

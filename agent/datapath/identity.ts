@@ -5,11 +5,26 @@ import { createHash } from 'node:crypto';
 
 import type { Lease } from '#agent/runtime/ipam.ts';
 
+import type { Family } from './cidr.ts';
+
 /** The one MAC of every pod link's host end: pods can keep it for ever, wherever their link is rebuilt. */
 export const hostMac = '06:57:65:66:74:01';
 
 /** The gateway that IPv4 pods see; link-local, answered on the host end of each pod link. */
 export const podGateway4 = '169.254.1.1';
+
+/** The gateway that IPv6 pods see: the link-local address of `hostMac`. */
+export const podGateway6: string = linkLocalOf(hostMac);
+
+/** The gateway of a family as pods see it; its prefix length on the host end is `gatewayCidr`'s. */
+export function podGatewayOf(family: Family): string {
+  return family === 4 ? podGateway4 : podGateway6;
+}
+
+/** The gateway as an address of the host end. IPv6: with the prefix that every link-local address has (RFC 4291, 2.5.6). */
+export function gatewayCidr(family: Family): string {
+  return family === 4 ? `${podGateway4}/32` : `${podGateway6}/64`;
+}
 
 /** MACs by record name: thousands of peers are asked for in every round. */
 const vtepMacs = new Map<string, string>();

@@ -11,9 +11,10 @@ import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
 import { familyOf } from './cidr.ts';
 import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
-import { desiredState, underlayAddressOf } from './desired.ts';
+import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
 import { DirectPaths } from './direct-paths.ts';
+import { ensureForwarding } from './forwarding.ts';
 import { parseAlias } from './identity.ts';
 import type { LinkAlias } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
@@ -90,7 +91,7 @@ class NodeDatapath implements KernelDatapath {
   #repairs = 0;
   #settled = false;
   #ipv6 = false;
-  #forwarding = false;
+  #notForwarding: readonly Finding[] = [];
 
   constructor(options: DatapathOptions) {
     this.#options = options;
@@ -246,7 +247,7 @@ class NodeDatapath implements KernelDatapath {
     this.#pods.beginRound();
     const { signal } = this.#stop;
     try {
-      this.#forward();
+      this.#notForwarding = ensureForwarding(this.#io, this.#options.log, servesIpv6(view) ? [4, 6] : [4]);
       this.#ipv6 = this.#hasIpv6();
       const underlayAddress = underlayAddressOf(view, this.#settings);
       const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
@@ -307,19 +308,6 @@ class NodeDatapath implements KernelDatapath {
     }
   }
 
-  /** Pods are routed: the one sysctl that is not of a link of ours. Where it cannot be written that is a finding. */
-  #forward(): void {
-    this.#forwarding = this.#io.readSysctl('net/ipv4/ip_forward') === '1';
-    if (this.#forwarding) return;
-    try {
-      this.#io.writeSysctl('net/ipv4/ip_forward', '1');
-      this.#forwarding = true;
-      this.#options.log.info({}, 'net.ipv4.ip_forward switched on');
-    } catch (error) {
-      this.#options.log.debug({ error: toWeftError(error).message }, 'net.ipv4.ip_forward cannot be written');
-    }
-  }
-
   #hasIpv6(): boolean {
     const off =
       this.#io.readSysctl(`net/ipv6/conf/${this.#settings.overlayDevice}/disable_ipv6`) ??
@@ -337,10 +325,7 @@ class NodeDatapath implements KernelDatapath {
     if (reading.underlay && !reading.underlay.up) {
       findings.push({ name: 'underlayDown', subject: reading.underlay.ifname, message: 'the underlay link is down' });
     }
-    if (!this.#forwarding) {
-      const message = 'pods need net.ipv4.ip_forward = 1 and it cannot be written: sysctl -w net.ipv4.ip_forward=1';
-      findings.push({ name: 'forwardingOff', subject: 'net.ipv4.ip_forward', message });
-    }
+    findings.push(...this.#notForwarding);
     for (const { hook, chain } of reading.foreignDrops) {
       const what = hook === 'forward' ? 'pod traffic' : `UDP port ${this.#settings.vxlanPort}`;
       findings.push({
@@ -387,5 +372,5 @@ function namesOf(operation: Operation): readonly string[] {
   if ('address' in operation) return [operation.address.ifname];
   if ('route' in operation) return 'ifname' in operation.route.target ? [operation.route.target.ifname] : [];
   if (operation.kind === 'setPodLink') return [operation.link.ifname];
-  return operation.kind === 'doomPodLink' ? [operation.ifname] : [];
+  return operation.kind === 'doomPodLink' || operation.kind === 'setSysctl' ? [operation.ifname] : [];
 }

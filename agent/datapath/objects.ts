@@ -33,8 +33,12 @@ export interface FdbEntry {
 
 export type RouteTarget =
   | { readonly kind: 'peer'; readonly gateway: string; readonly prefsrc: string }
-  | { readonly kind: 'pod'; readonly ifname: string; readonly prefsrc: string }
+  /** No `prefsrc`: the node has no overlay address of this family yet. */
+  | { readonly kind: 'pod'; readonly ifname: string; readonly prefsrc: string | undefined }
   | { readonly kind: 'unreachable' };
+
+/** The metric of a route that nobody gave one: what the kernel prefers by default (IP6_RT_PRIO_USER for IPv6). */
+export const plainMetric = { 4: 0, 6: 1024 } as const;
 
 /** A route in table main. The kernel tells routes apart by `dst` and `metric`. */
 export interface Route {
@@ -71,6 +75,8 @@ export interface DesiredPodLink {
   readonly ifname: string;
   readonly alias: string;
   readonly hostMac: string;
+  /** The pod has IPv6: the host must not take routes from what the pod advertises. */
+  readonly ignoresAdvertisements: boolean;
 }
 
 export interface DesiredState {
@@ -119,6 +125,8 @@ export interface ActualPodLink {
   readonly mtuBytes: number;
   readonly up: boolean;
   readonly doomed: boolean;
+  /** Router advertisements are ignored, or the link has no IPv6. */
+  readonly ignoresAdvertisements: boolean;
 }
 
 export interface ActualNexthop {
@@ -184,8 +192,16 @@ export type MessageOperation =
     }
   | { readonly kind: 'delRoute'; readonly route: ActualRoute };
 
+/** A file below the sysctl tree, of a link of ours. */
+export interface SysctlOperation {
+  readonly kind: 'setSysctl';
+  readonly ifname: string;
+  readonly name: string;
+  readonly value: string;
+}
+
 /** One write. apply.ts executes a list of them in order. */
-export type Operation = FirewallOperation | OverlayOperation | MessageOperation;
+export type Operation = FirewallOperation | OverlayOperation | MessageOperation | SysctlOperation;
 
 export const setNames: readonly SetName[] = [
   'peers4',

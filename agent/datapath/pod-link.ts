@@ -5,6 +5,8 @@
 //   pod netns                                 host
 //   eth0 10.40.0.7/32 ── veth ── weftpXXXX  169.254.1.1/32 scope link, fixed MAC
 //   default via 169.254.1.1 *)    route 10.40.0.7/32 dev weftpXXXX src <overlay address>, neighbour hint
+//   fd00::7/128                      fe80::457:65ff:fe66:7401/64 (of the fixed MAC)
+//   default via fe80::457:… *)    route fd00::7/128 dev weftpXXXX src <overlay address>, neighbour hint
 //
 //   *) of the pod's first link; of a further one see pod-routes.ts
 //
@@ -12,26 +14,28 @@
 // that asks, and proxy ARP would need a default route on the host. Scope link keeps it from ever being chosen as a source.
 // Why the host's neighbour entry is REACHABLE, not permanent: a permanent one is never corrected by ARP, so a pod whose MAC
 // a chained plugin changed would be dead. In the pod the gateway's entry is permanent: its MAC is the same everywhere.
+// IPv6 addresses are made without duplicate detection: IPAM gave them to one pod, and nothing may wait a second for it.
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { WeftError } from '#agent/errors.ts';
-import { newAddress, scope } from '#agent/netlink/addr.ts';
+import { addressFlag, newAddress, scope } from '#agent/netlink/addr.ts';
+import type { AddressRequest } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
-import { netnsInfo, openNetns } from '#agent/netlink/netns.ts';
+import { netnsInfo, openNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
 import { delRoute, newRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
-import { familyOf, hostCidr } from './cidr.ts';
+import { addressOf, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
 import { addElements, podElements, removeElements } from './firewall.ts';
-import { aliasOf, hostMac, parseAlias, podGateway4, podMacOf } from './identity.ts';
+import { aliasOf, gatewayCidr, hostMac, parseAlias, podGatewayOf, podMacOf } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { planPodRoutes, removePodRules } from './pod-routes.ts';
 import type { PodLinkReaper } from './reaper.ts';
@@ -75,7 +79,7 @@ export async function attachPodLink(
   const { lease, netnsPath } = request;
   signal.throwIfAborted();
   requireNetns(netnsPath);
-  requireIpv4(lease);
+  requireFamilies(lease, plan);
   if (reaper.holds(lease.hostIfname)) await reaper.flush();
   reaper.busy();
   let made = makeVeth(context, request, plan);
@@ -92,8 +96,11 @@ export async function attachPodLink(
     addElements(io, settings.nftTable, elements);
     plan.beforeStep?.('host');
     io.route.batchOrThrow(hostRequests(settings, lease, made.hostIfindex, plan));
+    if (lease.addresses.some((address) => familyOf(address) === 6)) {
+      io.writeSysctl(`net/ipv6/conf/${lease.hostIfname}/accept_ra`, '0');
+    }
     plan.beforeStep?.('pod');
-    routes = buildPodSide(netnsPath, lease, made.podIfindex);
+    routes = buildPodSide(settings, netnsPath, lease, made.podIfindex);
     await awaitCarrier(io, made.hostIfindex, signal);
     plan.beforeStep?.('done');
   } catch (error) {
@@ -105,7 +112,7 @@ export async function attachPodLink(
     hostMac,
     podMac: podMac(lease),
     mtuBytes: plan.mtuBytes,
-    gateways: [podGateway4],
+    gateways: familiesOf(lease.addresses).map(podGatewayOf),
     routes,
   };
 }
@@ -120,10 +127,14 @@ function requireNetns(netnsPath: string): void {
   if (!info.isNetns) throw new WeftError('invalidNetns', `${netnsPath} is not a network namespace`);
 }
 
-function requireIpv4(lease: Lease): void {
+function requireFamilies(lease: Lease, plan: PodLinkPlan): void {
   if (lease.addresses.length === 0) throw new WeftError('internal', `lease of ${lease.hostIfname} holds no address`);
-  const other = lease.addresses.find((address) => familyOf(address) !== 4);
-  if (other !== undefined) throw new WeftError('internal', `${other}: IPv6 pods are not served yet`);
+  const ipv6 = lease.addresses.find((address) => familyOf(address) === 6);
+  if (ipv6 === undefined || plan.ipv6) return;
+  throw new WeftError(
+    'kernel',
+    `${ipv6} cannot be served: this node has IPv6 off (sysctl net.ipv6.conf.all.disable_ipv6)`,
+  );
 }
 
 /** MAC of the pod's end: follows from its first address. */
@@ -197,7 +208,7 @@ function hostRequests(
   const requests: NetlinkRequest<unknown>[] = [
     setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease), ...quietIpv6(plan) }),
     setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
-    newAddress({ ifaIndex: ifindex, local: podGateway4, ifaPrefixlen: 32, ifaScope: scope.link }),
+    ...familiesOf(lease.addresses).map((family) => newAddress(gatewayAddress(ifindex, family))),
   ];
   for (const address of lease.addresses) {
     const prefsrc = plan.overlayAddresses.get(familyOf(address));
@@ -219,19 +230,41 @@ function hostRequests(
   return requests;
 }
 
-/** No link-local IPv6 address on the host end: it saves duplicate detection and multicast reports per pod. */
-function quietIpv6(plan: PodLinkPlan): { readonly afSpec?: { readonly inet6: { readonly addrGenMode: number } } } {
-  return !plan.ipv6 || plan.overlayAddresses.has(6) ? {} : { afSpec: { inet6: { addrGenMode: addrGenMode.none } } };
+function gatewayAddress(ifindex: number, family: Family): AddressRequest {
+  const cidr = gatewayCidr(family);
+  const nodad = family === 6 ? { ifaFlags: addressFlag.nodad } : {};
+  const [local, ifaPrefixlen] = [addressOf(cidr), prefixLengthOf(cidr)];
+  return { ifaIndex: ifindex, local, ifaPrefixlen, ifaScope: scope.link, ...nodad };
 }
 
-function buildPodSide(netnsPath: string, lease: Lease, ifindex: number): readonly PodRoute[] {
+/** No IPv6 address of the kernel's making on the host end: it saves duplicate detection and multicast reports per pod. */
+function quietIpv6(plan: PodLinkPlan): { readonly afSpec?: { readonly inet6: { readonly addrGenMode: number } } } {
+  return plan.ipv6 ? { afSpec: { inet6: { addrGenMode: addrGenMode.none } } } : {};
+}
+
+/** Runtimes make namespaces with IPv6 off; a pod that is given an IPv6 address has it on. */
+function switchIpv6On({ sysctlRoot }: DatapathSettings, netnsPath: string, ifname: string): void {
+  for (const link of ['lo', ifname]) {
+    const file = `${sysctlRoot}/net/ipv6/conf/${link}/disable_ipv6`;
+    if (readNetnsFile(netnsPath, file) !== '0') writeNetnsFile(netnsPath, file, '0');
+  }
+}
+
+function buildPodSide(
+  settings: DatapathSettings,
+  netnsPath: string,
+  lease: Lease,
+  ifindex: number,
+): readonly PodRoute[] {
+  const families = familiesOf(lease.addresses);
+  if (families.includes(6)) switchIpv6On(settings, netnsPath, lease.ifname);
   using socket = NetlinkSocket.open({ protocol: 'route', netnsPath, receiveBufferBytes: 128 << 10 });
   const { requests, routes } = planPodRoutes(socket, lease, ifindex);
   socket.batchOrThrow([
     setLink({ ifiIndex: loopbackIfindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
     setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
-    ...lease.addresses.map((address) => newAddress({ ifaIndex: ifindex, local: address, ifaPrefixlen: 32 })),
-    newNeighbour({ ndmIfindex: ifindex, dst: podGateway4, lladdr: hostMac }),
+    ...lease.addresses.map((address) => newAddress(podAddress(ifindex, address))),
+    ...families.map((family) => newNeighbour({ ndmIfindex: ifindex, dst: podGatewayOf(family), lladdr: hostMac })),
     ...requests,
   ]);
   return routes;
@@ -248,6 +281,11 @@ async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSign
     if (link[0]?.operstate === operstateUp) return;
     await sleep(1, undefined, { signal });
   }
+}
+
+function podAddress(ifindex: number, local: string): AddressRequest {
+  const nodad = familyOf(local) === 6 ? { ifaFlags: addressFlag.nodad } : {};
+  return { ifaIndex: ifindex, local, ifaPrefixlen: prefixLengthOf(local), ...nodad };
 }
 
 /** Takes back whatever of an attach was done. The deletion is awaited: the caller reports a clean failure. */

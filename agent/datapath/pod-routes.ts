@@ -6,22 +6,25 @@
 //   from 10.40.0.9 lookup 87003     answers, and programs that bind to the address
 //   oif net1       lookup 87003     programs that bind to the interface: ping -I net1
 //
+// Each family of the lease has its own. A pod that has a default route of either family has had its first link.
 // The kernel removes the routes with the link; the rules go by DEL, or with the namespace.
 import { addressFamily } from '#agent/netlink/ip-text.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
-import { dumpRoutes, newRoute, prefixOf, routeFlag, routeTable, routeTo } from '#agent/netlink/route.ts';
-import type { Route } from '#agent/netlink/route.ts';
+import { dumpRoutes, newRoute, prefixOf, routeFlag, routeTable, routeTo, routeType } from '#agent/netlink/route.ts';
+import type { Route, RouteRequest } from '#agent/netlink/route.ts';
 import { delRule, dumpRules, newRule } from '#agent/netlink/rule.ts';
-import type { RuleRequest } from '#agent/netlink/rule.ts';
+import type { Rule, RuleRequest } from '#agent/netlink/rule.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
-import { hostCidr } from './cidr.ts';
+import { familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
+import type { Family } from './cidr.ts';
 import type { LinkFault, PodRoute } from './datapath.ts';
-import { podGateway4 } from './identity.ts';
+import { podGatewayOf } from './identity.ts';
 
-const everywhere = '0.0.0.0/0';
+const everywhere = { 4: '0.0.0.0/0', 6: '::/0' } as const;
+const rtmFamilies = { 4: addressFamily.inet, 6: addressFamily.inet6 } as const;
 /** Before the main table's rule (32766), behind what others put first. */
 const rulePriority = 32_000;
 /** What runtimes call a pod's first interface: its DEL need not look for rules. */
@@ -33,12 +36,22 @@ export function ownTable(podIfindex: number): number {
 }
 
 function isDefault(route: Route, table: number): boolean {
-  return route.rtmDstLen === 0 && (route.table ?? route.rtmTable) === table;
+  return route.rtmDstLen === 0 && route.rtmType === routeType.unicast && (route.table ?? route.rtmTable) === table;
 }
 
 function rulesOf(lease: Pick<Lease, 'addresses' | 'ifname'>): readonly RuleRequest[] {
-  const common = { family: addressFamily.inet, priority: rulePriority };
-  return [...lease.addresses.map((src) => ({ ...common, srcLen: 32, src })), { ...common, oifname: lease.ifname }];
+  return familiesOf(lease.addresses).flatMap((family) => {
+    const common = { family: rtmFamilies[family], priority: rulePriority };
+    const own = lease.addresses.filter((address) => familyOf(address) === family);
+    return [
+      ...own.map((src) => ({ ...common, srcLen: prefixLengthOf(src), src })),
+      { ...common, oifname: lease.ifname },
+    ];
+  });
+}
+
+function gatewayRoute(family: Family, podIfindex: number): RouteRequest {
+  return { ...routeTo(everywhere[family]), gateway: podGatewayOf(family), oif: podIfindex };
 }
 
 /** What a link that is up gets, by what the pod has; and the routes among it, for the result. */
@@ -48,24 +61,28 @@ export function planPodRoutes(
   podIfindex: number,
 ): { readonly requests: readonly NetlinkRequest<unknown>[]; readonly routes: readonly PodRoute[] } {
   // Not asked by table: in a namespace that nothing was done in yet there is no main table, which the kernel calls ENOENT.
-  const hasDefault = socket
-    .dump(dumpRoutes({ rtmFamily: addressFamily.inet }))
-    .some((route) => isDefault(route, routeTable.main));
-  const standard = { ...routeTo(everywhere), gateway: podGateway4, oif: podIfindex };
+  const hasDefault = socket.dump(dumpRoutes()).some((route) => isDefault(route, routeTable.main));
+  const families = familiesOf(lease.addresses);
   if (!hasDefault) {
     return {
-      requests: [newRoute({ ...routeTo(hostCidr(podGateway4)), oif: podIfindex }), newRoute(standard)],
-      routes: [{ dst: everywhere, gateway: podGateway4 }],
+      requests: families.flatMap((family) => [
+        // A link-local gateway of IPv6 is on the link by itself.
+        ...(family === 4 ? [newRoute({ ...routeTo(hostCidr(podGatewayOf(4))), oif: podIfindex })] : []),
+        newRoute(gatewayRoute(family, podIfindex)),
+      ]),
+      routes: families.map((family) => ({ dst: everywhere[family], gateway: podGatewayOf(family) })),
     };
   }
   const table = ownTable(podIfindex);
-  const prefsrc = lease.addresses[0] ?? '';
   return {
     requests: [
-      newRoute({ ...standard, prefsrc, table, rtmFlags: routeFlag.onlink }),
+      ...families.map((family) => {
+        const prefsrc = lease.addresses.find((address) => familyOf(address) === family) ?? '';
+        return newRoute({ ...gatewayRoute(family, podIfindex), prefsrc, table, rtmFlags: routeFlag.onlink });
+      }),
       ...rulesOf(lease).map((rule) => newRule({ ...rule, table })),
     ],
-    routes: [{ dst: everywhere, gateway: podGateway4, table }],
+    routes: families.map((family) => ({ dst: everywhere[family], gateway: podGatewayOf(family), table })),
   };
 }
 
@@ -84,29 +101,40 @@ export function removePodRules(lease: Lease): void {
 
 /** What of the routes and rules is missing. A pod with another default route has this link's in its own table. */
 export function podRouteFaults(socket: NetlinkSocket, lease: Lease, podIfindex: number): readonly LinkFault[] {
-  const routes = socket.dump(dumpRoutes({ rtmFamily: addressFamily.inet }));
+  const routes = socket.dump(dumpRoutes());
   const inTable = (table: number): readonly Route[] => routes.filter((route) => isDefault(route, table));
   const table = ownTable(podIfindex);
   const elsewhere = inTable(routeTable.main).some(({ oif }) => oif !== podIfindex);
   const isFurther = elsewhere || inTable(table).length > 0;
-  const found = inTable(isFurther ? table : routeTable.main).some(
-    ({ oif, gateway }) => oif === podIfindex && gateway === podGateway4,
-  );
+  const defaults = inTable(isFurther ? table : routeTable.main);
   const faults: LinkFault[] = [];
-  if (!found) {
-    const where = isFurther ? ` in table ${table}` : '';
-    faults.push({ what: 'pod default route', expected: `via ${podGateway4}${where}`, actual: 'absent' });
+  for (const family of familiesOf(lease.addresses)) {
+    const via = podGatewayOf(family);
+    const found = defaults.some(
+      ({ rtmFamily, oif, gateway }) => rtmFamily === rtmFamilies[family] && oif === podIfindex && gateway === via,
+    );
+    if (found) continue;
+    const expected = `via ${via}${isFurther ? ` in table ${table}` : ''}`;
+    faults.push({ what: `pod default route${family === 6 ? ' of IPv6' : ''}`, expected, actual: 'absent' });
   }
-  if (!isFurther) {
-    const toGateway = routes.some((route) => prefixOf(route) === hostCidr(podGateway4) && route.oif === podIfindex);
-    if (!toGateway) faults.push({ what: `pod route ${hostCidr(podGateway4)}`, expected: 'present', actual: 'absent' });
-    return faults;
-  }
-  const rules = socket.dump(dumpRules(addressFamily.inet)).filter((rule) => rule.table === table);
-  for (const { src, oifname } of rulesOf(lease)) {
-    if (rules.some((rule) => (src === undefined ? rule.oifname === oifname : rule.src === src))) continue;
+  return [...faults, ...(isFurther ? ruleFaults(socket, lease, table) : gatewayFaults(routes, lease, podIfindex))];
+}
+
+function gatewayFaults(routes: readonly Route[], lease: Lease, podIfindex: number): readonly LinkFault[] {
+  if (!familiesOf(lease.addresses).includes(4)) return [];
+  const dst = hostCidr(podGatewayOf(4));
+  if (routes.some((route) => prefixOf(route) === dst && route.oif === podIfindex)) return [];
+  return [{ what: `pod route ${dst}`, expected: 'present', actual: 'absent' }];
+}
+
+function ruleFaults(socket: NetlinkSocket, lease: Lease, table: number): readonly LinkFault[] {
+  const found = familiesOf(lease.addresses).flatMap((family) =>
+    socket.dump(dumpRules(rtmFamilies[family])).filter((rule) => rule.table === table),
+  );
+  return rulesOf(lease).flatMap(({ family, src, oifname }) => {
+    const matches = (rule: Rule): boolean => (src === undefined ? rule.oifname === oifname : rule.src === src);
+    if (found.some((rule) => rule.family === family && matches(rule))) return [];
     const what = `pod rule ${src === undefined ? `oif ${oifname}` : `from ${src}`}`;
-    faults.push({ what, expected: `lookup ${table}`, actual: 'absent' });
-  }
-  return faults;
+    return [{ what, expected: `lookup ${table}`, actual: 'absent' }];
+  });
 }

@@ -1,6 +1,7 @@
 // Kernel notifications that mean "somebody changed what is ours": they ask for a round. Most notifications are echoes of
 // our own writes; an object that is gone from the desired state, or a link that is right again when looked at, is none.
 import type { WeftError } from '#agent/errors.ts';
+import type { Address } from '#agent/netlink/addr.ts';
 import { linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { NetlinkMonitor } from '#agent/netlink/monitor.ts';
@@ -73,7 +74,7 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
     case 'newLink':
       return linkReason(options, notification.link);
     case 'delAddress':
-      return addressReason(options, notification.address.ifaIndex, notification.address.local);
+      return addressReason(options, notification.address);
     case 'newAddress': {
       const text = notification.address.local ?? notification.address.address;
       return text === desired?.overlay?.local || options.reading()?.underlay === undefined
@@ -138,11 +139,12 @@ function linkReason(options: WatchOptions, link: Link): string | undefined {
   return link.mtu !== underlay.mtuBytes || isUp(link) !== underlay.up ? `underlay ${ifname} was changed` : undefined;
 }
 
-function addressReason(options: WatchOptions, ifindex: number, local: string | undefined): string | undefined {
+function addressReason(options: WatchOptions, { ifaIndex, local: own, address: prefix }: Address): string | undefined {
+  const local = own ?? prefix;
   const { desired, reading } = { desired: options.desired(), reading: options.reading() };
   if (local !== undefined && local === desired?.overlay?.local) return 'underlay address';
   const wanted = desired?.addresses.some(
-    (address) => address.cidr.startsWith(`${local}/`) && reading?.ifindexes.get(address.ifname) === ifindex,
+    (address) => address.cidr.startsWith(`${local}/`) && reading?.ifindexes.get(address.ifname) === ifaIndex,
   );
   return wanted ? `address ${local} was deleted` : undefined;
 }

@@ -7,20 +7,52 @@ import { hostIfnameOf } from '#agent/datapath/identity.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
+import type { Family } from '#agent/datapath/cidr.ts';
 import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 
-/** Blocks of the three hosts, and where their overlay address and pods begin. */
-const shares = [
-  { name: 'a', blocks: ['10.32.0.0/13'], overlay: '10.32.0.1', pods: '10.32.0' },
-  { name: 'b', blocks: ['10.40.0.0/14'], overlay: '10.40.0.1', pods: '10.40.0' },
-  { name: 'c', blocks: ['10.44.0.0/15', '10.46.0.0/16'], overlay: '10.44.0.1', pods: '10.44.0' },
-] as const;
+interface Share {
+  readonly name: string;
+  readonly blocks: readonly string[];
+  /** The host's overlay address, and what its pods' addresses begin with. */
+  readonly overlay: string;
+  readonly pods: string;
+}
+
+/** What the three hosts own of each family's pool. */
+const shares: Readonly<Record<Family, readonly Share[]>> = {
+  4: [
+    { name: 'a', blocks: ['10.32.0.0/13'], overlay: '10.32.0.1', pods: '10.32.0.' },
+    { name: 'b', blocks: ['10.40.0.0/14'], overlay: '10.40.0.1', pods: '10.40.0.' },
+    { name: 'c', blocks: ['10.44.0.0/15', '10.46.0.0/16'], overlay: '10.44.0.1', pods: '10.44.0.' },
+  ],
+  6: [
+    { name: 'a', blocks: ['fd42::/50'], overlay: 'fd42::1', pods: 'fd42::' },
+    { name: 'b', blocks: ['fd42:0:0:4000::/50'], overlay: 'fd42:0:0:4000::1', pods: 'fd42:0:0:4000::' },
+    {
+      name: 'c',
+      blocks: ['fd42:0:0:8000::/51', 'fd42:0:0:a000::/51'],
+      overlay: 'fd42:0:0:8000::1',
+      pods: 'fd42:0:0:8000::',
+    },
+  ],
+};
+
+/** Ranges of each family's pool, and what is never given out of them. */
+const pools = {
+  4: { range: '10.32.0.0/12', reserved: '10.47.0.0/16' },
+  6: { range: 'fd42::/48', reserved: 'fd42:0:0:f000::/52' },
+} as const;
 
 export const outsideAddress = '192.0.2.200';
+export const outsideAddress6 = '2001:db8:2::c8';
 const silent: DatapathLog = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
 export interface HostOptions {
+  /** Families of the pool; IPv4 unless told otherwise. */
+  readonly families?: readonly Family[];
+  /** Family of the addresses that VXLAN packets travel between; IPv4 unless told otherwise. */
+  readonly underlay?: Family;
   readonly settings?: Partial<DatapathSettings>;
   /** `name=value`, written into each host before its datapath starts. */
   readonly sysctls?: readonly string[];
@@ -49,8 +81,8 @@ export class LabHost {
     this.#lab = lab;
     this.index = index;
     this.netns = netns;
-    this.underlay = underlayOf(index);
-    this.overlay = shares[index]?.overlay ?? '';
+    this.underlay = underlayOf(index, lab.underlay);
+    this.overlay = shares[lab.families[0] ?? 4][index]?.overlay ?? '';
     this.#options = options;
   }
 
@@ -89,12 +121,26 @@ export class LabHost {
     return {
       ...key,
       generation: (BigInt(this.index + 1) * 0x1000n + BigInt(this.#podCount)).toString(16).padStart(16, '0'),
-      addresses: [`${shares[this.index]?.pods}.${this.#podCount + 9}`],
+      addresses: this.#lab.families.map((family) => this.#address(family)),
       owner: { network: 'weft', netnsPath: netns.path, netnsInode: BigInt(netnsInfo(netns.path).ino) },
       state: 'pending',
       sinceMs: 0,
       hostIfname: hostIfnameOf(defaultDatapathSettings.podLinkPrefix, key),
     };
+  }
+
+  #address(family: Family): string {
+    const number = this.#podCount + 9;
+    return `${shares[family][this.index]?.pods}${family === 4 ? number : number.toString(16)}`;
+  }
+
+  /** The host's own address of a family on the wire between the hosts. */
+  wireAddress(family: Family): string {
+    return underlayOf(this.index, family);
+  }
+
+  overlayOf(family: Family): string {
+    return shares[family][this.index]?.overlay ?? '';
   }
 
   /** A pod with its link, as ADD makes it. */
@@ -123,10 +169,14 @@ export class Lab implements AsyncDisposable {
   readonly #stack: AsyncDisposableStack;
   /** On the hosts' switch, outside the overlay, with no route to it. */
   readonly outside: TestNetns;
+  readonly families: readonly Family[];
+  readonly underlay: Family;
   viewPatch: (view: IpamView) => IpamView = (view) => view;
 
-  private constructor(stack: AsyncDisposableStack, outside: TestNetns) {
+  private constructor(stack: AsyncDisposableStack, outside: TestNetns, options: HostOptions) {
     this.#stack = stack;
+    this.families = options.families ?? [4];
+    this.underlay = options.underlay ?? 4;
     this.outside = outside;
   }
 
@@ -137,14 +187,17 @@ export class Lab implements AsyncDisposable {
     await wire.exec(['ip', 'link', 'add', 'br0', 'type', 'bridge']);
     await wire.exec(['ip', 'link', 'set', 'br0', 'up']);
     const outside = stack.use(await TestNetns.create('outside'));
-    await plug(wire, outside, 'out', outsideAddress);
-    const lab = new Lab(stack.move(), outside);
+    await plug(wire, outside, 'out', [outsideAddress, outsideAddress6]);
+    const lab = new Lab(stack.move(), outside, options);
+    const onIpv6 = lab.underlay === 6 || lab.families.includes(6);
     try {
       for (let index = 0; index < count; index++) {
         const netns = await lab.own(await TestNetns.create('host'));
-        await plug(wire, netns, `port${index}`, underlayOf(index));
+        const addresses = [underlayOf(index, 4), ...(onIpv6 ? [underlayOf(index, 6)] : [])];
+        await plug(wire, netns, `port${index}`, addresses);
         for (const sysctl of options.sysctls ?? []) await netns.exec(['sysctl', '-qw', sysctl]);
         await netns.exec(['ip', 'route', 'add', 'default', 'via', outsideAddress]);
+        if (onIpv6) await netns.exec(['ip', 'route', 'add', 'default', 'via', outsideAddress6]);
         lab.hosts.push(new LabHost(lab, index, netns, options));
       }
       for (const host of lab.hosts) await host.start();
@@ -166,19 +219,20 @@ export class Lab implements AsyncDisposable {
   }
 
   viewOf(self: number): IpamView {
-    const peers = shares.slice(0, this.hosts.length).map((share, index): PeerView => ({
-      name: `${share.name}.0123abcd`,
-      nodeName: share.name,
+    const owned = (index: number): readonly Share[] => this.families.flatMap((family) => shares[family][index] ?? []);
+    const peers = this.hosts.map((host, index): PeerView => ({
+      name: `${shares[4][index]?.name}.0123abcd`,
+      nodeName: shares[4][index]?.name ?? '',
       self: index === self,
-      underlayAddress: underlayOf(index),
-      overlayAddresses: [share.overlay],
-      blocks: share.blocks,
+      underlayAddress: host.underlay,
+      overlayAddresses: owned(index).map(({ overlay }) => overlay),
+      blocks: owned(index).flatMap(({ blocks }) => blocks),
     }));
     return this.viewPatch({
-      ranges: ['10.32.0.0/12'],
-      reserved: ['10.47.0.0/16'],
+      ranges: this.families.map((family) => pools[family].range),
+      reserved: this.families.map((family) => pools[family].reserved),
       peers,
-      overlayAddresses: [shares[self]?.overlay ?? ''],
+      overlayAddresses: owned(self).map(({ overlay }) => overlay),
       freeAddresses: 1000,
       leasedAddresses: 0,
       restingAddresses: 0,
@@ -194,15 +248,18 @@ export class Lab implements AsyncDisposable {
   }
 }
 
-function underlayOf(index: number): string {
-  return `192.0.2.${index + 1}`;
+function underlayOf(index: number, family: Family): string {
+  return family === 4 ? `192.0.2.${index + 1}` : `2001:db8:2::${index + 1}`;
 }
 
-async function plug(wire: TestNetns, netns: TestNetns, port: string, address: string): Promise<void> {
+async function plug(wire: TestNetns, netns: TestNetns, port: string, addresses: readonly string[]): Promise<void> {
   await wire.exec(['ip', 'link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', netns.path]);
   await wire.exec(['ip', 'link', 'set', port, 'master', 'br0', 'up']);
-  await netns.exec(['ip', 'address', 'add', `${address}/24`, 'dev', 'eth0']);
-  // No address that appears by itself while snapshots are compared.
+  for (const address of addresses) {
+    const [length, nodad] = address.includes(':') ? ['64', ['nodad']] : ['24', []];
+    await netns.exec(['ip', 'address', 'add', `${address}/${length}`, 'dev', 'eth0', ...nodad]);
+  }
+  // No address that appears by itself while snapshots are compared; for IPv6's neighbour discovery the others do.
   await netns.exec(['ip', 'link', 'set', 'eth0', 'addrgenmode', 'none', 'up']);
 }
 

@@ -95,7 +95,15 @@ function withPods(state: ActualState, world: World): ActualState {
   const present = new Set(state.podLinks.map(({ ifname }) => ifname));
   const fresh = leasesOf(world)
     .filter(({ hostIfname }) => !present.has(hostIfname))
-    .map(({ hostIfname }) => ({ ifname: hostIfname, alias: '', mac: '', mtuBytes: 1450, up: false, doomed: false }));
+    .map(({ hostIfname }) => ({
+      ifname: hostIfname,
+      alias: '',
+      mac: '',
+      mtuBytes: 1450,
+      up: false,
+      doomed: false,
+      ignoresAdvertisements: false,
+    }));
   return { ...state, podLinks: [...state.podLinks, ...fresh] };
 }
 

@@ -1,6 +1,7 @@
 // A kernel of values: applies operations as the real one would, as far as planning can see, so that properties of diff can
 // be tested without root. Like the kernel it takes routes away with their nexthop, link or source address.
-import { noElements } from '#agent/datapath/objects.ts';
+import { familyOf, hostCidr } from '#agent/datapath/cidr.ts';
+import { noElements, plainMetric } from '#agent/datapath/objects.ts';
 import type {
   ActualRoute,
   ActualRouteTarget,
@@ -50,6 +51,13 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
             : link,
         ),
       };
+    case 'setSysctl':
+      return {
+        ...state,
+        podLinks: state.podLinks.map((link) =>
+          operation.name === `net/ipv6/conf/${link.ifname}/accept_ra` ? { ...link, ignoresAdvertisements: true } : link,
+        ),
+      };
     case 'doomPodLink':
       return withoutLink(
         { ...state, podLinks: state.podLinks.filter(({ ifname }) => ifname !== operation.ifname) },
@@ -63,7 +71,11 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
       return {
         ...state,
         addresses: state.addresses.filter((address) => address.ifname !== ifname || address.cidr !== cidr),
-        routes: state.routes.filter(({ target }) => !('prefsrc' in target) || target.prefsrc !== source),
+        routes: state.routes.flatMap((route) => {
+          if (!('prefsrc' in route.target) || route.target.prefsrc !== source) return [route];
+          // IPv6 keeps the route and forgets the source (rt6_remove_prefsrc).
+          return source?.includes(':') ? [{ ...route, target: { ...route.target, prefsrc: undefined } }] : [];
+        }),
       };
     }
     case 'putFdb':
@@ -138,7 +150,8 @@ function targetOf(state: ActualState, route: Route, nexthopId: number | undefine
   const { target } = route;
   if (target.kind === 'unreachable') return { kind: 'unreachable' };
   const { prefsrc } = target;
-  if (!state.addresses.some(({ cidr }) => cidr === `${prefsrc}/32`)) throw new Error(`EINVAL: source ${prefsrc}`);
+  const known = state.addresses.some(({ cidr }) => prefsrc !== undefined && cidr === hostCidr(prefsrc));
+  if (prefsrc !== undefined && !known) throw new Error(`EINVAL: source ${prefsrc}`);
   if (target.kind === 'pod') {
     if (!state.podLinks.some(({ ifname }) => ifname === target.ifname)) throw new Error(`ENODEV: ${target.ifname}`);
     return { kind: 'link', ifname: target.ifname, prefsrc };
@@ -153,7 +166,9 @@ function sameKey(left: ActualRoute, right: ActualRoute): boolean {
 
 /** The VTEP MAC that packets to a block are sent to. */
 export function macTo(state: ActualState, dst: string): string | undefined {
-  const route = state.routes.find((candidate) => candidate.dst === dst && candidate.metric === 0);
+  const route = state.routes.find(
+    (candidate) => candidate.dst === dst && candidate.metric === plainMetric[familyOf(dst)],
+  );
   if (!state.overlay?.up || route?.target.kind !== 'nexthop') return undefined;
   const { id } = route.target;
   const gateway = state.nexthops.find((nexthop) => nexthop.id === id)?.gateway;
@@ -164,5 +179,6 @@ export function macTo(state: ActualState, dst: string): string | undefined {
 export function wayTo(state: ActualState, dst: string): string | undefined {
   const mac = macTo(state, dst);
   const remote = state.fdb.find((entry) => entry.mac === mac)?.underlayAddress;
-  return remote !== undefined && state.firewall.elements.peers4.has(remote) ? remote : undefined;
+  const { peers4, peers6 } = state.firewall.elements;
+  return remote !== undefined && (peers4.has(remote) || peers6.has(remote)) ? remote : undefined;
 }
