@@ -187,13 +187,13 @@ export class Lab implements AsyncDisposable {
     await wire.exec(['ip', 'link', 'add', 'br0', 'type', 'bridge']);
     await wire.exec(['ip', 'link', 'set', 'br0', 'up']);
     const outside = stack.use(await TestNetns.create('outside'));
-    await plug(wire, outside, 'out', [outsideAddress, outsideAddress6]);
+    await plug(wire, outside, 'out', [outsideAddress, outsideAddress6, 'fe80::c8']);
     const lab = new Lab(stack.move(), outside, options);
     const onIpv6 = lab.underlay === 6 || lab.families.includes(6);
     try {
       for (let index = 0; index < count; index++) {
         const netns = await lab.own(await TestNetns.create('host'));
-        const addresses = [underlayOf(index, 4), ...(onIpv6 ? [underlayOf(index, 6)] : [])];
+        const addresses = [underlayOf(index, 4), ...(onIpv6 ? [underlayOf(index, 6), `fe80::${index + 1}`] : [])];
         await plug(wire, netns, `port${index}`, addresses);
         for (const sysctl of options.sysctls ?? []) await netns.exec(['sysctl', '-qw', sysctl]);
         await netns.exec(['ip', 'route', 'add', 'default', 'via', outsideAddress]);
@@ -259,7 +259,7 @@ async function plug(wire: TestNetns, netns: TestNetns, port: string, addresses: 
     const [length, nodad] = address.includes(':') ? ['64', ['nodad']] : ['24', []];
     await netns.exec(['ip', 'address', 'add', `${address}/${length}`, 'dev', 'eth0', ...nodad]);
   }
-  // No address that appears by itself while snapshots are compared; for IPv6's neighbour discovery the others do.
+  // No address that appears by itself while snapshots are compared.
   await netns.exec(['ip', 'link', 'set', 'eth0', 'addrgenmode', 'none', 'up']);
 }
 

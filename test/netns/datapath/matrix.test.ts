@@ -22,6 +22,8 @@ interface Flow {
 const modes: readonly (readonly [string, HostOptions])[] = [
   ['routed pods, VXLAN over IPv4', { families: [4, 6], underlay: 4 }],
   ['routed pods, VXLAN over IPv6', { families: [4, 6], underlay: 6 }],
+  ['routed pods, direct over IPv4', { families: [4, 6], settings: { overlayMode: 'direct' } }],
+  ['routed pods, direct over IPv6', { families: [4, 6], underlay: 6, settings: { overlayMode: 'direct' } }],
   ['routed IPv6 pods alone, VXLAN over IPv4', { families: [6], underlay: 4 }],
 ];
 
