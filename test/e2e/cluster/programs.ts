@@ -11,6 +11,7 @@ export const kubernetesVersion = '1.37.2';
 const containerdVersion = '2.4.2';
 const corednsVersion = '1.15.0';
 const pluginsVersion = '1.9.1';
+const helmVersion = '4.3.1';
 const goVersion = '1.26.0';
 
 const kubernetesFlags: string = [
@@ -27,10 +28,12 @@ const kubernetesFlags: string = [
 interface Program {
   /** File name in the cache. */
   readonly name: string;
-  readonly module: 'kubernetes' | 'containerd' | 'coredns' | 'plugins' | 'pause';
+  readonly module: 'kubernetes' | 'containerd' | 'coredns' | 'plugins' | 'pause' | 'helm';
   readonly package: string;
   readonly ldflags: string;
   readonly tags?: string;
+  /** A test binary: `go test -c`. */
+  readonly test?: true;
 }
 
 const kubernetesProgram = (name: string, path = `cmd/${name}`): Program => ({
@@ -66,6 +69,17 @@ const programs: readonly Program[] = [
   { name: 'pause', module: 'pause', package: '.', ldflags: '-s -w' },
 ];
 
+export type ExtraSet = 'conformance' | 'helm';
+
+/** What only some runs need, each set in a cache of its own: upstream's e2e suite, Helm. */
+const extras: Readonly<Record<ExtraSet, readonly Program[]>> = {
+  conformance: [
+    { ...kubernetesProgram('e2e.test', 'test/e2e'), test: true },
+    { name: 'ginkgo', module: 'kubernetes', package: 'github.com/onsi/ginkgo/v2/ginkgo', ldflags: '-s -w' },
+  ],
+  helm: [{ name: 'helm', module: 'helm', package: 'helm.sh/helm/v4/cmd/helm', ldflags: '-s -w' }],
+};
+
 const sources = new URL('./go/', import.meta.url).pathname;
 
 /** Where caches live: `$WEFT_CACHE`, else `/var/cache/weft`. */
@@ -73,10 +87,14 @@ export function cacheDirectory(): string {
   return process.env['WEFT_CACHE'] ?? '/var/cache/weft';
 }
 
-function recipeDigest(): string {
+function digestOf(recipe: unknown): string {
+  return createHash('sha256').update(JSON.stringify(recipe)).digest('hex').slice(0, 8);
+}
+
+function clusterCache(): string {
   const own = ['coredns.go', 'pause.go'].map((name) => readFileSync(join(sources, name), 'utf8'));
-  const recipe = JSON.stringify([programs, goVersion, containerdVersion, corednsVersion, pluginsVersion, own]);
-  return createHash('sha256').update(recipe).digest('hex').slice(0, 8);
+  const digest = digestOf([programs, goVersion, containerdVersion, corednsVersion, pluginsVersion, own]);
+  return join(cacheDirectory(), `cluster-${kubernetesVersion}-${digest}`);
 }
 
 async function exists(path: string): Promise<boolean> {
@@ -91,20 +109,34 @@ async function exists(path: string): Promise<boolean> {
  * Two at once: the second waits. Throws in plain words when Go is missing.
  */
 export async function ensurePrograms(say: (line: string) => void): Promise<string> {
-  const cache = join(cacheDirectory(), `cluster-${kubernetesVersion}-${recipeDigest()}`);
+  return await ensure(programs, clusterCache(), 'cluster programs', say);
+}
+
+/** The same for a further set of programs. */
+export async function ensureExtra(set: ExtraSet, say: (line: string) => void): Promise<string> {
+  const digest = digestOf([extras[set], goVersion, helmVersion, kubernetesVersion]);
+  return await ensure(extras[set], join(cacheDirectory(), `${set}-${digest}`), `programs for ${set}`, say);
+}
+
+async function ensure(
+  wanted: readonly Program[],
+  cache: string,
+  what: string,
+  say: (line: string) => void,
+): Promise<string> {
   const bin = join(cache, 'bin');
   const stamp = join(cache, 'complete');
   if (await exists(stamp)) return bin;
-  await using _lock = await lockFile(join(cache, 'lock'), () => {
-    say('another run is building the cluster programs, waiting for it');
-  });
+  await using _lock = await lockFile(join(cache, 'lock'), () =>
+    say(`another run is building the ${what}, waiting for it`),
+  );
   if (await exists(stamp)) return bin;
   await requireGo();
   // What a killed build left half written is no object file, and the linker would refuse to replace it.
   await rm(join(cache, 'unfinished'), { recursive: true, force: true });
   const missing: Program[] = [];
-  for (const program of programs) if (!(await exists(join(bin, program.name)))) missing.push(program);
-  say(`building ${missing.length} cluster programs into ${bin} (once per machine, about ten minutes on two cores)`);
+  for (const program of wanted) if (!(await exists(join(bin, program.name)))) missing.push(program);
+  say(`building ${missing.length} ${what} into ${bin} (once per machine, minutes on two cores)`);
   for (const [index, program] of missing.entries())
     await build(program, cache, bin, `${index + 1}/${missing.length}`, say);
   await writeFile(stamp, `${new Date().toISOString()}\n`);
@@ -133,8 +165,9 @@ async function build(
   const target = join(bin, program.name);
   for (const path of [unfinished, target]) await mkdir(join(path, '..'), { recursive: true });
   const tags = program.tags === undefined ? [] : ['-tags', program.tags];
+  const verb = program.test === true ? ['test', '-c'] : ['build'];
   await run(
-    ['nice', 'go', 'build', '-mod=mod', ...tags, '-ldflags', program.ldflags, '-o', unfinished, program.package],
+    ['nice', 'go', ...verb, '-mod=mod', ...tags, '-ldflags', program.ldflags, '-o', unfinished, program.package],
     { cwd: directory, env: goEnvironment },
   );
   await rename(unfinished, target);
@@ -161,18 +194,13 @@ async function prepareModule(program: Program, cache: string): Promise<string> {
       await writeFile(join(preparing, 'doc.go'), 'package kubernetes\n');
       break;
     case 'containerd':
-      await writeFile(
-        join(preparing, 'go.mod'),
-        `${header}require github.com/containerd/containerd/v2 v${containerdVersion}\n`,
-      );
-      await writeFile(join(preparing, 'doc.go'), 'package containerd\n');
+      await requireOnly(preparing, header, `github.com/containerd/containerd/v2 v${containerdVersion}`);
       break;
     case 'plugins':
-      await writeFile(
-        join(preparing, 'go.mod'),
-        `${header}require github.com/containernetworking/plugins v${pluginsVersion}\n`,
-      );
-      await writeFile(join(preparing, 'doc.go'), 'package plugins\n');
+      await requireOnly(preparing, header, `github.com/containernetworking/plugins v${pluginsVersion}`);
+      break;
+    case 'helm':
+      await requireOnly(preparing, header, `helm.sh/helm/v4 v${helmVersion}`);
       break;
     case 'coredns':
       await writeFile(join(preparing, 'go.mod'), `${header}require github.com/coredns/coredns v${corednsVersion}\n`);
@@ -185,6 +213,12 @@ async function prepareModule(program: Program, cache: string): Promise<string> {
   }
   await rename(preparing, directory);
   return directory;
+}
+
+/** A module of no code of its own. */
+async function requireOnly(directory: string, header: string, requirement: string): Promise<void> {
+  await writeFile(join(directory, 'go.mod'), `${header}require ${requirement}\n`);
+  await writeFile(join(directory, 'doc.go'), 'package programs\n');
 }
 
 async function kubernetesRequirements(): Promise<string> {

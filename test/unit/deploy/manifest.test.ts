@@ -1,15 +1,23 @@
-// deploy/weft.yaml is what deploy/base says, with the image's name put in, and nothing of another release.
+// What is generated under deploy/ is what its sources say, and names nothing of another release, nor a metric that is not there.
 import { readFile } from 'node:fs/promises';
 
+import { loadAllYaml } from '@kubernetes/client-node';
 import { describe, expect, test } from 'vitest';
 
-import { defaultImage, manifestPath, renderManifest } from '../../../deploy/generate.ts';
+import { dashboardQueries } from '../../../deploy/dashboard.ts';
+import { defaultImage, generatedFiles, renderManifest } from '../../../deploy/generate.ts';
+
+const deploy = new URL('../../../deploy/', import.meta.url);
+const read = (path: string): Promise<string> => readFile(new URL(path, deploy), 'utf8');
+
+test.for(Object.entries(await generatedFiles()))(
+  'deploy/%s is up to date (node deploy/generate.ts writes it)',
+  async ([path, text]) => {
+    expect(await read(path)).toBe(text);
+  },
+);
 
 describe('deploy/weft.yaml', () => {
-  test('is up to date (node deploy/generate.ts writes it)', async () => {
-    expect(await readFile(manifestPath, 'utf8')).toBe(await renderManifest());
-  });
-
   test('names one image, the one asked for', async () => {
     const images = (text: string): readonly string[] =>
       [...text.matchAll(/^\s+image: (\S+)$/gm)].map((match) => match[1] ?? '');
@@ -26,6 +34,36 @@ describe('deploy/weft.yaml', () => {
     expect(kinds).toContain('CustomResourceDefinition');
     expect(kinds).not.toContain('Universe');
     expect(kinds.indexOf('ServiceAccount')).toBeLessThan(kinds.indexOf('DaemonSet'));
+    expect(kinds.indexOf('ValidatingAdmissionPolicyBinding')).toBeLessThan(kinds.indexOf('DaemonSet'));
     expect(kinds.indexOf('ConfigMap')).toBeLessThan(kinds.indexOf('DaemonSet'));
   });
+
+  test('has a binding that denies for each admission policy', async () => {
+    const objects = loadAllYaml(await read('base/admission.yaml')) as readonly {
+      readonly kind: string;
+      readonly metadata: { readonly name: string };
+      readonly spec: { readonly policyName?: string; readonly validationActions?: readonly string[] };
+    }[];
+    const policies = objects.filter(({ kind }) => kind === 'ValidatingAdmissionPolicy');
+    const bound = objects.filter(({ spec }) => spec.validationActions?.join() === 'Deny');
+    expect(policies.length).toBeGreaterThan(5);
+    expect(bound.map(({ spec }) => spec.policyName)).toEqual(policies.map(({ metadata }) => metadata.name));
+  });
+});
+
+test('kustomize, the chart and the static file name the same image', async () => {
+  const [newName = '', newTag = ''] = defaultImage.split(':');
+  const kustomization = await read('base/kustomization.yaml');
+  expect(kustomization).toContain(`newName: ${newName}\n    newTag: ${newTag}\n`);
+  expect(await read('helm/Chart.yaml')).toContain(`appVersion: ${newTag}\n`);
+});
+
+test('the dashboard and the alerts ask only for metrics that there are', async () => {
+  const rules = await read('monitoring/prometheusrule.yaml');
+  const queries = [...dashboardQueries, ...[...rules.matchAll(/^ +expr: (.+)$/gm)].map((match) => match[1] ?? '')];
+  expect(queries.length).toBeGreaterThan(15);
+  const known = await readFile(new URL('../docs/metrics.md', deploy), 'utf8');
+  const asked = queries.flatMap((query) => query.match(/\b(?:weft|process)_[a-z_]+/g) ?? []);
+  const missing = asked.filter((name) => !known.includes(`\`${name.replace(/_bucket$/, '')}\``));
+  expect(missing).toEqual([]);
 });

@@ -1,0 +1,73 @@
+// The plugin as a shell runs it, with a kubectl that writes down what it was asked.
+import { execFile } from 'node:child_process';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+
+import { afterEach, beforeEach, expect, test } from 'vitest';
+
+const plugin = new URL('../../../deploy/kubectl-weft', import.meta.url).pathname;
+const fake = `#!/bin/sh
+echo "$*" >>"$(dirname "$0")/asked"
+case "$*" in
+  *custom-columns*) cat "$(dirname "$0")/agents" ;;
+  *'exec weft-b'*) echo 'said by b'; exit 3 ;;
+  *exec*) echo 'said by a' ;;
+esac
+`;
+
+let directory: string;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'weft-plugin-'));
+  await writeFile(join(directory, 'kubectl'), fake);
+  await chmod(join(directory, 'kubectl'), 0o755);
+  await agents('b weft weft-b Running', 'a weft weft-a Running', 'c weft weft-c Pending');
+});
+afterEach(async () => {
+  await rm(directory, { recursive: true });
+});
+
+async function agents(...lines: readonly string[]): Promise<void> {
+  await writeFile(join(directory, 'agents'), lines.map((line) => `${line}\n`).join(''));
+}
+
+async function run(
+  ...args: readonly string[]
+): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
+  const env = { PATH: `${directory}:${process.env['PATH']}` };
+  return await promisify(execFile)('sh', [plugin, ...args], { env }).then(
+    ({ stdout, stderr }) => ({ code: 0, out: stdout, err: stderr }),
+    (error: { readonly code: number; readonly stdout: string; readonly stderr: string }) => ({
+      code: error.code,
+      out: error.stdout,
+      err: error.stderr,
+    }),
+  );
+}
+
+const asked = async (): Promise<string> => await readFile(join(directory, 'asked'), 'utf8');
+
+test('asks the agent of one node, and hands options on', async () => {
+  expect(await run('status', 'a', '--json')).toEqual({ code: 0, out: 'said by a\n', err: '' });
+  expect(await asked()).toContain('--namespace weft exec weft-a --container agent -- weft status --json\n');
+});
+
+test('asks every node in order, says which it could not ask, and fails then', async () => {
+  const { code, out, err } = await run('ipam');
+  expect(code).toBe(1);
+  expect(out).toBe('== a\nsaid by a\n\n== b\nsaid by b\n\n== c\n');
+  expect(err).toBe('kubectl weft: the agent of c is Pending: kubectl -n weft describe pod weft-c\n');
+});
+
+test('names a node that has no agent, a cluster that has none, and a command that it does not know', async () => {
+  expect(await run('status', 'd')).toMatchObject({ code: 1, err: expect.stringContaining("no agent on node 'd'") });
+  await agents();
+  expect(await run('peers')).toMatchObject({ code: 1, err: expect.stringContaining('is Weft installed?') });
+  expect(await run('frobnicate')).toMatchObject({
+    code: 2,
+    err: expect.stringContaining("unknown command 'frobnicate'"),
+  });
+  expect(await run()).toMatchObject({ code: 0, out: expect.stringContaining('Usage: kubectl weft') });
+});
