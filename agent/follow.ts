@@ -4,6 +4,7 @@
 import { writeConflist } from '#agent/cni/conflist.ts';
 import { canServe } from '#agent/cni/status.ts';
 import type { Config } from '#agent/config.ts';
+import type { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import type { Datapath } from '#agent/datapath/datapath.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { reportReady } from '#agent/engines.ts';
@@ -16,6 +17,7 @@ import { underlayOf, withUnderlay } from '#agent/underlay.ts';
 export interface Followed {
   readonly ipam: RunningIpam;
   readonly datapath: Datapath;
+  readonly bridged: BridgedAddresses;
   readonly discovery: Discovery;
   /** Underlay address that the settings name; ''. */
   readonly underlay: string;
@@ -25,7 +27,11 @@ export interface Followed {
 const earlyMs = 500;
 
 /** Begins to follow. Returns how to stop. */
-export function follow(config: Config, log: Logger, { ipam, datapath, discovery, underlay }: Followed): () => void {
+export function follow(
+  config: Config,
+  log: Logger,
+  { ipam, datapath, bridged, discovery, underlay }: Followed,
+): () => void {
   const ending = new AbortController();
   const announce = announcer(config, log, { ipam, datapath }, ending.signal);
   let handled = '';
@@ -38,6 +44,7 @@ export function follow(config: Config, log: Logger, { ipam, datapath, discovery,
       handled = wanted;
       await datapath.reconcile(view, linkedHere(ipam.leases()));
     }
+    bridged.sync(ipam.leases());
     await announce();
   };
   const onChange = (): void => {

@@ -14,6 +14,7 @@ import { startCniServer } from '#agent/cni/server.ts';
 import type { CniServer } from '#agent/cni/server.ts';
 import { loadConfig } from '#agent/config.ts';
 import type { Config } from '#agent/config.ts';
+import { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
 import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
@@ -142,11 +143,12 @@ async function start(given: Start): Promise<void> {
   parts.ipam = ipam;
   stack.defer(() => ipam.close());
   await undoPendingLeases(ipam, datapath, log);
+  const bridged = stack.use(new BridgedAddresses(datapathSettings(config, parts.underlay)));
   const begin = async (): Promise<void> => {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
-    stack.defer(follow(config, log, { ipam, datapath, discovery, underlay: parts.underlay }));
+    stack.defer(follow(config, log, { ipam, datapath, bridged, discovery, underlay: parts.underlay }));
   };
-  const served = { ipam, datapath, ...(lost ? {} : { beforeServing: begin }) };
+  const served = { ipam, datapath, bridged, ...(lost ? {} : { beforeServing: begin }) };
   const cni = await openCni(config, step('cni'), served, metrics);
   stack.defer(() => cni.close());
   if (lost) {
@@ -197,6 +199,7 @@ function openCni(
   parts: {
     readonly ipam: RunningIpam;
     readonly datapath: KernelDatapath;
+    readonly bridged: BridgedAddresses;
     readonly beforeServing?: () => Promise<void>;
   },
   metrics: Metrics,

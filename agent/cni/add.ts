@@ -26,13 +26,14 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
   const { ipam, datapath } = parts;
   const netnsInode = podNetns(call.netnsPath, parts);
   await clearReplaced(call, netnsInode, parts);
-  const { linkedBy, routes } = call.netConf.ipam;
+  const { linkedBy, onBridge, routes } = call.netConf.ipam;
   const owner = {
     ...call.pod,
     network: call.netConf.name,
     netnsPath: call.netnsPath,
     netnsInode,
     ...(linkedBy === undefined ? {} : { linkedBy }),
+    ...(onBridge === undefined ? {} : { onBridge }),
   };
   const { link: wanted, ipRanges } = call.netConf.wish;
   if (ipRanges.length > 0 && call.delegate === undefined)
@@ -44,6 +45,7 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
     signal.throwIfAborted();
     if (linkedBy !== undefined) {
       const result = buildAddressResult(lease, ipam.view(), routes, call.netConf.dns);
+      if (onBridge !== undefined) parts.bridged?.sync(ipam.leases());
       ipam.activate(lease);
       return result;
     }

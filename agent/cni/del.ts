@@ -18,7 +18,7 @@ export interface DelOptions {
  */
 export async function del(
   key: AttachmentKey,
-  parts: Pick<CniParts, 'ipam' | 'datapath'>,
+  parts: Pick<CniParts, 'ipam' | 'datapath' | 'bridged'>,
   { applies = () => true, delegate }: DelOptions = {},
 ): Promise<Lease | undefined> {
   const lease = parts.ipam.find(key);
@@ -32,7 +32,9 @@ export async function del(
   if (lease.delegate !== undefined) {
     await delegateDel(delegate?.type === lease.delegate.type ? delegate : lease.delegate);
   }
-  return parts.ipam.release(key, lease.generation);
+  const released = parts.ipam.release(key, lease.generation);
+  if (lease.owner.onBridge !== undefined) parts.bridged?.sync(parts.ipam.leases());
+  return released;
 }
 
 /** Not cut short when the caller goes away: the runtime would only ask again. */

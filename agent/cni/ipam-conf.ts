@@ -20,6 +20,8 @@ export interface ConfRoute {
 export interface IpamConf {
   /** The plugin whose links Weft gives addresses to; undefined: Weft makes the link. */
   readonly linkedBy: string | undefined;
+  /** The bridge that the reference plugin `bridge` makes the link a port of. */
+  readonly onBridge: string | undefined;
   /** The plugin that gives the addresses; undefined: Weft does. */
   readonly delegate: string | undefined;
   /** `ipam.routes`: put into the result as they are, when Weft only gives the address. */
@@ -40,18 +42,28 @@ export function parseIpamConf(json: JsonObject, strict: boolean): IpamConf {
   const linkedBy = type === ownType && typeof plugin === 'string' && plugin !== ownType ? plugin : undefined;
   if (type !== '' && type !== ownType) {
     if (strict && type === 'dhcp') refuseDhcp();
-    return { linkedBy: undefined, delegate: type, routes: [] };
+    return { ...own(undefined), delegate: type };
   }
   const known = linkedBy === undefined ? ['type'] : ['type', 'routes'];
   const unknown = Object.keys(given).find((key) => !known.includes(key));
   if (strict && unknown !== undefined) {
     throw unsupported(quote(`ipam.${unknown}`), `ipam.${unknown}`);
   }
-  return { ...own(linkedBy), routes: strict && linkedBy !== undefined ? parseRoutes(given['routes'] ?? []) : [] };
+  const onBridge = linkedBy === 'bridge' ? bridgeOf(json['bridge']) : undefined;
+  return {
+    ...own(linkedBy),
+    onBridge,
+    routes: strict && linkedBy !== undefined ? parseRoutes(given['routes'] ?? []) : [],
+  };
 }
 
 function own(linkedBy: string | undefined): IpamConf {
-  return { linkedBy, delegate: undefined, routes: [] };
+  return { linkedBy, onBridge: undefined, delegate: undefined, routes: [] };
+}
+
+/** `bridge` as that plugin understands it. */
+function bridgeOf(value: unknown): string {
+  return typeof value === 'string' && /^[^\s/:]{1,15}$/.test(value) && !value.startsWith('.') ? value : 'cni0';
 }
 
 /** Its daemon asks through the pod's own link, which must stand in the wire's Ethernet segment before it has an address. */

@@ -23,6 +23,8 @@ export type { Dns } from './json.ts';
 
 /** What CHECK needs of the previous result, whatever its version. */
 export interface PrevResult {
+  /** As given, for the result of a plugin that is not the first of its list. */
+  readonly json: JsonObject;
   readonly interfaces: readonly { readonly name: string; readonly sandbox: string }[];
   /** Addresses with prefix length as given; `interface` is an index into `interfaces`. */
   readonly ips: readonly { readonly address: string; readonly interface: number | undefined }[];
@@ -155,7 +157,7 @@ function parsePrevResult(value: unknown, version: CniVersion, strict: boolean): 
     address: string(item['address'], 'prevResult.ips.address'),
     interface: typeof item['interface'] === 'number' ? item['interface'] : undefined,
   }));
-  return { interfaces, ips };
+  return { json: value, interfaces, ips };
 }
 
 /** The union of both keys: what either calls valid must live. `null` is how libcni writes an empty list. */

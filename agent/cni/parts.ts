@@ -2,6 +2,7 @@
 
 import type { Logger } from 'pino';
 
+import type { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import type { Datapath } from '#agent/datapath/datapath.ts';
 import type { Ipam } from '#agent/runtime/ipam.ts';
 import type { PortClaims } from './port-mappings.ts';
@@ -25,6 +26,8 @@ export interface CniParts {
   readonly datapath: Datapath;
   readonly inspectNetns: NetnsInspector;
   readonly log: CniLog;
+  /** Host routes to addresses on bridges of the reference plugin; absent: none are kept. */
+  readonly bridged?: Pick<BridgedAddresses, 'sync'>;
 }
 
 /** What an ADD works with: the parts, and what the calls of one server share. */

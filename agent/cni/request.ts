@@ -125,10 +125,14 @@ export function parseCall(request: ShimRequest): CniCall {
   if (verb === 'DEL') return { verb, key, ...given };
   const netnsPath = parseNetnsPath(env['CNI_NETNS'] ?? '');
   if (verb === 'ADD') {
-    if (netConf.prevResult !== undefined && netConf.ipam.linkedBy === undefined) {
-      throw new WeftError('invalidConfig', 'weft must be the first plugin of its list, but got a prevResult', {
-        details: 'prevResult',
-      });
+    if (netConf.prevResult !== undefined && !atLeast(netConf.cniVersion, '0.3.0')) {
+      throw new WeftError(
+        'invalidConfig',
+        `there are no lists of plugins in CNI ${netConf.cniVersion}, but a prevResult`,
+        {
+          details: 'prevResult',
+        },
+      );
     }
     const args = parseArgs(env['CNI_ARGS'] ?? '');
     const wish = withCniArgs(netConf.wish, args.get('IP'), args.get('MAC'));

@@ -9,7 +9,7 @@ import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 import { containsAddress, parseCidr } from '#ipam-peer/cidr.ts';
 import { parseAddress } from '#ipam-peer/address.ts';
 import type { ConfRoute } from './ipam-conf.ts';
-import type { Dns } from './netconf.ts';
+import { type Dns, isObject, type JsonObject } from './json.ts';
 import { atLeast, type CniVersion } from './versions.ts';
 
 export interface ResultRoute {
@@ -108,6 +108,30 @@ export function resultJson(result: AddResult, cniVersion: CniVersion): Readonly<
 
 function mainRoutes(result: AddResult): readonly ResultRoute[] {
   return result.routes.filter((route) => route.table === undefined);
+}
+
+/**
+ * The result as the next plugin of a list, or the runtime, must get it: what came before, then Weft's own (CNI spec 1.1.0, "ADD").
+ * Both are of the same version, 0.3.0 or newer.
+ */
+export function afterPrevious(previous: JsonObject | undefined, own: JsonObject): JsonObject {
+  if (previous === undefined) return own;
+  const interfaces = listIn(previous, 'interfaces');
+  const shifted = listIn(own, 'ips').map((ip) =>
+    typeof ip['interface'] === 'number' ? { ...ip, interface: ip['interface'] + interfaces.length } : ip,
+  );
+  return {
+    ...previous,
+    ...own,
+    interfaces: [...interfaces, ...listIn(own, 'interfaces')],
+    ips: [...listIn(previous, 'ips'), ...shifted],
+    routes: [...listIn(previous, 'routes'), ...listIn(own, 'routes')],
+  };
+}
+
+function listIn(json: JsonObject, key: string): readonly JsonObject[] {
+  const value = json[key];
+  return Array.isArray(value) ? value.filter(isObject) : [];
 }
 
 /** `ip4` and `ip6` of 0.1.0 and 0.2.0: one address a family. */

@@ -17,7 +17,7 @@ import { answerVersion } from './netconf.ts';
 import { type AddParts, type CniParts, rememberingOwnNetns } from './parts.ts';
 import { PortClaims } from './port-mappings.ts';
 import { type CniCall, parseCall, type ShimRequest, shimRequestSchema, type Verb } from './request.ts';
-import { errorJson, resultJson } from './result.ts';
+import { afterPrevious, errorJson, resultJson } from './result.ts';
 import { hasServed, markServed, readBootId } from './served.ts';
 import { prepareSocket, publishSocket, unpublishedPath } from './socket.ts';
 import { Spool } from './spool.ts';
@@ -170,7 +170,9 @@ class CniHandler {
       case 'ADD': {
         const result = await this.#queue.run(call.key, signal, () => add(call, this.#parts, signal));
         if (!this.#served) await this.#mark();
-        return resultJson(result, call.netConf.cniVersion);
+        const { cniVersion, prevResult, ipam: conf } = call.netConf;
+        const json = resultJson(result, cniVersion);
+        return conf.linkedBy === undefined ? afterPrevious(prevResult?.json, json) : json;
       }
       case 'DEL':
         await this.#queue.run(call.key, signal, () => del(call.key, this.#options, { delegate: call.delegate }));

@@ -24,6 +24,8 @@ export interface LeaseOwner {
   readonly netnsInode: bigint;
   /** The plugin that makes the link, where Weft is only its IPAM plugin (`bridge`, `macvlan`, …); absent: Weft itself. */
   readonly linkedBy?: string;
+  /** The bridge whose port that link is. */
+  readonly onBridge?: string;
 }
 
 /** Another plugin that gave the addresses, and what it is called with again. */

@@ -157,7 +157,7 @@ describe('environment', () => {
   });
 
   test('weft must be first in its list', () => {
-    expect(codeOf(() => parseCall(request('ADD', {}, { prevResult: { ips: [] } })))).toBe(7);
+    expect(codeOf(() => parseCall(request('ADD', {}, { cniVersion: '0.2.0', prevResult: { ips: [] } })))).toBe(7);
   });
 
   test.each<[string, string, boolean]>([
