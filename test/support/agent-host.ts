@@ -4,6 +4,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -103,8 +104,20 @@ export class AgentHost implements AsyncDisposable {
     child.on('exit', (code, signal) => (this.#ended = `exit ${code ?? signal}`));
     await log.close();
     await this.#until('serves', async () => {
-      if (!existsSync(String(this.settings['conflistPath']))) return false;
-      return (await this.cni('STATUS', { netns: '' })).code === 0 && existsSync(this.socketPath);
+      if (!existsSync(String(this.settings['conflistPath'])) || !(await this.#isListening())) return false;
+      return (await this.cni('STATUS', { netns: '' })).code === 0;
+    });
+  }
+
+  /** A killed agent leaves its socket, and its mark makes STATUS succeed. */
+  async #isListening(): Promise<boolean> {
+    return await new Promise((resolve) => {
+      const socket = connect(this.socketPath);
+      const answer = (listens: boolean): void => {
+        socket.destroy();
+        resolve(listens);
+      };
+      socket.once('connect', () => answer(true)).once('error', () => answer(false));
     });
   }
 

@@ -66,9 +66,11 @@ export class ConfList {
     return prevResult;
   }
 
-  async check(attachment: Attachment): Promise<void> {
+  /** Of all plugins, or of those of the types given. */
+  async check(attachment: Attachment, types?: readonly string[]): Promise<void> {
     const prevResult = this.#results.get(keyOf(attachment));
-    for (const plugin of this.#options.plugins) await this.#run('CHECK', plugin, attachment, { prevResult });
+    const plugins = this.#options.plugins.filter(({ type }) => types?.includes(type) ?? true);
+    for (const plugin of plugins) await this.#run('CHECK', plugin, attachment, { prevResult });
   }
 
   async del(attachment: Attachment): Promise<void> {
