@@ -1,11 +1,12 @@
 // ADD: lease (durable, pending), link, activate (durable), answer. Whatever fails, everything before it is undone, so that the
 // call leaves either a whole attachment or nothing.
 
+import { unservedMapping } from '#agent/datapath/pod-elements.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 import { del, delegateDel } from './del.ts';
 import { type Delegated, delegateAdd } from './delegate.ts';
-import { unsupported } from './json.ts';
+import { invalid, unsupported } from './json.ts';
 import { type AddParts, type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
 import type { AddCall } from './request.ts';
 import { type AddResult, buildAddressResult, buildResult } from './result.ts';
@@ -49,6 +50,7 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
       ipam.activate(lease);
       return result;
     }
+    requireServable(lease);
     const link = await datapath.attach({ lease, netnsPath: call.netnsPath }, signal);
     const result = buildResult(lease, link, call.netnsPath, call.netConf.dns ?? delegated?.dns);
     ipam.activate(lease);
@@ -102,6 +104,17 @@ async function quietly(call: AddCall, parts: CniParts, work: () => Promise<void>
   } catch (error) {
     parts.log.warn({ err: error, ...call.key }, 'the IPAM plugin could not undo its ADD; DEL will try again');
   }
+}
+
+/** A mapping for an address of a family that the pod does not have would lead nowhere. Throws WeftError('invalidConfig'). */
+function requireServable(lease: Lease): void {
+  const mapping = unservedMapping(lease);
+  if (mapping === undefined) return;
+  const has = lease.addresses.join(' and ');
+  throw invalid(
+    'runtimeConfig.portMappings.hostIP',
+    `host port ${mapping.hostPort}/${mapping.protocol} on ${mapping.hostIp} cannot lead to a pod that has only ${has}`,
+  );
 }
 
 /** The inode of the pod's namespace. Throws WeftError('invalidNetns'). */

@@ -129,6 +129,7 @@ export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomed
     mac: link.address ?? '',
     mtuBytes: link.mtu ?? 0,
     up: (link.ifiFlags & linkFlag.up) !== 0,
+    routeLocalnet: link.afSpec?.inet?.conf?.routeLocalnet === 1,
     doomed: link.group === settings.doomedGroup,
     ignoresAdvertisements: acceptRa(link) === 0,
   };

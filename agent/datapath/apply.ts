@@ -17,9 +17,9 @@ import { toWeftError } from '#agent/errors.ts';
 import { addressOf, familyOf, prefixLengthOf } from './cidr.ts';
 import { looseRpFilter } from './diff.ts';
 import { addElements, firewallText, removeElements } from './firewall.ts';
-import type { ElementRef } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { ActualRoute, LinkAddress, MessageOperation, Operation, OverlayLink, Route } from './objects.ts';
+import type { ElementRef } from './set-shapes.ts';
 import type { DatapathSettings } from './settings.ts';
 
 export interface Refusal {
@@ -195,8 +195,15 @@ class Applier {
     const overlay = this.#ifindexes.get(this.#settings.overlayDevice);
     switch (operation.kind) {
       case 'setPodLink': {
-        const { ifname, alias, hostMac } = operation.link;
-        return setLink({ ifname, address: hostMac, ifalias: alias, ifiFlags: linkFlag.up, ifiChange: linkFlag.up });
+        const { ifname, alias, hostMac, routeLocalnet } = operation.link;
+        return setLink({
+          ifname,
+          address: hostMac,
+          ifalias: alias,
+          ifiFlags: linkFlag.up,
+          ifiChange: linkFlag.up,
+          afSpec: { inet: { conf: { routeLocalnet: routeLocalnet ? 1 : 0 } } },
+        });
       }
       case 'doomPodLink':
         return setLink({ ifname: operation.ifname, group: this.#settings.doomedGroup });

@@ -13,8 +13,9 @@ import { toWeftError } from '#agent/errors.ts';
 import { familiesOf, familyOf, hostCidr } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { LinkFault, PodLinkRequest } from './datapath.ts';
-import { podElements, readFirewall } from './firewall.ts';
+import { readFirewall } from './firewall.ts';
 import { aliasOf, podGatewayOf } from './identity.ts';
+import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { podRouteFaults } from './pod-routes.ts';
 import { readLink } from './pod-link.ts';
 import type { PodLinkContext } from './pod-link.ts';
@@ -34,6 +35,10 @@ export async function checkPodLink(
   const faults: LinkFault[] = [];
   expectEqual(faults, `alias of ${lease.hostIfname}`, aliasOf(lease), host.ifalias ?? '');
   expectEqual(faults, `link ${lease.hostIfname}`, 'up', isUp(host) ? 'up' : 'down');
+  if (needsRouteLocalnet(lease)) {
+    const found = String(host.afSpec?.inet?.conf?.routeLocalnet ?? 'absent');
+    expectEqual(faults, `route_localnet of ${lease.hostIfname}`, '1', found);
+  }
   await checkHostSide(context, request, overlayAddresses, host, faults);
   await checkFirewall(context, request, faults);
   try {
@@ -77,7 +82,7 @@ async function checkHostSide(
 
 async function checkFirewall(context: CheckContext, { lease }: PodLinkRequest, faults: LinkFault[]): Promise<void> {
   const { elements } = await readFirewall(context.io, context.settings.nftTable);
-  for (const { set, key } of podElements(lease.hostIfname, lease.addresses)) {
+  for (const { set, key } of podElements(lease)) {
     const found = elements[set].has(key) ? 'present' : 'absent';
     expectEqual(faults, `element ${key} of nft set ${set}`, 'present', found);
   }

@@ -17,9 +17,11 @@ import type {
   OverlayLink,
   PeerNeighbour,
   Route,
-  SetElements,
 } from './objects.ts';
+import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { renderRuleset } from './ruleset.ts';
+import { keyOf, setNames } from './set-shapes.ts';
+import type { SetElements, SetName } from './set-shapes.ts';
 import type { DatapathSettings } from './settings.ts';
 
 export interface DesiredInput {
@@ -240,21 +242,22 @@ interface PodState {
   readonly links: readonly DesiredPodLink[];
   readonly addresses: readonly LinkAddress[];
   readonly routes: readonly Route[];
-  readonly elements: Pick<SetElements, 'sources4' | 'sources6' | 'pod_verdicts'>;
+  readonly elements: SetElements;
 }
 
 function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, findings: Finding[]): PodState {
   const links: DesiredPodLink[] = [];
   const addresses: LinkAddress[] = [];
   const routes: Route[] = [];
-  const sources = { 4: new Set<string>(), 6: new Set<string>() };
-  const verdicts = new Set<string>();
+  const elements = new PodElements(findings);
   const leased = new Map<string, string>();
   for (const lease of input.leases) {
     const ifname = lease.hostIfname;
     const families = familiesOf(lease.addresses);
-    links.push({ ifname, alias: aliasOf(lease), hostMac, ignoresAdvertisements: families.includes(6) });
-    verdicts.add(ifname);
+    const ignoresAdvertisements = families.includes(6);
+    const routeLocalnet = needsRouteLocalnet(lease);
+    links.push({ ifname, alias: aliasOf(lease), hostMac, ignoresAdvertisements, routeLocalnet });
+    const own: string[] = [];
     for (const address of lease.addresses) {
       const other = leased.get(address);
       if (other !== undefined) {
@@ -262,14 +265,41 @@ function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, fin
         continue;
       }
       leased.set(address, ifname);
+      own.push(address);
       const family = familyOf(address);
-      sources[family].add(`${ifname} . ${address}`);
       const target = { kind: 'pod', ifname, prefsrc: prefsrc.get(family) } as const;
       routes.push({ dst: hostCidr(address), metric: plainMetric[family], target });
     }
+    elements.add({ ...lease, addresses: own });
     for (const family of families) addresses.push({ ifname, cidr: gatewayCidr(family), linkScope: true });
   }
-  return { links, addresses, routes, elements: { sources4: sources[4], sources6: sources[6], pod_verdicts: verdicts } };
+  return { links, addresses, routes, elements: elements.sets };
+}
+
+/** Elements of every pod; of two that the kernel would take for one the first stays. */
+class PodElements {
+  readonly sets: Readonly<Record<SetName, Set<string>>>;
+  readonly #findings: Finding[];
+  readonly #owners = new Map<string, string>();
+
+  constructor(findings: Finding[]) {
+    this.#findings = findings;
+    this.sets = Object.fromEntries(setNames.map((set) => [set, new Set<string>()])) as Record<SetName, Set<string>>;
+  }
+
+  add(lease: Lease): void {
+    for (const { set, key } of podElements(lease)) {
+      const name = `${set} ${keyOf(key)}`;
+      const owner = this.#owners.get(name);
+      if (owner === undefined) {
+        this.#owners.set(name, lease.hostIfname);
+        this.sets[set].add(key);
+      } else if (owner !== lease.hostIfname) {
+        const message = `host port of ${owner} and of ${lease.hostIfname}; the first has it`;
+        this.#findings.push({ name: 'duplicateHostPort', subject: keyOf(key), message });
+      }
+    }
+  }
 }
 
 function overlayAddresses(view: IpamView, overlay: OverlayLink): readonly LinkAddress[] {

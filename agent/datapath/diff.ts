@@ -16,9 +16,9 @@ import type {
   OverlayLink,
   PeerNeighbour,
   Route,
-  SetElements,
 } from './objects.ts';
-import { setNames } from './objects.ts';
+import { keyOf, setNames } from './set-shapes.ts';
+import type { SetElements } from './set-shapes.ts';
 
 /** RT_TABLE_MAIN (linux/rtnetlink.h). */
 export const mainTable = 254;
@@ -66,15 +66,21 @@ function firewallOperations(desired: DesiredState, actual: ActualState): Halves 
     };
     halves.add.push({ kind: 'loadFirewall', firewall: { ...wanted, elements } });
   }
+  const replaced: string[] = [];
   for (const set of setNames) {
     if (!load) {
-      for (const key of wanted.elements[set].difference(found.elements[set])) {
-        halves.add.push({ kind: 'addElement', set, key });
-      }
+      const missing = wanted.elements[set].difference(found.elements[set]);
+      // Of a map's elements with one key only one can be there: what leads elsewhere goes first.
+      const keys = new Set([...missing].map(keyOf));
+      const stale = [...found.elements[set].difference(wanted.elements[set])].filter((key) => keys.has(keyOf(key)));
+      for (const key of stale) halves.add.push({ kind: 'delElement', set, key });
+      for (const key of missing) halves.add.push({ kind: 'addElement', set, key });
+      replaced.push(...stale.map((key) => `${set} ${key}`));
     }
     if (load && set !== 'peers4' && set !== 'peers6') continue;
     for (const key of found.elements[set]) {
-      if (!wanted.elements[set].has(key)) halves.remove.push({ kind: 'delElement', set, key });
+      if (wanted.elements[set].has(key) || replaced.includes(`${set} ${key}`)) continue;
+      halves.remove.push({ kind: 'delElement', set, key });
     }
   }
   return halves;
@@ -155,7 +161,12 @@ function podLinkOperations(
     if (link.ignoresAdvertisements && !found.ignoresAdvertisements) {
       halves.add.push({ kind: 'setSysctl', ifname, name: `net/ipv6/conf/${ifname}/accept_ra`, value: '0' });
     }
-    if (found.alias !== link.alias || found.mac !== link.hostMac || !found.up) {
+    const same =
+      found.alias === link.alias &&
+      found.mac === link.hostMac &&
+      found.up &&
+      found.routeLocalnet === link.routeLocalnet;
+    if (!same) {
       halves.add.push({ kind: 'setPodLink', link });
     }
   }

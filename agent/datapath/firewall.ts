@@ -5,38 +5,20 @@ import {
   dumpSetElements,
   maxElementsPerRequest,
   newSetElement,
-  setKey,
   tableFamily,
-  verdictCode,
 } from '#agent/netlink/set-element.ts';
-import type { ElementSpec, SetAddress, SetElement } from '#agent/netlink/set-element.ts';
-import { readIp } from '#agent/netlink/ip-text.ts';
+import type { ElementSpec, SetAddress } from '#agent/netlink/set-element.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 
-import { cidrBounds, cidrOfBounds } from './cidr.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { commentOf, dumpChains, dumpRules } from './nft-objects.ts';
 import type { NftChain } from './nft-objects.ts';
-import { noElements, setNames } from './objects.ts';
-import type { ActualFirewall, DesiredFirewall, SetName } from './objects.ts';
+import type { ActualFirewall, DesiredFirewall } from './objects.ts';
 import { chainPrint, orderFingerprint, rulePrint } from './ruleset.ts';
-
-export interface ElementRef {
-  readonly set: SetName;
-  readonly key: string;
-}
-
-/** The elements of one pod link: its source addresses and its slot in the verdict map. */
-export function podElements(hostIfname: string, addresses: readonly string[]): readonly ElementRef[] {
-  return [
-    ...addresses.map((address): ElementRef => ({
-      set: address.includes(':') ? 'sources6' : 'sources4',
-      key: `${hostIfname} . ${address}`,
-    })),
-    { set: 'pod_verdicts', key: hostIfname },
-  ];
-}
+import { elementFrom, elementSpec } from './set-codec.ts';
+import { elementText, noElements, setNames } from './set-shapes.ts';
+import type { ElementRef, SetName } from './set-shapes.ts';
 
 /** Adds elements in one transaction; those already there are no error. Throws NetlinkError. */
 export function addElements(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
@@ -63,24 +45,13 @@ function requestsFor(
   make: (where: SetAddress, specs: readonly ElementSpec[]) => NetlinkRequest<unknown>,
 ): readonly NetlinkRequest<unknown>[] {
   return setNames.flatMap((set) => {
-    const specs = elements.filter((element) => element.set === set).map(specOf);
+    const specs = elements.filter((element) => element.set === set).map(({ key }) => elementSpec(set, key));
     const requests: NetlinkRequest<unknown>[] = [];
     for (let from = 0; from < specs.length; from += maxElementsPerRequest) {
       requests.push(make({ table, set }, specs.slice(from, from + maxElementsPerRequest)));
     }
     return requests;
   });
-}
-
-function specOf(element: ElementRef): ElementSpec {
-  const [first = '', second] = element.key.split(' . ');
-  if (element.set === 'pod_verdicts') return { key: setKey({ ifname: first }), verdict: 'accept' };
-  if (element.set === 'direct4' || element.set === 'direct6') {
-    const { low, high } = cidrBounds(second ?? '');
-    return { key: setKey({ ether: first }, { ip: low }), keyEnd: setKey({ ether: first }, { ip: high }) };
-  }
-  if (second === undefined) return { key: setKey({ ip: first }) };
-  return { key: setKey({ ifname: first }, { ip: second }) };
 }
 
 /** The whole table in nft's language; replaces what is there in the same transaction. */
@@ -97,13 +68,6 @@ export function firewallText(table: string, firewall: DesiredFirewall): string {
     if (elements.length > 0) lines.push(`add element inet ${table} ${set} { ${elements.join(', ')} }`);
   }
   return lines.join('\n');
-}
-
-function elementText(set: SetName, key: string): string {
-  const [first = '', second] = key.split(' . ');
-  if (set === 'pod_verdicts') return `"${first}" : accept`;
-  if (set === 'direct4' || set === 'direct6') return key;
-  return second === undefined ? first : `"${first}" . ${second}`;
 }
 
 /** Names of the netfilter hooks of the families ip, ip6 and inet, by number (linux/netfilter.h). */
@@ -167,31 +131,9 @@ async function readElements(
 ): Promise<ReadonlySet<string> | undefined> {
   try {
     const lists = await io.netfilter.dumpAsync(dumpSetElements({ table, set }), signal);
-    return new Set(lists.flatMap((list) => list.elements ?? []).map((element) => elementKey(set, element)));
+    return new Set(lists.flatMap((list) => list.elements ?? []).map((element) => elementFrom(set, element)));
   } catch (error) {
     if (isAbsent(error)) return undefined;
     throw error;
   }
-}
-
-const ifnameBytes = 16;
-
-function elementKey(set: SetName, element: SetElement): string {
-  const bytes = Buffer.from(element.key?.value ?? new Uint8Array());
-  if (set === 'peers4' || set === 'peers6') return readIp(bytes, 0, bytes.length) ?? bytes.toString('hex');
-  if (set === 'direct4' || set === 'direct6') return directKey(bytes, Buffer.from(element.keyEnd?.value ?? bytes));
-  const ifname = bytes.subarray(0, ifnameBytes).toString('utf8').replace(/\0+$/, '');
-  if (set !== 'pod_verdicts') return `${ifname} . ${readIp(bytes, ifnameBytes, bytes.length)}`;
-  const code = element.data?.verdict?.code;
-  return code === verdictCode.accept ? ifname : `${ifname} : verdict ${code}`;
-}
-
-/** A MAC, padded to 8 bytes in a concatenation. */
-const macBytes = 6;
-const paddedMacBytes = 8;
-
-function directKey(low: Buffer, high: Buffer): string {
-  const mac = [...low.subarray(0, macBytes)].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
-  const ip = (bytes: Buffer): string => readIp(bytes, paddedMacBytes, bytes.length) ?? '';
-  return `${mac} . ${cidrOfBounds(ip(low), ip(high))}`;
 }

@@ -19,13 +19,14 @@ import { parseAlias } from './identity.ts';
 import type { LinkAlias } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
 import type { KernelIo } from './kernel-io.ts';
-import type { DesiredFirewall, DesiredState, Finding, Operation } from './objects.ts';
+import type { DesiredState, Finding, Operation } from './objects.ts';
 import { attachPodLink, detachPodLink } from './pod-link.ts';
 import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
 import { PodLinkReaper } from './reaper.ts';
 import { Rounds } from './rounds.ts';
 import type { DatapathSettings } from './settings.ts';
-import { WantedPods, withoutPodLinks } from './wanted.ts';
+import { forgetFlows } from './udp-flows.ts';
+import { busyNamesOf, namesOf, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
 import { watchKernel } from './watch.ts';
 
 /** The part of pino's logger that the datapath uses. */
@@ -138,9 +139,10 @@ class NodeDatapath implements KernelDatapath {
     }
     this.#pods.begin(lease);
     try {
-      if (this.#busyNames.has(lease.hostIfname)) await this.#rounds.current;
+      if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
       const link = await attachPodLink(this.#context, request, this.#plan(lease), signal);
       this.#pods.attached(lease);
+      await forgetFlows('stale', this.#io, lease, this.#options.log);
       return link;
     } finally {
       this.#pods.end(lease);
@@ -150,9 +152,10 @@ class NodeDatapath implements KernelDatapath {
   async detach(lease: Lease): Promise<void> {
     this.#pods.begin(lease);
     try {
-      if (this.#busyNames.has(lease.hostIfname)) await this.#rounds.current;
+      if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
       this.#pods.detached(lease);
       detachPodLink(this.#context, lease);
+      await forgetFlows('pod', this.#io, lease, this.#options.log);
     } finally {
       this.#pods.end(lease);
     }
@@ -343,11 +346,6 @@ class NodeDatapath implements KernelDatapath {
   }
 }
 
-function withPodsOf(firewall: DesiredFirewall, whole: DesiredFirewall): DesiredFirewall {
-  const { sources4, sources6, pod_verdicts } = whole.elements;
-  return { ...firewall, elements: { ...firewall.elements, sources4, sources6, pod_verdicts } };
-}
-
 /** Without these a new pod would not work; any other refusal is a finding. */
 const essential: ReadonlySet<Operation['kind']> = new Set([
   'loadFirewall',
@@ -364,13 +362,4 @@ function findingOf({ operation, reason, errno: number }: Refusal): Finding {
     return { name: 'routeConflict', subject: dst, message: `somebody else's route to ${dst} is in the way` };
   }
   return { name: 'kernelRefused', subject: operation.kind, message: reason };
-}
-
-/** Pod links that an operation is about. */
-function namesOf(operation: Operation): readonly string[] {
-  if ('key' in operation) return [operation.key.split(' . ')[0] ?? ''];
-  if ('address' in operation) return [operation.address.ifname];
-  if ('route' in operation) return 'ifname' in operation.route.target ? [operation.route.target.ifname] : [];
-  if (operation.kind === 'setPodLink') return [operation.link.ifname];
-  return operation.kind === 'doomPodLink' || operation.kind === 'setSysctl' ? [operation.ifname] : [];
 }

@@ -1,6 +1,8 @@
 // Kernel objects as plain values, in two tenses: what should be (`Desired…`) and what is (`Actual…`). Objects refer to links
 // by name and to nexthops by gateway, never by a number that the kernel chose; apply.ts resolves those when it writes.
 
+import type { SetElements, SetName } from './set-shapes.ts';
+
 /** Our VXLAN device. */
 export interface OverlayLink {
   readonly ifname: string;
@@ -47,11 +49,6 @@ export interface Route {
   readonly target: RouteTarget;
 }
 
-/** What each family's set holds, as nft prints it: plain addresses, `ifname . address`, `MAC . CIDR`, ifname. */
-export type SetName = 'peers4' | 'peers6' | 'sources4' | 'sources6' | 'direct4' | 'direct6' | 'pod_verdicts';
-
-export type SetElements = Readonly<Record<SetName, ReadonlySet<string>>>;
-
 /** The nft table: its static part as loadable text with the fingerprint that a listing must show, and the moving elements. */
 export interface DesiredFirewall {
   readonly ruleset: Ruleset;
@@ -77,6 +74,8 @@ export interface DesiredPodLink {
   readonly hostMac: string;
   /** The pod has IPv6: the host must not take routes from what the pod advertises. */
   readonly ignoresAdvertisements: boolean;
+  /** Packets from and to 127.0.0.0/8 may pass: the node reaches the pod's host ports by its loopback address. */
+  readonly routeLocalnet: boolean;
 }
 
 export interface DesiredState {
@@ -124,6 +123,7 @@ export interface ActualPodLink {
   readonly mac: string;
   readonly mtuBytes: number;
   readonly up: boolean;
+  readonly routeLocalnet: boolean;
   readonly doomed: boolean;
   /** Router advertisements are ignored, or the link has no IPv6. */
   readonly ignoresAdvertisements: boolean;
@@ -202,26 +202,3 @@ export interface SysctlOperation {
 
 /** One write. apply.ts executes a list of them in order. */
 export type Operation = FirewallOperation | OverlayOperation | MessageOperation | SysctlOperation;
-
-export const setNames: readonly SetName[] = [
-  'peers4',
-  'peers6',
-  'sources4',
-  'sources6',
-  'direct4',
-  'direct6',
-  'pod_verdicts',
-];
-
-export function noElements(): SetElements {
-  const none: ReadonlySet<string> = new Set();
-  return {
-    peers4: none,
-    peers6: none,
-    sources4: none,
-    sources6: none,
-    direct4: none,
-    direct6: none,
-    pod_verdicts: none,
-  };
-}

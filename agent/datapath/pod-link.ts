@@ -22,6 +22,7 @@ import { WeftError } from '#agent/errors.ts';
 import { addressFlag, newAddress, scope } from '#agent/netlink/addr.ts';
 import type { AddressRequest } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
+import type { AddressFamilySpec } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
@@ -35,9 +36,10 @@ import type { Lease } from '#agent/runtime/ipam.ts';
 import { addressOf, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
-import { addElements, podElements, removeElements } from './firewall.ts';
+import { addElements, removeElements } from './firewall.ts';
 import { aliasOf, gatewayCidr, hostMac, parseAlias, podGatewayOf, podMacOf } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
+import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { planPodRoutes, removePodRules } from './pod-routes.ts';
 import type { PodLinkReaper } from './reaper.ts';
 import type { DatapathSettings } from './settings.ts';
@@ -92,7 +94,7 @@ export async function attachPodLink(
   if (made === 'exists') throw existingInterface(io, request);
   let routes: readonly PodRoute[];
   try {
-    const elements = podElements(lease.hostIfname, lease.addresses);
+    const elements = podElements(lease);
     plan.beforeStep?.('firewall');
     addElements(io, settings.nftTable, elements);
     plan.beforeStep?.('host');
@@ -138,9 +140,9 @@ function requireFamilies(lease: Lease, plan: PodLinkPlan): void {
   );
 }
 
-/** MAC of the pod's end: follows from its first address. */
-export function podMac(lease: Pick<Lease, 'addresses'>): string {
-  return podMacOf(lease.addresses[0] ?? '');
+/** MAC of the pod's end: the one asked for, else it follows from the first address. */
+export function podMac(lease: Pick<Lease, 'addresses' | 'link'>): string {
+  return lease.link?.mac ?? podMacOf(lease.addresses[0] ?? '');
 }
 
 /**
@@ -207,7 +209,7 @@ function hostRequests(
   plan: PodLinkPlan,
 ): readonly NetlinkRequest<unknown>[] {
   const requests: NetlinkRequest<unknown>[] = [
-    setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease), ...quietIpv6(plan) }),
+    setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease), ...afSpecOf(lease, plan) }),
     setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
     ...familiesOf(lease.addresses).map((family) => newAddress(gatewayAddress(ifindex, family))),
   ];
@@ -239,8 +241,16 @@ function gatewayAddress(ifindex: number, family: Family): AddressRequest {
 }
 
 /** No IPv6 address of the kernel's making on the host end: it saves duplicate detection and multicast reports per pod. */
-function quietIpv6(plan: PodLinkPlan): { readonly afSpec?: { readonly inet6: { readonly addrGenMode: number } } } {
-  return plan.ipv6 ? { afSpec: { inet6: { addrGenMode: addrGenMode.none } } } : {};
+function afSpecOf(lease: Lease, plan: PodLinkPlan): { readonly afSpec?: AddressFamilySpec } {
+  const quiet = plan.ipv6;
+  const localnet = needsRouteLocalnet(lease);
+  if (!quiet && !localnet) return {};
+  return {
+    afSpec: {
+      ...(localnet ? { inet: { conf: { routeLocalnet: 1 } } } : {}),
+      ...(quiet ? { inet6: { addrGenMode: addrGenMode.none } } : {}),
+    },
+  };
 }
 
 /** Runtimes make namespaces with IPv6 off; a pod that is given an IPv6 address has it on. */
@@ -294,7 +304,7 @@ async function undoAttach(context: PodLinkContext, lease: Lease, hostIfindex: nu
   const { io, settings } = context;
   const [reply] = await io.route.batchAsync([delLink({ ifiIndex: hostIfindex })]);
   removePodRules(lease);
-  removeElements(io, settings.nftTable, podElements(lease.hostIfname, lease.addresses));
+  removeElements(io, settings.nftTable, podElements(lease));
   if (!reply.ok && reply.error.errno !== errno.ENODEV) throw reply.error;
 }
 
@@ -309,7 +319,7 @@ export function detachPodLink(context: PodLinkContext, lease: Lease): void {
   const alias = parseAlias(link?.ifalias ?? '');
   if (alias && alias.generation !== lease.generation) return;
   removePodRules(lease);
-  removeElements(io, settings.nftTable, podElements(lease.hostIfname, lease.addresses));
+  removeElements(io, settings.nftTable, podElements(lease));
   if (!link) return;
   const replies = io.route.batch([
     setLink({ ifiIndex: link.ifiIndex, group: settings.doomedGroup }),

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 
 import { familyOf } from './cidr.ts';
 import type { Ruleset } from './objects.ts';
+import { declarationOf, setNames } from './set-shapes.ts';
 
 export interface RulesetInput {
   readonly table: string;
@@ -30,7 +31,13 @@ interface Chain {
 }
 
 /** Named counters, as an operator sees them in `nft list counters table inet weft`. */
-export const counterNames = ['pod_spoofed', 'vxlan_stranger', 'vxlan_from_pod', 'direct_stranger'] as const;
+export const counterNames = [
+  'pod_spoofed',
+  'pod_to_loopback',
+  'vxlan_stranger',
+  'vxlan_from_pod',
+  'direct_stranger',
+] as const;
 
 /** Renders the table without the elements of the moving sets. */
 export function renderRuleset(input: RulesetInput): Ruleset {
@@ -41,15 +48,7 @@ export function renderRuleset(input: RulesetInput): Ruleset {
     plain6: input.nonMasqueradeCidrs.filter((cidr) => familyOf(cidr) === 6),
   };
   const lines: string[] = counterNames.map((name) => `counter ${name} { }`);
-  lines.push(
-    'set peers4 { type ipv4_addr; }',
-    'set peers6 { type ipv6_addr; }',
-    'set sources4 { type ifname . ipv4_addr; }',
-    'set sources6 { type ifname . ipv6_addr; }',
-    'set direct4 { type ether_addr . ipv4_addr; flags interval; }',
-    'set direct6 { type ether_addr . ipv6_addr; flags interval; }',
-    'map pod_verdicts { type ifname : verdict; }',
-  );
+  lines.push(...setNames.map(declarationOf));
   for (const [name, cidrs] of Object.entries(constants)) {
     const elements = cidrs.length > 0 ? ` elements = { ${cidrs.join(', ')} };` : '';
     lines.push(
@@ -121,7 +120,13 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
     {
       name: 'prerouting_raw',
       base: { type: 'filter', hook: 'prerouting', prio: -300 },
-      rules: [`iifname ${pods} jump pod_source`, `${vxlan} jump vxlan_in`, ...directRules(input)],
+      rules: [
+        // Links with host ports have route_localnet: without this, a pod could reach what listens on the node's 127.0.0.1.
+        `iifname ${pods} ip daddr 127.0.0.0/8 counter name "pod_to_loopback" drop`,
+        `iifname ${pods} jump pod_source`,
+        `${vxlan} jump vxlan_in`,
+        ...directRules(input),
+      ],
     },
     {
       name: 'pod_source',
@@ -158,6 +163,7 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
         `oifname ${pods} oifname vmap @pod_verdicts`,
       ],
     },
+    ...hostPortChains,
     {
       name: 'postrouting_nat',
       base: { type: 'nat', hook: 'postrouting', prio: 100 },
@@ -178,11 +184,37 @@ function directRules({ directLink, overlayRanges }: RulesetInput): readonly stri
     });
 }
 
+/** New connections to an address of the node: a mapping that names the address goes before one for all addresses. */
+const hostPortChains: readonly Chain[] = [
+  {
+    name: 'host_ports',
+    rules: [
+      'meta nfproto ipv4 dnat ip to ip daddr . meta l4proto . th dport map @ports_at4',
+      'meta nfproto ipv6 dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports_at6',
+      'meta nfproto ipv4 dnat ip to meta l4proto . th dport map @ports4',
+      'meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @ports6',
+    ],
+  },
+  ...(['prerouting', 'output'] as const).map((hook) => ({
+    name: `${hook}_nat`,
+    base: { type: 'nat', hook, prio: -100 },
+    rules: ['fib daddr type local jump host_ports'],
+  })),
+];
+
+/** Who reaches a pod by a host port and would not hear its answer: the pod itself, and the node by 127.0.0.1. */
+function sourceRules(ip: 'ip' | 'ip6', overlayAddress: string): readonly string[] {
+  const hairpin = `${ip} saddr . ${ip} daddr @hairpin${ip === 'ip' ? 4 : 6} snat ${ip} to ${overlayAddress}`;
+  const loopback = `ip saddr 127.0.0.0/8 ip daddr @overlay4 snat ip to ${overlayAddress}`;
+  return ip === 'ip' ? [hairpin, loopback] : [hairpin];
+}
+
 function natRules(input: RulesetInput): readonly string[] {
   const device = `"${input.overlayDevice}"`;
   const rules: string[] = [];
   for (const address of input.overlayAddresses) {
     const ip = familyOf(address) === 4 ? 'ip' : 'ip6';
+    rules.push(...sourceRules(ip, address));
     rules.push(`oifname ${device} fib saddr type local ${ip} saddr != ${address} snat ${ip} to ${address}`);
     if (input.directLink === undefined) continue;
     const direct = `oifname "${input.directLink}" ${ip} daddr @overlay${familyOf(address)}`;

@@ -2,16 +2,19 @@
 // detached since then are the other; names that an attach or detach is working on belong to nobody's round.
 import type { Lease } from '#agent/runtime/ipam.ts';
 
-import type { ActualState, SetElements } from './objects.ts';
+import type { ActualState, DesiredFirewall, Operation } from './objects.ts';
+import { podElements } from './pod-elements.ts';
+import { keyOf, podSets, setNames } from './set-shapes.ts';
+import type { SetElements, SetName } from './set-shapes.ts';
 
 export class WantedPods {
   #leases: readonly Lease[] = [];
   readonly #attached = new Map<string, Lease>();
   /** Generations whose detach is done although the snapshot still shows their lease. */
   readonly #detached = new Set<string>();
-  readonly #working = new Map<string, number>();
-  /** Names that an attach or detach has worked on since the round began. */
-  readonly #touched = new Set<string>();
+  readonly #working: Lease[] = [];
+  /** Leases that an attach or detach has worked on since the round began, by name. */
+  readonly #touched = new Map<string, Lease[]>();
 
   /** A snapshot that is current at this moment: it knows of every attach and release before. */
   replace(leases: readonly Lease[]): void {
@@ -22,14 +25,19 @@ export class WantedPods {
   }
 
   begin(lease: Lease): void {
-    this.#working.set(lease.hostIfname, (this.#working.get(lease.hostIfname) ?? 0) + 1);
-    this.#touched.add(lease.hostIfname);
+    this.#working.push(lease);
+    this.#touch(lease);
   }
 
   end(lease: Lease): void {
-    const left = (this.#working.get(lease.hostIfname) ?? 1) - 1;
-    if (left > 0) this.#working.set(lease.hostIfname, left);
-    else this.#working.delete(lease.hostIfname);
+    const at = this.#working.indexOf(lease);
+    if (at !== -1) this.#working.splice(at, 1);
+  }
+
+  #touch(lease: Lease): void {
+    const others = this.#touched.get(lease.hostIfname);
+    if (others) others.push(lease);
+    else this.#touched.set(lease.hostIfname, [lease]);
   }
 
   attached(lease: Lease): void {
@@ -44,11 +52,11 @@ export class WantedPods {
 
   beginRound(): void {
     this.#touched.clear();
-    for (const ifname of this.#working.keys()) this.#touched.add(ifname);
+    for (const lease of this.#working) this.#touch(lease);
   }
 
-  /** Names that the round must leave alone. */
-  get untouchable(): ReadonlySet<string> {
+  /** What the round must leave alone: leases by the name of their host link. */
+  get untouchable(): ReadonlyMap<string, readonly Lease[]> {
     return this.#touched;
   }
 
@@ -66,22 +74,52 @@ export class WantedPods {
   }
 }
 
-/** The state without every object that belongs to one of `names`. */
-export function withoutPodLinks(state: ActualState, names: ReadonlySet<string>): ActualState {
-  if (names.size === 0) return state;
-  const keep = (key: string): boolean => !names.has(key.split(' . ')[0] ?? key);
+/** The state without every object that belongs to one of these pods, by name, by address or by host port. */
+export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, readonly Lease[]>): ActualState {
+  if (pods.size === 0) return state;
+  const own = new Set<string>();
+  for (const { set, key } of [...pods.values()].flat().flatMap(podElements)) own.add(elementName(set, key));
   const { elements } = state.firewall;
-  const kept: SetElements = {
-    ...elements,
-    sources4: new Set([...elements.sources4].filter(keep)),
-    sources6: new Set([...elements.sources6].filter(keep)),
-    pod_verdicts: new Set([...elements.pod_verdicts].filter(keep)),
-  };
+  const kept = Object.fromEntries(
+    setNames.map((set) => {
+      const keep = (key: string): boolean =>
+        !own.has(elementName(set, key)) && !(ofPods.has(set) && pods.has(key.split(' . ', 1)[0] ?? key));
+      return [set, new Set([...elements[set]].filter(keep))];
+    }),
+  ) as unknown as SetElements;
   return {
     ...state,
-    podLinks: state.podLinks.filter(({ ifname }) => !names.has(ifname)),
-    addresses: state.addresses.filter(({ ifname }) => !names.has(ifname)),
-    routes: state.routes.filter(({ target }) => target.kind !== 'link' || !names.has(target.ifname)),
+    podLinks: state.podLinks.filter(({ ifname }) => !pods.has(ifname)),
+    addresses: state.addresses.filter(({ ifname }) => !pods.has(ifname)),
+    routes: state.routes.filter(({ target }) => target.kind !== 'link' || !pods.has(target.ifname)),
     firewall: { ...state.firewall, elements: kept },
   };
+}
+
+/** Sets whose keys begin with a pod link's name. */
+const ofPods: ReadonlySet<SetName> = new Set<SetName>(['sources4', 'sources6', 'pod_verdicts']);
+
+/** What the kernel tells elements apart by, across sets. */
+export function elementName(set: SetName, key: string): string {
+  return `${set} ${keyOf(key)}`;
+}
+
+/** Names by which an attach or detach finds out that a round is writing something of its pod. */
+export function busyNamesOf(lease: Lease): readonly string[] {
+  return [lease.hostIfname, ...podElements(lease).map(({ set, key }) => elementName(set, key))];
+}
+
+/** Pod links and elements that an operation is about, as `busyNamesOf` has them. */
+export function namesOf(operation: Operation): readonly string[] {
+  if ('key' in operation) return [elementName(operation.set, operation.key)];
+  if ('address' in operation) return [operation.address.ifname];
+  if ('route' in operation) return 'ifname' in operation.route.target ? [operation.route.target.ifname] : [];
+  if (operation.kind === 'setPodLink') return [operation.link.ifname];
+  return operation.kind === 'doomPodLink' || operation.kind === 'setSysctl' ? [operation.ifname] : [];
+}
+
+/** A table that is loaded whole, with the elements of every pod: those that the round leaves alone too. */
+export function withPodsOf(firewall: DesiredFirewall, whole: DesiredFirewall): DesiredFirewall {
+  const ofPods = Object.fromEntries(podSets.map((set) => [set, whole.elements[set]]));
+  return { ...firewall, elements: { ...firewall.elements, ...ofPods } };
 }

@@ -107,6 +107,7 @@ export type KeyField =
   | { readonly ip: string } // ipv4_addr, ipv6_addr
   | { readonly ifname: string }
   | { readonly port: number } // inet_service
+  | { readonly protocol: number } // inet_proto
   | { readonly mark: number } // host byte order
   | { readonly ether: string };
 
@@ -118,6 +119,7 @@ export function setKey(...fields: readonly KeyField[]): Uint8Array {
   for (const field of fields) {
     if ('ip' in field) writer.ip(field.ip);
     else if ('port' in field) writer.be16(field.port);
+    else if ('protocol' in field) writer.u8(field.protocol);
     else if ('mark' in field) writer.u32(field.mark);
     else if ('ether' in field) writer.lladdr(field.ether);
     else writeIfname(writer, field.ifname);

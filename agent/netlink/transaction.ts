@@ -4,7 +4,7 @@ import { AttributeSet, u32, type WithUnknown } from './attributes.ts';
 import { MessageFormat, type NetlinkRequest } from './message.ts';
 import { readU16 } from './wire.ts';
 
-export const nfnetlinkSubsystem = { nftables: 10 } as const;
+export const nfnetlinkSubsystem = { conntrack: 1, nftables: 10 } as const;
 
 const batchBegin = 16;
 const batchEnd = 17;

@@ -103,6 +103,7 @@ function withPods(state: ActualState, world: World): ActualState {
       up: false,
       doomed: false,
       ignoresAdvertisements: false,
+      routeLocalnet: false,
     }));
   return { ...state, podLinks: [...state.podLinks, ...fresh] };
 }

@@ -1,7 +1,9 @@
 // A kernel of values: applies operations as the real one would, as far as planning can see, so that properties of diff can
 // be tested without root. Like the kernel it takes routes away with their nexthop, link or source address.
 import { familyOf, hostCidr } from '#agent/datapath/cidr.ts';
-import { noElements, plainMetric } from '#agent/datapath/objects.ts';
+import { plainMetric } from '#agent/datapath/objects.ts';
+import { noElements } from '#agent/datapath/set-shapes.ts';
+import type { SetName } from '#agent/datapath/set-shapes.ts';
 import type {
   ActualRoute,
   ActualRouteTarget,
@@ -9,7 +11,6 @@ import type {
   Operation,
   OverlayLink,
   Route,
-  SetName,
 } from '#agent/datapath/objects.ts';
 
 export const emptyKernel: ActualState = {
@@ -47,7 +48,13 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
         ...state,
         podLinks: state.podLinks.map((link) =>
           link.ifname === operation.link.ifname
-            ? { ...link, alias: operation.link.alias, mac: operation.link.hostMac, up: true }
+            ? {
+                ...link,
+                alias: operation.link.alias,
+                mac: operation.link.hostMac,
+                up: true,
+                routeLocalnet: operation.link.routeLocalnet,
+              }
             : link,
         ),
       };

@@ -1,0 +1,99 @@
+// Elements of the sets of set-shapes.ts as nfnetlink has them: keys and data are registers, each field padded to 4 bytes.
+import { readIp } from '#agent/netlink/ip-text.ts';
+import { setKey, verdictCode } from '#agent/netlink/set-element.ts';
+import type { ElementSpec, KeyField, SetElement } from '#agent/netlink/set-element.ts';
+
+import { cidrBounds, cidrOfBounds } from './cidr.ts';
+import { shapeOf } from './set-shapes.ts';
+import type { Field, SetName } from './set-shapes.ts';
+
+/** IPPROTO_*: the protocols that port mappings know. */
+const protocolNumber = { tcp: 6, udp: 17, sctp: 132 } as const;
+
+const fieldBytes: Readonly<Record<Field, number>> = {
+  ifname: 16,
+  ether_addr: 6,
+  ipv4_addr: 4,
+  ipv6_addr: 16,
+  inet_proto: 1,
+  inet_service: 2,
+};
+
+/** An element for newSetElement and delSetElement. */
+export function elementSpec(set: SetName, element: string): ElementSpec {
+  const { key, data, interval } = shapeOf(set);
+  const [keyText = '', dataText = ''] = element.split(' : ');
+  if (interval) return intervalSpec(key, keyText);
+  const spec: ElementSpec = { key: setKey(...fieldsFrom(key, keyText)) };
+  if (data === undefined) return spec;
+  if (data === 'accept') return { ...spec, verdict: 'accept' };
+  return { ...spec, value: setKey(...fieldsFrom(data, dataText)) };
+}
+
+/** A block is the range from its first to its last address. */
+function intervalSpec(key: readonly Field[], text: string): ElementSpec {
+  const texts = text.split(' . ');
+  const { low, high } = cidrBounds(texts.at(-1) ?? '');
+  const bound = (last: string): Uint8Array => setKey(...fieldsFrom(key, [...texts.slice(0, -1), last].join(' . ')));
+  return { key: bound(low), keyEnd: bound(high) };
+}
+
+function fieldsFrom(fields: readonly Field[], text: string): readonly KeyField[] {
+  const texts = text.split(' . ');
+  return fields.map((field, index): KeyField => {
+    const value = texts[index] ?? '';
+    if (field === 'ifname') return { ifname: value };
+    if (field === 'inet_service') return { port: Number(value) };
+    if (field === 'inet_proto') {
+      return { protocol: isProtocol(value) ? protocolNumber[value] : Number(value) };
+    }
+    return field === 'ether_addr' ? { ether: value } : { ip: value };
+  });
+}
+
+function isProtocol(text: string): text is keyof typeof protocolNumber {
+  return Object.hasOwn(protocolNumber, text);
+}
+
+/** The kernel's element as a string; one that does what none of ours does has a string that none of ours has. */
+export function elementFrom(set: SetName, element: SetElement): string {
+  const { key, data, interval } = shapeOf(set);
+  const text = textFrom(key, element.key?.value);
+  if (interval) {
+    const last =
+      textFrom(key, element.keyEnd?.value ?? element.key?.value)
+        .split(' . ')
+        .at(-1) ?? '';
+    const [low = '', ...rest] = text.split(' . ').toReversed();
+    return [...rest.toReversed(), cidrOfBounds(low, last)].join(' . ');
+  }
+  if (data === undefined) return text;
+  if (data !== 'accept') return `${text} : ${textFrom(data, element.data?.value)}`;
+  const code = element.data?.verdict?.code;
+  return code === verdictCode.accept ? text : `${text} : verdict ${code}`;
+}
+
+function textFrom(fields: readonly Field[], value: Uint8Array | undefined): string {
+  const bytes = Buffer.from(value ?? new Uint8Array());
+  let at = 0;
+  return fields
+    .map((field) => {
+      const length = fieldBytes[field];
+      const text = fieldFrom(field, bytes.subarray(at, at + length));
+      at += Math.ceil(length / 4) * 4;
+      return text;
+    })
+    .join(' . ');
+}
+
+function fieldFrom(field: Field, bytes: Buffer): string {
+  if (bytes.length < fieldBytes[field]) return `?${bytes.toString('hex')}`;
+  if (field === 'ifname') return bytes.toString('utf8').replace(/\0+$/, '');
+  if (field === 'inet_service') return String(bytes.readUInt16BE(0));
+  if (field === 'inet_proto') {
+    const number = bytes.readUInt8(0);
+    return Object.entries(protocolNumber).find(([, known]) => known === number)?.[0] ?? String(number);
+  }
+  if (field === 'ether_addr') return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+  return readIp(bytes, 0, bytes.length) ?? bytes.toString('hex');
+}

@@ -1,0 +1,91 @@
+// The moving sets and maps of `table inet weft` as one table: for each its key's fields and its data. From it come the
+// declaration, an element as text, as a netlink message and back (set-codec.ts). Between those an element is a string as nft
+// prints it (`ifname . address` without quotes, `key : data` in a map of addresses), so that two states differ by strings. Pure.
+
+/** nft's names of types. */
+export type Field = 'ifname' | 'ether_addr' | 'ipv4_addr' | 'ipv6_addr' | 'inet_proto' | 'inet_service';
+
+export interface SetShape {
+  readonly key: readonly Field[];
+  /** `accept`: a verdict map whose every element accepts. */
+  readonly data?: 'accept' | readonly Field[];
+  /** The key's last field is a CIDR block. */
+  readonly interval?: true;
+}
+
+export type SetName =
+  | 'peers4'
+  | 'peers6'
+  | 'sources4'
+  | 'sources6'
+  | 'direct4'
+  | 'direct6'
+  | 'pod_verdicts'
+  | 'ports4'
+  | 'ports6'
+  | 'ports_at4'
+  | 'ports_at6'
+  | 'hairpin4'
+  | 'hairpin6';
+
+const shapes: Readonly<Record<SetName, SetShape>> = {
+  peers4: { key: ['ipv4_addr'] },
+  peers6: { key: ['ipv6_addr'] },
+  sources4: { key: ['ifname', 'ipv4_addr'] },
+  sources6: { key: ['ifname', 'ipv6_addr'] },
+  direct4: { key: ['ether_addr', 'ipv4_addr'], interval: true },
+  direct6: { key: ['ether_addr', 'ipv6_addr'], interval: true },
+  pod_verdicts: { key: ['ifname'], data: 'accept' },
+  ports4: { key: ['inet_proto', 'inet_service'], data: ['ipv4_addr', 'inet_service'] },
+  ports6: { key: ['inet_proto', 'inet_service'], data: ['ipv6_addr', 'inet_service'] },
+  ports_at4: { key: ['ipv4_addr', 'inet_proto', 'inet_service'], data: ['ipv4_addr', 'inet_service'] },
+  ports_at6: { key: ['ipv6_addr', 'inet_proto', 'inet_service'], data: ['ipv6_addr', 'inet_service'] },
+  hairpin4: { key: ['ipv4_addr', 'ipv4_addr'] },
+  hairpin6: { key: ['ipv6_addr', 'ipv6_addr'] },
+};
+
+/** One element of one set. */
+export interface ElementRef {
+  readonly set: SetName;
+  readonly key: string;
+}
+
+export type SetElements = Readonly<Record<SetName, ReadonlySet<string>>>;
+
+export const setNames: readonly SetName[] = Object.keys(shapes) as readonly SetName[];
+
+/** Sets whose elements come from leases. */
+export const podSets: readonly SetName[] = setNames.filter((set) => !/^(peers|direct)/.test(set));
+
+export function noElements(): SetElements {
+  const none: ReadonlySet<string> = new Set();
+  return Object.fromEntries(setNames.map((name) => [name, none])) as unknown as SetElements;
+}
+
+/** What a set's elements are made of. */
+export function shapeOf(set: SetName): SetShape {
+  return shapes[set];
+}
+
+/** The element's key without its data: what the kernel tells elements of a map apart by. */
+export function keyOf(element: string): string {
+  return element.split(' : ', 1)[0] ?? element;
+}
+
+/** nft's declaration of the empty set. */
+export function declarationOf(set: SetName): string {
+  const { key, data, interval } = shapeOf(set);
+  const type = key.join(' . ');
+  if (data === undefined) return `set ${set} { type ${type};${interval ? ' flags interval;' : ''} }`;
+  return `map ${set} { type ${type} : ${data === 'accept' ? 'verdict' : data.join(' . ')}; }`;
+}
+
+/** An element in nft's language. */
+export function elementText(set: SetName, element: string): string {
+  const { key, data } = shapeOf(set);
+  const [keyText = '', dataText] = element.split(' : ');
+  const quoted = keyText.split(' . ').map((text, index) => (key[index] === 'ifname' ? `"${text}"` : text));
+  const head = quoted.join(' . ');
+  if (data === undefined) return head;
+  return `${head} : ${data === 'accept' ? 'accept' : dataText}`;
+}
