@@ -22,6 +22,7 @@ export type ErrorName =
   | 'invalidNetns'
   | 'agentAway'
   | 'noAddress'
+  | 'unknownPool'
   | 'notReady'
   | 'interrupted'
   | 'statusUnavailable'
@@ -68,6 +69,11 @@ export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
     cniCode: 11,
     retryable: true,
     nextStep: 'Run `weft ipam` to see who holds the space; free addresses or add a pool.',
+  },
+  unknownPool: {
+    cniCode: 105,
+    retryable: true,
+    nextStep: 'Name a pool that `weft ipam` lists, or make the Universe of that name.',
   },
   notReady: {
     cniCode: 11,

@@ -34,11 +34,13 @@ import { version } from '#agent/observe/version.ts';
 import { leasesFromLinks } from '#agent/recovery.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { withDelegatedLeases } from '#agent/runtime/delegated.ts';
+import { openPools, type PoolOpening } from '#agent/runtime/pools.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
 import { linkedHere, type IpamView } from '#agent/runtime/ipam.ts';
 import { routesInUse } from '#agent/survey.ts';
+import { defaultUniverse } from '#ipam-peer/records.ts';
 import { namedUnderlay, underlayOf, withUnderlay } from '#agent/underlay.ts';
 
 /** The parts that are there so far, which the status shows while the start goes on. */
@@ -172,19 +174,26 @@ interface IpamNeeds {
 
 async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<RunningIpam> {
   const { registry, discovery, datapath, underlay } = needs;
-  const ipam = await startIpam({
-    registry,
-    statePath: statePath(config),
-    node: { ...discovery.self, underlayAddresses: underlayOf(discovery, underlay) },
-    universe: { name: 'default', ranges: config.ranges, reserved: config.reserved },
-    restMs: config.restTimeMs,
-    allocateWaitMs: config.allocateWaitMs,
-    survey: async (signal) => [...(await serviceRangesOf(config, signal)), ...routesInUse(ownRoutes)],
-    recoverLeases: async () => leasesFromLinks(await datapath.inventory(), Date.now()),
-    log,
-  });
-  const all = withDelegatedLeases(ipam, join(config.stateDir, 'delegated.db'));
-  return withKnownPeers(all, { path: join(config.stateDir, 'peers.json'), registry, log });
+  const open = async ({ name, ownAddresses, others, mine }: PoolOpening): Promise<RunningIpam> => {
+    const isDefault = name === defaultUniverse;
+    const folder = isDefault ? config.stateDir : join(config.stateDir, 'pools', name);
+    const { ranges, reserved } = isDefault ? config : { ranges: [], reserved: [] };
+    const ipam: RunningIpam = await startIpam({
+      registry,
+      statePath: join(folder, 'state.db'),
+      node: { ...discovery.self, underlayAddresses: underlayOf(discovery, underlay) },
+      universe: { name, ranges, reserved, ownAddresses },
+      restMs: config.restTimeMs,
+      allocateWaitMs: config.allocateWaitMs,
+      survey: async (signal) => [...others(), ...(await serviceRangesOf(config, signal)), ...routesInUse(ownRoutes)],
+      recoverLeases: async (signal) => await mine(leasesFromLinks(await datapath.inventory(), Date.now()), signal),
+      log,
+    });
+    return withKnownPeers(ipam, { path: join(folder, 'peers.json'), registry, log });
+  };
+  const path = join(config.stateDir, 'pools.json');
+  const pools = await openPools({ registry, path, defaultRanges: config.ranges, open, log });
+  return withDelegatedLeases(pools, join(config.stateDir, 'delegated.db'));
 }
 
 const { routeProtocol: ownProtocol, overlayDevice, podLinkPrefix } = defaultDatapathSettings;

@@ -27,6 +27,7 @@ import { settle } from './settle.ts';
 import {
   type Cycle,
   emit,
+  isObserving,
   type Known,
   persistPeer,
   refreshUsable,
@@ -186,8 +187,10 @@ function enterOwn(state: State, cycle: Cycle): void {
 
 function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
   state.ownChanged = false;
+  if (!state.looked) emit(state, { kind: 'changed' });
+  state.looked = true;
   if (stored === undefined) {
-    if (missing(state)) createOwn(state, cycle, at);
+    if (!isObserving(state) && missing(state)) createOwn(state, cycle, at);
     else idle(state, at);
     return;
   }
@@ -245,6 +248,7 @@ function createOwn(state: State, cycle: Cycle, at: Moment): void {
   const founded = state.universe?.record.founder !== undefined;
   const wants = founded ? firstWants(state, at.random) : perFamily(() => undefined);
   const record: PeerRecord = {
+    universe: state.config.universe,
     node: state.config.node,
     seq: 1,
     seeded: false,

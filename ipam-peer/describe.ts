@@ -9,7 +9,8 @@ import { edgesOf, familiesOf, type State } from './state.ts';
 
 export function describe(draft: Draft): void {
   const { state } = draft;
-  draft.overlay = familiesOf(state).flatMap((family) => chooseOverlay(draft, family));
+  const served = familiesOf(state).filter((family) => state.config.ownAddresses.includes(family));
+  draft.overlay = served.flatMap((family) => chooseOverlay(draft, family));
   draft.underlay = state.underlay;
   if (!sameTexts(draft.overlay, draft.base.overlay) || !sameTexts(draft.underlay, draft.base.underlay)) {
     draft.changed = true;

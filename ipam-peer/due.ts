@@ -4,7 +4,7 @@ import { families, type Family } from './address.ts';
 import { isFarOff, sameTexts } from './describe.ts';
 import { publishedFreeNow } from './grant.ts';
 import { type Block, type Grant, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
-import { type Known, selfRef, type State } from './state.ts';
+import { isObserving, type Known, selfRef, type State } from './state.ts';
 import { isShort, stillHopeful } from './want.ts';
 
 /** Monotonic milliseconds at which a cycle should start; in the past: now. */
@@ -12,7 +12,10 @@ export function dueMs(state: State): number {
   const { confirmed, universe } = state;
   if (state.fenced !== '') return state.polledMs + state.config.pollMs;
   const self = selfRef(state);
-  if (universe === undefined || confirmed === undefined || self === undefined) return state.notBeforeMs;
+  if (universe === undefined || confirmed === undefined || self === undefined) {
+    const quiet = universe !== undefined && isObserving(state) && state.listed && !state.ownChanged;
+    return quiet ? Math.max(state.nextListMs, state.notBeforeMs) : state.notBeforeMs;
+  }
   if (isUrgent(state, confirmed, self)) return state.notBeforeMs;
   let due = state.nextListMs;
   if (hasWants(state, self) && state.wantsSinceMs !== undefined) {

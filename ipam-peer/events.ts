@@ -1,6 +1,6 @@
 // What goes into the core and what comes out of it. Time (`nowMs`, monotonic) and randomness (`random`, [0, 1)) are part of
 // every event, so that a recorded list of events replays to the same effects.
-import type { Address } from './address.ts';
+import type { Address, Family } from './address.ts';
 import type { Cidr } from './cidr.ts';
 import type { RecordRef } from './records.ts';
 
@@ -64,6 +64,8 @@ export interface Lease {
   readonly ifname: string;
   /** Tells two uses of one (containerId, ifname) apart. */
   readonly generation: string;
+  /** Name of a further pool; the core carries it along. */
+  readonly pool?: string;
   readonly addresses: readonly string[];
   readonly owner: LeaseOwner;
   readonly state: 'pending' | 'active';
@@ -204,6 +206,10 @@ export type Effect =
 export interface Config {
   /** Name of the Universe record. */
   readonly universe: string;
+  /** True: the own record is made when the first address is asked for, and others' are only followed until then. */
+  readonly joinOnUse: boolean;
+  /** Families in which the node takes an address of its own from this universe. */
+  readonly ownAddresses: readonly Family[];
   /** Ranges of the universe when this peer creates its record; empty: the record must exist. */
   readonly ranges: readonly Cidr[];
   /** Added to `reserved` when this peer creates the universe or founds it. */

@@ -72,7 +72,7 @@ function whyNot({ ranges, reserved }: UniverseRecord, asked: readonly Cidr[], me
 
 /** The Universe as this peer would create it, not yet founded. */
 export function newUniverse(state: State): UniverseRecord {
-  return { ranges: state.config.ranges, reserved: state.config.reserved, extra: {} };
+  return { ranges: state.config.ranges, reserved: state.config.reserved, namespaces: [], extra: {} };
 }
 
 /** The founder writes the ranges minus what is reserved into its blocks, once. */

@@ -25,7 +25,8 @@ function grantFamily(draft: Draft, family: Family): void {
   const wanters = wantersOf(draft, family);
   if (wanters.length === 0) return;
   // The first block is being written just now, and the node's own address with it: serve from the next write on.
-  if (!draft.state.durable.overlay.some((text) => familyOf(text) === family)) return;
+  const { config, durable } = draft.state;
+  if (config.ownAddresses.includes(family) && !durable.overlay.some((text) => familyOf(text) === family)) return;
   const pieces = cutFor(draft.state, draft.blocks, wanters.length, family);
   const rest = draft.blocks.flatMap((block): readonly Block[] =>
     mayCut(block) ? subtract([block.cidr], pieces).map((cidr) => ({ cidr })) : [block],

@@ -1,7 +1,7 @@
 // What was heard of other peers' records, from watches, lists and reads. It decides when a cycle is worth starting and which
 // records that cycle reads; it is never the ground for a write.
 import { families } from './address.ts';
-import { parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
+import { parsePeer, type PeerRecord, type RecordRef, sameRef, universeOf } from './records.ts';
 import type { StoredRecord } from './events.ts';
 import { enoughToGive } from './grant.ts';
 import { emit, type Known, say, selfRef, type State } from './state.ts';
@@ -17,6 +17,7 @@ export function hint(state: State, name: string, stored: StoredRecord | undefine
     if (concerns(state, name)) wakeUp(state, nowMs);
     return;
   }
+  if (universeOf(stored.value) !== state.config.universe) return;
   const known = state.peers.get(name);
   if (known?.stored.version === stored.version && known.stored.uid === stored.uid) return;
   const parsed = parsePeer(stored.value);
@@ -28,6 +29,8 @@ export function hint(state: State, name: string, stored: StoredRecord | undefine
 
 function hintOfOwn(state: State, stored: StoredRecord | undefined): void {
   const known = state.confirmed;
+  // Its disk was lost: it is no mere observer.
+  if (known === undefined && stored !== undefined && state.config.joinOnUse) state.ownChanged = true;
   if (known === undefined || stored?.version === known.stored.version) return;
   const parsed = parsePeer(stored?.value);
   if (stored === undefined || !parsed.ok || stored.uid !== known.stored.uid || parsed.record.seq >= known.record.seq) {
@@ -35,12 +38,13 @@ function hintOfOwn(state: State, stored: StoredRecord | undefined): void {
   }
 }
 
-/** Takes in a record as read; undefined when it is malformed, which is reported once. */
+/** Takes in a record as read; undefined when it is another universe's, or malformed, which is reported once. */
 export function learn(
   state: State,
   stored: StoredRecord,
   parsed: ReturnType<typeof parsePeer> = parsePeer(stored.value),
 ): Known<PeerRecord> | undefined {
+  if (universeOf(stored.value) !== state.config.universe) return undefined;
   if (!parsed.ok) {
     if (state.malformed.get(stored.name) !== parsed.reason) {
       state.malformed.set(stored.name, parsed.reason);

@@ -80,6 +80,8 @@ function overlayOf(state: State, record: PeerRecord, family: Family): readonly s
 
 function whyNotMine(state: State, stored: StoredRecord, record: PeerRecord): string {
   const { durable } = state;
+  if (record.universe !== state.config.universe)
+    return `the record ${stored.name} is of the universe ${record.universe}`;
   if (record.heir !== undefined) return `this node was removed: ${record.heir.name} takes its space over`;
   if (durable.uid === stored.uid) return '';
   if (durable.uid === undefined) return '';

@@ -6,6 +6,8 @@ import { type Cidr, contains, disjoint, formatCidr, parseCidr } from './cidr.ts'
 
 /** Version of both records' form. A reader accepts its own and the next, whose additions it carries along. */
 export const recordSchema = 1;
+/** Name of the Universe that a `Peer` without one belongs to. */
+export const defaultUniverse = 'default';
 /** Hard limit of a record as JSON, in bytes. */
 export const recordLimitBytes: number = 64 * 1024;
 /** Most grants that may be under way from one peer. */
@@ -42,6 +44,8 @@ export interface Grant {
 }
 
 export interface PeerRecord {
+  /** Name of the Universe whose space this is. */
+  readonly universe: string;
   readonly node: RecordRef;
   /** Counts this record's writes. */
   readonly seq: number;
@@ -66,6 +70,8 @@ export interface UniverseRecord {
   readonly ranges: readonly Cidr[];
   readonly reserved: readonly Cidr[];
   readonly founder?: RecordRef;
+  /** Namespaces whose pods take their addresses from here when nothing else is said. */
+  readonly namespaces: readonly string[];
   readonly extra: Readonly<Record<string, unknown>>;
 }
 
@@ -173,9 +179,8 @@ function asGrant(value: unknown, field: string): Grant {
   };
 }
 
-const peerFields = 'schema node seq seeded blocks granting wants wants6 heir underlay overlay free freeBits6'.split(
-  ' ',
-);
+const peerFields =
+  'schema universe node seq seeded blocks granting wants wants6 heir underlay overlay free freeBits6'.split(' ');
 
 function asWant(value: unknown, field: string): RecordRef | undefined {
   return value === undefined ? undefined : asRef(asObject(value, field)['from'], `${field}.from`);
@@ -189,6 +194,12 @@ function asFreeBits(value: unknown): number {
   return 2 ** Math.floor(bits);
 }
 
+/** The Universe that a `Peer` value belongs to, whether or not the rest of it can be understood. */
+export function universeOf(value: unknown): string {
+  const told = typeof value === 'object' && value !== null ? (value as Json)['universe'] : undefined;
+  return typeof told === 'string' && told !== '' ? told : defaultUniverse;
+}
+
 /** Reads a `Peer` value as stored. Sizes are bounded, blocks and grants of one record may not overlap. */
 export function parsePeer(value: unknown): Parsed<PeerRecord> {
   return parsed(() => {
@@ -198,6 +209,7 @@ export function parsePeer(value: unknown): Parsed<PeerRecord> {
     const granting = asList(object['granting'], 'granting', 1024).map((item, i) => asGrant(item, `granting[${i}]`));
     if (!disjoint([...blocks, ...granting].map((one) => one.cidr))) fail('blocks', 'free of overlaps');
     return {
+      universe: universeOf(object),
       node: asRef(object['node'], 'node'),
       seq: asCount(object['seq'], 'seq'),
       seeded: asFlag(object['seeded'], 'seeded'),
@@ -218,6 +230,7 @@ export function formatPeer(record: PeerRecord): Json {
   return {
     ...record.extra,
     schema: recordSchema,
+    ...(record.universe !== defaultUniverse && { universe: record.universe }),
     node: record.node,
     seq: record.seq,
     seeded: record.seeded,
@@ -246,8 +259,11 @@ export function parseUniverse(value: unknown): Parsed<UniverseRecord> {
     return {
       ranges,
       reserved,
+      namespaces: asList(object['namespaces'], 'namespaces', 256).map((item, index) =>
+        asText(item, `namespaces[${index}]`),
+      ),
       ...(object['founder'] !== undefined && { founder: asRef(object['founder'], 'founder') }),
-      extra: extraOf(object, ['schema', 'ranges', 'reserved', 'founder']),
+      extra: extraOf(object, ['schema', 'ranges', 'reserved', 'namespaces', 'founder']),
     };
   });
 }
@@ -259,6 +275,7 @@ export function formatUniverse(record: UniverseRecord): Json {
     schema: recordSchema,
     ranges: record.ranges.map(formatCidr),
     reserved: record.reserved.map(formatCidr),
+    ...(record.namespaces.length > 0 && { namespaces: record.namespaces }),
     ...(record.founder && { founder: record.founder }),
   };
 }

@@ -77,6 +77,8 @@ export interface State {
   /** Peers whose hint grants to this peer or wants from it. */
   readonly interest: Set<string>;
   listed: boolean;
+  /** True once the own record was read, there or not. */
+  looked: boolean;
   nextListMs: number;
   cycle: Cycle | undefined;
   /** No cycle starts before this. */
@@ -136,6 +138,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     malformed: new Map(),
     interest: new Set(),
     listed: false,
+    looked: false,
     nextListMs: nowMs,
     cycle: undefined,
     notBeforeMs: nowMs,
@@ -182,6 +185,11 @@ export function usableBlocks(state: State): readonly Cidr[] {
   if (state.confirmed === undefined) return state.durable.blocks;
   const confirmed = state.confirmed.record.blocks.map((block) => block.cidr);
   return coalesce(intersect(state.durable.blocks, confirmed));
+}
+
+/** True while this peer only follows the others' records. */
+export function isObserving(state: State): boolean {
+  return state.config.joinOnUse && state.durable.uid === undefined && state.waiting.length === 0;
 }
 
 /** The families of the universe, as far as the disk knows it; IPv4 first. */

@@ -1,6 +1,6 @@
 // What the datapath and the status page see: who owns which block, by effective owner. A grant counts for its donor until the
 // target carries it.
-import { families } from './address.ts';
+import { families, type Family } from './address.ts';
 import { type Cidr, compareCidr, formatCidr } from './cidr.ts';
 import { waitingFor } from './allocate.ts';
 import { isVia, type PeerRecord, type RecordRef } from './records.ts';
@@ -25,6 +25,10 @@ export interface Summary {
   readonly freeAddresses: number;
   readonly leasedAddresses: number;
   readonly restingAddresses: number;
+  /** Own free addresses and those that others publish, of the scarcer family. */
+  readonly availableAddresses: number;
+  /** True once the own record was looked for, and no lost leases are being waited for. */
+  readonly settled: boolean;
   readonly ready: boolean;
   readonly waitingFor: string;
 }
@@ -86,6 +90,15 @@ function formatted(blocks: readonly { readonly cidr: Cidr }[]): readonly string[
     .map(formatCidr);
 }
 
+function available(state: State, served: readonly Family[]): number {
+  if (served.length === 0) return 0;
+  const sums = served.map((family) => {
+    const others = [...state.peers.values()].reduce((sum, { record }) => sum + record.free[family], 0);
+    return freeAddresses(state.spaces[family]) + others;
+  });
+  return Math.min(...sums);
+}
+
 export function summary(state: State): Summary {
   const served = familiesOf(state);
   const free = served.length === 0 ? 0 : Math.min(...served.map((family) => freeAddresses(state.spaces[family])));
@@ -98,6 +111,8 @@ export function summary(state: State): Summary {
     freeAddresses: free,
     leasedAddresses: [...state.leases.values()].reduce((sum, lease) => sum + lease.addresses.length, 0),
     restingAddresses: families.reduce((sum, family) => sum + state.spaces[family].restingCount, 0),
+    availableAddresses: available(state, served),
+    settled: state.looked && state.recovery !== 'asked',
     ready: free > 0 && state.fenced === '',
     waitingFor: waitingFor(state),
   };

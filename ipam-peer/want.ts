@@ -32,7 +32,11 @@ function wantFamily(draft: Draft, family: Family): void {
   }
   if (asked !== undefined && stillHopeful(state, family, asked, draft.nowMs)) return;
   const donor = chooseDonor(state, family, { previous: asked, preferred: draft.wants[4], random: draft.random });
-  if (donor === undefined) return;
+  if (donor === undefined) {
+    // Whoever waits may still get what this very write brings.
+    if (more > 0) state.asks[family].exhausted = false;
+    return;
+  }
   if (sameRef(donor, asked)) {
     // Nobody else could be asked: go on waiting for the same one.
     state.asks[family].from = donor;

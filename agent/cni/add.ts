@@ -86,9 +86,10 @@ async function leaseOrUndo(
   signal: AbortSignal,
 ): Promise<Lease> {
   const { delegate } = call;
-  const { addresses, link } = call.netConf.wish;
+  const { addresses, link, annotations } = call.netConf.wish;
   const isOwnLink = owner.linkedBy === undefined && Object.keys(link).length > 0;
-  const request = { ...call.key, owner, addresses, ...(isOwnLink && { link }) };
+  const pool = annotations.get('pool');
+  const request = { ...call.key, owner, addresses, ...(pool !== undefined && { pool }), ...(isOwnLink && { link }) };
   if (delegate === undefined || delegated === undefined) return await parts.ipam.lease(request, signal);
   try {
     return await parts.ipam.lease({ ...request, addresses: delegated.addresses, delegate }, signal);

@@ -40,6 +40,8 @@ export interface Delegate {
 
 export interface LeaseRequest extends AttachmentKey {
   readonly owner: LeaseOwner;
+  /** Name of the pool; absent: the one that names the pod's namespace, else `default`. */
+  readonly pool?: string;
   /** Addresses asked for by name (the `ips` capability); plain addresses without prefix length. Empty: any. */
   readonly addresses: readonly string[];
   /** What the link shall have beyond addresses; kept with the lease. */
@@ -49,6 +51,8 @@ export interface LeaseRequest extends AttachmentKey {
 }
 
 export interface Lease extends AttachmentKey {
+  /** The pool that the addresses are of; absent: `default`. */
+  readonly pool?: string;
   /** Random 64-bit hex: a DEL acts only on the generation that it names. */
   readonly generation: string;
   /** Plain addresses, at most one per family; IPv4 first. */
@@ -84,8 +88,28 @@ export interface PeerView {
   readonly blocks: readonly string[];
 }
 
+/** One pool as this node sees it: a Universe and who owns what of it. */
+export interface PoolView {
+  readonly name: string;
+  /** Namespaces whose pods take their addresses from here. */
+  readonly namespaces: readonly string[];
+  readonly ranges: readonly string[];
+  readonly reserved: readonly string[];
+  /** Owners of its blocks, by the names of their records in this pool. */
+  readonly peers: readonly PeerView[];
+  /** Addresses of this node, of the scarcer family. */
+  readonly freeAddresses: number;
+  readonly leasedAddresses: number;
+  readonly restingAddresses: number;
+  /** Free addresses of this node and those that others say could move, of the scarcer family. */
+  readonly availableAddresses: number;
+  readonly ready: boolean;
+  /** Why nothing can be leased from it here; empty when something can, or when nobody has asked here yet. */
+  readonly waitingFor: string;
+}
+
 export interface IpamView {
-  /** The pool's ranges and what is never given out of them, CIDR strings. Empty until the universe was read once. */
+  /** The ranges of all pools and what is never given out of them, CIDR strings. Empty until the universe was read once. */
   readonly ranges: readonly string[];
   readonly reserved: readonly string[];
   readonly peers: readonly PeerView[];
@@ -101,6 +125,12 @@ export interface IpamView {
   readonly waitingFor: string;
   /** Milliseconds since the epoch of the registry's last answer; undefined before the first. */
   readonly registryAnsweredAtMs: number | undefined;
+  /** As in PoolView, of the default pool. */
+  readonly availableAddresses?: number;
+  /** False until it is known whether this node has a record, and its leases are there. */
+  readonly settled?: boolean;
+  /** Every pool, `default` first; the counts and readiness above are that one's. */
+  readonly pools?: readonly PoolView[];
 }
 
 export interface Ipam {

@@ -4,8 +4,10 @@ import { createHash, randomBytes, randomInt } from 'node:crypto';
 import type { NodeIdentity } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
+import { families, type Family } from '#ipam-peer/address.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { Config, InUse, Refusal, RefusalReason } from '#ipam-peer/events.ts';
+import { defaultUniverse } from '#ipam-peer/records.ts';
 import { familiesOf, leaseKey } from '#ipam-peer/state.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { type Driver, type Log, makeDriver, type Outcome } from './driver.ts';
@@ -24,6 +26,8 @@ export interface IpamOptions {
     readonly ranges: readonly string[];
     /** Never given out; added when this agent creates or founds the universe. */
     readonly reserved: readonly string[];
+    /** Families in which the node takes an address of its own from it; default: both. */
+    readonly ownAddresses?: readonly Family[];
   };
   readonly log: Log;
   /** How long a freed address rests; default 30 s. */
@@ -38,10 +42,20 @@ export interface IpamOptions {
   /** What others use around this host; asked for before this agent founds a universe. Absent: nothing is in use. */
   readonly survey?: (signal: AbortSignal) => Promise<readonly InUse[]>;
   /** Other timings of the core, for tests. */
-  readonly timing?: Partial<
-    Omit<Config, 'universe' | 'ranges' | 'reserved' | 'self' | 'node' | 'restMs' | 'allocateWaitMs'>
-  >;
+  readonly timing?: Partial<Omit<Config, Told>>;
 }
+
+/** What of the core's configuration the options say by themselves. */
+type Told =
+  | 'universe'
+  | 'joinOnUse'
+  | 'ownAddresses'
+  | 'ranges'
+  | 'reserved'
+  | 'self'
+  | 'node'
+  | 'restMs'
+  | 'allocateWaitMs';
 
 export interface RunningIpam extends Ipam {
   /** Underlay addresses changed; the record follows. */
@@ -60,9 +74,18 @@ export const defaultTiming = {
   lowWater: 32,
 } as const;
 
-/** The record's name: `<node>.<first 8 of the node's uid>`, a DNS-1123 subdomain. Throws WeftError('invalidSetting'). */
-export function peerName(node: NodeIdentity): string {
-  const name = `${node.nodeName}.${node.nodeUid.slice(0, 8)}`.toLowerCase();
+/** Between a node's name and a pool's in the name of a record; no uid begins like that. */
+const poolMark = '.pool-';
+
+/** The record's name in the default pool, of which that in another pool is made. */
+export function basePeerName(name: string, universe: string): string {
+  return universe === defaultUniverse ? name : name.slice(0, -`${poolMark}${universe}`.length);
+}
+
+/** The record's name: `<node>.<first 8 of the node's uid>`, in a further pool with `.pool-<name>` after it; a DNS-1123 subdomain. Throws WeftError('invalidSetting'). */
+export function peerName(node: NodeIdentity, universe: string = defaultUniverse): string {
+  const pool = universe === defaultUniverse ? '' : `${poolMark}${universe}`;
+  const name = `${node.nodeName}.${node.nodeUid.slice(0, 8)}${pool}`.toLowerCase();
   if (name.length > 253 || !/^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/.test(name)) {
     throw new WeftError(
       'invalidSetting',
@@ -88,9 +111,11 @@ export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
     restMs: options.restMs ?? defaultTiming.restMs,
     allocateWaitMs: options.allocateWaitMs ?? defaultTiming.allocateWaitMs,
     universe: options.universe.name,
+    joinOnUse: options.universe.name !== defaultUniverse,
+    ownAddresses: options.universe.ownAddresses ?? families,
     ranges: options.universe.ranges.map(setting),
     reserved: options.universe.reserved.map(setting),
-    self: peerName(options.node),
+    self: peerName(options.node, options.universe.name),
     node: { name: options.node.nodeName, uid: options.node.nodeUid },
   };
   const store = openStore(options.statePath);
@@ -154,6 +179,7 @@ async function lease(driver: Driver, ticket: number, request: LeaseRequest, sign
     sinceMs: Date.now(),
     hostIfname: hostIfname(request),
     ...(request.link !== undefined && { link: request.link }),
+    ...(request.pool !== undefined && { pool: request.pool }),
   };
   const outcome = await new Promise<Outcome>((resolve, reject) => {
     const abort = (): void => {
@@ -213,6 +239,8 @@ function view(driver: Driver): IpamView {
     ready: now.ready,
     waitingFor: now.waitingFor,
     registryAnsweredAtMs: driver.registryAnsweredAtMs,
+    availableAddresses: now.availableAddresses,
+    settled: now.settled,
   };
 }
 
@@ -223,7 +251,7 @@ async function whenReady(driver: Driver, signal: AbortSignal): Promise<void> {
     const served = familiesOf(state);
     return (
       served.length > 0 &&
-      state.durable.overlay.length === served.length &&
+      state.durable.overlay.length === served.filter((family) => state.config.ownAddresses.includes(family)).length &&
       served.every((family) => state.spaces[family].total > 0)
     );
   };

@@ -20,12 +20,14 @@ import {
   owner,
   patch,
   peerOf,
+  poolPeerOf,
   peers,
   refTo,
   removal,
   replacement,
   session,
   stored,
+  universeOf,
   universes,
   update,
   withMetadata,
@@ -145,6 +147,18 @@ describe('with the token of node a, the API server refuses', () => {
     ],
     ['to patch its own record', 'cannot patch', async () => patch(`${peers}/${a.record}`, { spec: { seq: 9 } })],
     ['to patch another’s record', 'cannot patch', async () => patch(`${peers}/${b.record}`, { spec: { blocks: [] } })],
+    ['to make another’s record in a pool', 'weft-peers', async () => creation(poolPeerOf(b, 'blue'))],
+    [
+      'to name its record after another pool',
+      'weft-peers',
+      async () => creation(poolPeerOf(a, 'red', `${a.record}.pool-blue`)),
+    ],
+    ['to hide in its pool record that it is one', 'weft-peers', async () => creation(poolPeerOf(a, 'blue', a.record))],
+    [
+      'to make another’s session in a pool',
+      'weft-sessions',
+      async () => creation(session(b, `${b.record}.pool-blue`), leases),
+    ],
     ['to make a session for another', 'weft-sessions', async () => creation(session(b, 'b'), leases)],
     [
       'to take another’s session',
@@ -241,18 +255,7 @@ describe('with the token of node a, the API server refuses', () => {
   });
 
   it('to found a network that is founded, or in another’s name', async () => {
-    await done(
-      server.admin,
-      creation(
-        {
-          apiVersion: 'weft.network/v1alpha1',
-          kind: 'Universe',
-          metadata: { name: 'default' },
-          spec: { ranges: ['10.32.0.0/12'] },
-        },
-        universes,
-      ),
-    );
+    await done(server.admin, creation(universeOf('default', '10.32.0.0/12'), universes));
     const universe = async (): Promise<Stored> =>
       (await done(server.admin, { method: 'GET', path: `${universes}/default` })).body as Stored;
     const found = async (agent: NodeAgent, spec: object): Promise<KubeAnswer> => {
@@ -287,21 +290,32 @@ describe('a token that names no node', () => {
       withSpec(gone, { heir: refTo(await stored(a)) }),
       creation(session(a, 'nowhere'), leases),
       nodeStatus('a', { conditions: [networkUp] }),
-      creation(
-        {
-          apiVersion: 'weft.network/v1alpha1',
-          kind: 'Universe',
-          metadata: { name: 'other' },
-          spec: { ranges: ['10.0.0.0/8'] },
-        },
-        universes,
-      ),
+      creation(universeOf('other', '10.0.0.0/8'), universes),
     ];
     for (const attempt of attempts) expect(await stranger.call(await attempt)).toMatchObject({ status: 422 });
   });
 });
 
 describe('what an agent needs is allowed', () => {
+  it('a record and a session in each pool, and to found one', async () => {
+    const blue = `${b.record}.pool-blue`;
+    const made = (await done(b.api, creation(poolPeerOf(b, 'blue')))).body as Stored;
+    await done(b.api, creation(session(b, blue), leases));
+    await done(server.admin, creation(universeOf('blue', '10.64.0.0/16'), universes));
+    const foundedBy = async (founder: object): Promise<KubeAnswer> =>
+      await b.call(await replacement(b, `${universes}/blue`, { founder }));
+    expect(await foundedBy(refTo(await stored(b)))).toMatchObject({ status: 422 });
+    expect(await foundedBy(refTo(made))).toMatchObject({ status: 200 });
+    const path = `${peers}/${blue}`;
+    await done(b.api, await replacement(b, path, { blocks: blocks('10.64.0.0/16'), seeded: true, seq: 2 }));
+    const moved = await server.admin.call(await replacement(b, path, { universe: 'red' }), signal);
+    expect(moved).toMatchObject({
+      status: 422,
+      body: { message: expect.stringContaining('a record belongs to one universe') },
+    });
+    expect(await a.call(await replacement(a, path, { blocks: [] }))).toMatchObject({ status: 422 });
+  });
+
   it('its session, its own record, its own condition', async () => {
     const registry = await openKubernetesRegistry({ namespace: 'weft', kubeConfig: a.kubeConfig, log });
     const made = await registry.create('session', a.record, { sessionId: 's1', termSeconds: 240 }, signal);

@@ -1,4 +1,5 @@
 // What one seed draws before anything happens: how large the world is, how it boots, which faults it meets and how often.
+import type { Family } from '#ipam-peer/address.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { Effect, InUse } from '#ipam-peer/events.ts';
 import type { State } from '#ipam-peer/state.ts';
@@ -42,6 +43,9 @@ export interface Scenario {
   readonly reserved: readonly Cidr[];
   /** What the survey before founding finds in use. */
   readonly inUse: readonly InUse[];
+  /** Peers make their records when they first need an address, as in a further pool. */
+  readonly joinOnUse: boolean;
+  readonly ownAddresses: readonly Family[];
   /** Peers boot within this time. */
   readonly bootWithinMs: number;
   /** Split into halves from the beginning until the faults end: a peer reaches the registry only in turn with its half. */
@@ -103,6 +107,8 @@ export function drawScenario(random: Random, peers: number | undefined): Scenari
     ranges: universe.ranges.map(cidr),
     reserved: universe.reserved.map(cidr),
     inUse: (universe.inUse ?? []).map((text) => ({ cidr: cidr(text), by: 'a route of the host' })),
+    joinOnUse: random.chance(0.25),
+    ownAddresses: random.pick([[4, 6], [4, 6], [6], []]),
     bootWithinMs: random.pick([0, 10, 1000, 15_000]),
     halves: random.chance(0.1),
     faults: calm

@@ -250,6 +250,8 @@ function configOf(scenario: Scenario, index: number): SimPeer['config'] {
   const name = `n${index + 1}`;
   return {
     universe: 'default',
+    joinOnUse: scenario.joinOnUse,
+    ownAddresses: scenario.ownAddresses,
     ranges: scenario.ranges,
     reserved: scenario.reserved,
     self: `${name}.${name}`,

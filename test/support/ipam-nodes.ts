@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { LeaseRequest } from '#agent/runtime/ipam.ts';
 import type { Log } from '#agent/runtime/driver.ts';
+import { openPools } from '#agent/runtime/pools.ts';
 import { type IpamOptions, type RunningIpam, startIpam } from '#agent/runtime/start.ts';
 import { MemoryRegistry } from './memory-registry.ts';
 
@@ -19,7 +20,7 @@ export const briskTiming: NonNullable<IpamOptions['timing']> = {
   resyncMs: 2000,
 };
 
-export interface NodeSetup extends Partial<Omit<IpamOptions, 'node' | 'registry'>> {
+export interface NodeSetup extends Partial<Omit<IpamOptions, 'node'>> {
   readonly uid?: string;
 }
 
@@ -44,18 +45,13 @@ export class IpamNodes implements AsyncDisposable {
 
   async start(name: string, setup: NodeSetup = {}): Promise<RunningIpam> {
     const { uid = `${name}0000-0000-4000`, ...rest } = setup;
-    const say =
-      (level: string) =>
-      (text: string): void =>
-        void this.lines.push(`${name} ${level} ${text}`);
-    const log: Log = { debug: say('debug'), info: say('info'), warn: say('warn'), error: say('error') };
     const number = Number(/\d+$/.exec(name)?.[0] ?? 1);
     const ipam = await startIpam({
       registry: this.registry.client(),
       statePath: this.statePath(name),
       node: { nodeName: name, nodeUid: uid, underlayAddresses: [`192.0.2.${number}`] },
       universe: pool,
-      log,
+      log: this.#logOf(name),
       timing: briskTiming,
       ...rest,
     });
@@ -63,9 +59,50 @@ export class IpamNodes implements AsyncDisposable {
     return ipam;
   }
 
+  /** A node with every pool that there is, as the agent starts it. */
+  async startPools(name: string, setup: NodeSetup = {}): Promise<RunningIpam> {
+    const registry = setup.registry ?? this.registry.client();
+    const log = this.#logOf(name);
+    const path = join(this.directory, name, 'pools.json');
+    const ipam = await openPools({
+      registry,
+      path,
+      log,
+      defaultRanges: pool.ranges,
+      open: async ({ name: universe, ownAddresses, others, mine }) => {
+        const { recoverLeases } = setup;
+        const own = await this.start(name, {
+          ...setup,
+          registry,
+          statePath: join(this.directory, name, universe, 'state.sqlite'),
+          universe: universe === 'default' ? pool : { name: universe, ranges: [], reserved: [], ownAddresses },
+          survey: async () => others(),
+          ...(recoverLeases && { recoverLeases: async (signal) => await mine(await recoverLeases(signal), signal) }),
+        });
+        this.#running.delete(own);
+        return own;
+      },
+    });
+    this.#running.add(ipam);
+    return ipam;
+  }
+
+  #logOf(name: string): Log {
+    const say =
+      (level: string) =>
+      (text: string): void =>
+        void this.lines.push(`${name} ${level} ${text}`);
+    return { debug: say('debug'), info: say('info'), warn: say('warn'), error: say('error') };
+  }
+
   async stop(ipam: RunningIpam): Promise<void> {
     this.#running.delete(ipam);
     await ipam.close();
+  }
+
+  /** The node's disk is lost. */
+  async wipe(name: string): Promise<void> {
+    await rm(join(this.directory, name), { recursive: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

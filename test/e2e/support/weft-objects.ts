@@ -87,6 +87,16 @@ export function peerOf(agent: NodeAgent): object {
   return { apiVersion: 'weft.network/v1alpha1', kind: 'Peer', metadata: { name: agent.record }, spec };
 }
 
+/** The agent's record in a further pool; `name` is what it should be unless said. */
+export function poolPeerOf(agent: NodeAgent, universe: string, name = `${agent.record}.pool-${universe}`): object {
+  const peer = peerOf(agent) as { readonly spec: object };
+  return { ...peer, metadata: { name }, spec: { ...peer.spec, universe } };
+}
+
+export function universeOf(name: string, ...ranges: readonly string[]): object {
+  return { apiVersion: 'weft.network/v1alpha1', kind: 'Universe', metadata: { name }, spec: { ranges } };
+}
+
 export function session(agent: NodeAgent, name: string = agent.record): object {
   return {
     apiVersion: 'coordination.k8s.io/v1',

@@ -91,6 +91,8 @@ export class Hand {
     this.bench = bench;
     this.sim = new SimPeer(index, {
       universe: 'default',
+      joinOnUse: false,
+      ownAddresses: [4, 6],
       ranges: cidrs('10.32.0.0/12'),
       reserved: [],
       self: `${name}.x`,

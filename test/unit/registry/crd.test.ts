@@ -39,6 +39,7 @@ const ref = { name: 'host2.1a2b3c4d', uid: '3f0c9a52-0000-4000-8000-000000000002
 
 /** Every field that there is, set. */
 const peer: PeerRecord = {
+  universe: 'blue',
   node: ref,
   seq: 7,
   seeded: true,
@@ -54,6 +55,7 @@ const peer: PeerRecord = {
 const universe: UniverseRecord = {
   ranges: [cidr('10.32.0.0/12')],
   reserved: [cidr('10.43.0.0/16')],
+  namespaces: ['team-a'],
   founder: ref,
   extra: {},
 };

@@ -1,0 +1,66 @@
+// One view of all pools: the datapath wants each node once, with whatever blocks it owns, and every range that is somebody's. Counts
+// and readiness stay the default pool's.
+import { parseAddress } from '#ipam-peer/address.ts';
+import { compareCidr, parseCidr } from '#ipam-peer/cidr.ts';
+import { defaultUniverse } from '#ipam-peer/records.ts';
+import type { IpamView, PeerView, PoolView } from './ipam.ts';
+import { basePeerName } from './start.ts';
+
+export interface FurtherPool {
+  readonly name: string;
+  readonly namespaces: readonly string[];
+  readonly view: IpamView;
+}
+
+export function mergeViews(main: IpamView, further: readonly FurtherPool[]): IpamView {
+  const pools = [
+    poolView(defaultUniverse, [], main),
+    ...further.map((one) => poolView(one.name, one.namespaces, one.view)),
+  ];
+  if (further.length === 0) return { ...main, pools };
+  const peers = new Map(main.peers.map((peer) => [peer.name, peer]));
+  for (const pool of further) {
+    for (const peer of pool.view.peers) {
+      const name = basePeerName(peer.name, pool.name);
+      const known = peers.get(name);
+      peers.set(name, known === undefined ? { ...peer, name } : joined(known, peer));
+    }
+  }
+  const views = further.map((pool) => pool.view);
+  return {
+    ...main,
+    ranges: [...main.ranges, ...views.flatMap((view) => view.ranges)],
+    reserved: [...main.reserved, ...views.flatMap((view) => view.reserved)],
+    overlayAddresses: views.reduce((all, view) => withFamilies(all, view.overlayAddresses), main.overlayAddresses),
+    peers: [...peers.values()].toSorted((a, b) => (a.name < b.name ? -1 : 1)),
+    pools,
+  };
+}
+
+function joined(known: PeerView, more: PeerView): PeerView {
+  return {
+    ...known,
+    underlayAddress: known.underlayAddress ?? more.underlayAddress,
+    overlayAddresses: withFamilies(known.overlayAddresses, more.overlayAddresses),
+    blocks: sorted([...known.blocks, ...more.blocks]),
+  };
+}
+
+/** `known`, and of `more` what is of another family; IPv4 first. */
+function withFamilies(known: readonly string[], more: readonly string[]): readonly string[] {
+  const has = new Set(known.map((text) => parseAddress(text)?.family));
+  const all = [...known, ...more.filter((text) => !has.has(parseAddress(text)?.family))];
+  return all.toSorted((a, b) => (parseAddress(a)?.family ?? 0) - (parseAddress(b)?.family ?? 0));
+}
+
+function sorted(texts: readonly string[]): readonly string[] {
+  const blocks = texts.map((text) => ({ text, cidr: parseCidr(text) }));
+  return blocks.toSorted((a, b) => (a.cidr && b.cidr ? compareCidr(a.cidr, b.cidr) : 0)).map(({ text }) => text);
+}
+
+function poolView(name: string, namespaces: readonly string[], view: IpamView): PoolView {
+  const { ranges, reserved, peers, freeAddresses, leasedAddresses, restingAddresses, ready, waitingFor } = view;
+  const counts = { freeAddresses, leasedAddresses, restingAddresses, availableAddresses: view.availableAddresses ?? 0 };
+  const joinedHere = name === defaultUniverse || peers.some((peer) => peer.self);
+  return { name, namespaces, ranges, reserved, peers, ...counts, ready, waitingFor: joinedHere ? waitingFor : '' };
+}

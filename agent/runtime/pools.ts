@@ -1,0 +1,326 @@
+// Several pools on one node: each Universe has a core, a record and a store of its own, so that one that is full, or refused, hurts no
+// other. Universes are followed while the agent runs: a new one is served without a restart. The node joins a further pool when its
+// first pod asks for it; until then it only follows the others' records, because its pods must reach theirs.
+//
+//   Universe default ──▶ core ──▶ Peer <node>.<uid>              state.db
+//   Universe blue    ──▶ core ──▶ Peer <node>.<uid>.pool-blue    pools/blue/state.db
+//
+// What is known of the universes is kept on disk: a start while the registry is away serves the same pools.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readIfThere, writeDurably } from '#agent/discovery/durable-file.ts';
+import { toWeftError, WeftError } from '#agent/errors.ts';
+import type { Registry, RegistryRecord } from '#agent/registry/registry.ts';
+import { families, type Family } from '#ipam-peer/address.ts';
+import { formatCidr, overlaps, parseCidr } from '#ipam-peer/cidr.ts';
+import type { InUse } from '#ipam-peer/events.ts';
+import { defaultUniverse, parseUniverse } from '#ipam-peer/records.ts';
+import type { Log } from './driver.ts';
+import type { AttachmentKey, IpamView, Lease, LeaseRequest } from './ipam.ts';
+import { mergeViews } from './merge-views.ts';
+import type { RunningIpam } from './start.ts';
+
+/** A pool to be opened. */
+export interface PoolOpening {
+  readonly name: string;
+  /** Families in which the node has no address of its own from the default pool. */
+  readonly ownAddresses: readonly Family[];
+  /** The other pools' ranges, which its own must not overlap; asked when it is about to be founded. */
+  readonly others: () => readonly InUse[];
+  /** Those of the leases found in the kernel that are this pool's; waits until the registry has told which pools there are. */
+  readonly mine: (leases: readonly Lease[], signal: AbortSignal) => Promise<readonly Lease[]>;
+}
+
+export interface PoolsOptions {
+  readonly registry: Pick<Registry, 'get' | 'list' | 'watch'>;
+  /** File that keeps what is known of the universes; a missing or damaged one is an empty one. */
+  readonly path: string;
+  /** The default pool's ranges as the settings have them, which count until its Universe is read. */
+  readonly defaultRanges: readonly string[];
+  readonly open: (pool: PoolOpening) => Promise<RunningIpam>;
+  readonly log: Log;
+}
+
+interface Known {
+  readonly name: string;
+  readonly ranges: readonly string[];
+  readonly namespaces: readonly string[];
+}
+
+/** The name goes into the names of records and folders: a DNS label. */
+const namePattern = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
+/** How long an ADD waits for the registry to tell of a pool that it names. */
+const lookUpMs = 2000;
+const retryMs = 1000;
+
+/** Starts the default pool and every further one that is known. Throws what `open` throws for the default pool. */
+export async function openPools(options: PoolsOptions): Promise<RunningIpam> {
+  const pools = new Pools(options);
+  await pools.start();
+  return {
+    lease: async (request, signal) => await pools.lease(request, signal),
+    activate: (lease) => (pools.holder(lease) ?? pools.main).activate(lease),
+    release: (key, generation) => (pools.holder(key) ?? pools.main).release(key, generation),
+    find: (key) => pools.holder(key)?.find(key),
+    leases: () => pools.all().flatMap((pool) => pool.leases()),
+    view: () => pools.view(),
+    onChange: (listener) => pools.onChange(listener),
+    whenReady: async (signal) => await pools.whenReady(signal),
+    setUnderlay: (addresses) => pools.all().forEach((pool) => pool.setUnderlay(addresses)),
+    close: async () => await pools.close(),
+  };
+}
+
+class Pools {
+  readonly #options: PoolsOptions;
+  readonly #running = new Map<string, RunningIpam>();
+  /** Further universes by name, served or not. */
+  readonly #known = new Map<string, Known>();
+  /** Why a universe is not served. */
+  readonly #problems = new Map<string, string>();
+  readonly #listeners = new Set<() => void>();
+  readonly #stop = new AbortController();
+  #work: Promise<void> = Promise.resolve();
+  #following: Promise<void> = Promise.resolve();
+  #main: RunningIpam | undefined;
+
+  constructor(options: PoolsOptions) {
+    this.#options = options;
+  }
+
+  get main(): RunningIpam {
+    if (this.#main === undefined) throw new Error('the pools are not started');
+    return this.#main;
+  }
+
+  all(): readonly RunningIpam[] {
+    return [...this.#running.values()];
+  }
+
+  holder(key: AttachmentKey): RunningIpam | undefined {
+    return this.all().find((pool) => pool.find(key) !== undefined);
+  }
+
+  async start(): Promise<void> {
+    this.#main = await this.#open(defaultUniverse);
+    for (const known of await load(this.#options)) await this.#take(known);
+    this.#following = this.#follow();
+  }
+
+  async lease(request: LeaseRequest, signal: AbortSignal): Promise<Lease> {
+    if (this.holder(request) !== undefined) {
+      throw new WeftError('attachmentExists', `container ${request.containerId} already has ${request.ifname}`);
+    }
+    const { pool: asked, ...rest } = request;
+    const name = asked ?? this.#ofNamespace(request.owner.podNamespace ?? '') ?? defaultUniverse;
+    if (name === defaultUniverse) return await this.main.lease(rest, signal);
+    const pool = this.#running.get(name) ?? (await this.#lookUp(name, signal));
+    return await pool.lease({ ...rest, pool: name }, signal);
+  }
+
+  #ofNamespace(namespace: string): string | undefined {
+    if (namespace === '') return undefined;
+    const pools = [...this.#known.values()].filter((known) => known.namespaces.includes(namespace));
+    return pools.map(({ name }) => name).toSorted()[0];
+  }
+
+  /** A pool that was made a moment ago may not have been heard of yet. */
+  async #lookUp(name: string, signal: AbortSignal): Promise<RunningIpam> {
+    let why = 'there is no Universe of that name';
+    if (namePattern.test(name)) {
+      try {
+        const limit = AbortSignal.any([signal, this.#stop.signal, AbortSignal.timeout(lookUpMs)]);
+        const record = await this.#options.registry.get('universe', name, limit);
+        if (record !== undefined) await this.#heard(record);
+      } catch (error) {
+        signal.throwIfAborted();
+        why = `and the registry does not tell: ${toWeftError(error).message}`;
+      }
+    }
+    const pool = this.#running.get(name);
+    if (pool !== undefined) return pool;
+    throw new WeftError(
+      'unknownPool',
+      `no pool ${JSON.stringify(name.slice(0, 80))}: ${this.#problems.get(name) ?? why}`,
+    );
+  }
+
+  view(): IpamView {
+    const further = [...this.#known.values()].flatMap((known) => {
+      const view = this.#running.get(known.name)?.view();
+      return view === undefined ? [] : [{ ...known, view }];
+    });
+    return mergeViews(this.main.view(), further);
+  }
+
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  #changed(): void {
+    for (const listener of this.#listeners) listener();
+  }
+
+  /** The default pool is ready, and of every other one it is known which leases it has here. */
+  async whenReady(signal: AbortSignal): Promise<void> {
+    await this.main.whenReady(signal);
+    await this.#hearAll(signal);
+    while (this.all().some((pool) => pool.view().settled === false)) await sleep(retryMs / 20, undefined, { signal });
+  }
+
+  async #hearAll(signal: AbortSignal): Promise<void> {
+    const { registry, log } = this.#options;
+    for (;;) {
+      signal.throwIfAborted();
+      try {
+        for (const record of await registry.list('universe', signal)) await this.#heard(record);
+        return;
+      } catch (error) {
+        log.warn(`cannot list the pools: ${toWeftError(error).message}`);
+        await sleep(retryMs, undefined, { signal });
+      }
+    }
+  }
+
+  /** What no further pool has in its ranges is the default's. */
+  async #mine(name: string, leases: readonly Lease[], signal: AbortSignal): Promise<readonly Lease[]> {
+    await this.#hearAll(signal);
+    const poolOf = ({ addresses }: Lease): string => {
+      const block = parseCidr(`${addresses[0] ?? ''}/${addresses[0]?.includes(':') === true ? 128 : 32}`);
+      const pools = [...this.#known.values()];
+      const holder = pools.find(
+        ({ ranges }) => block !== undefined && ranges.some((text) => overlapsText(text, block)),
+      );
+      return holder?.name ?? defaultUniverse;
+    };
+    const mine = leases.filter((lease) => poolOf(lease) === name);
+    return name === defaultUniverse ? mine : mine.map((lease) => ({ ...lease, pool: name }));
+  }
+
+  /** One universe after the other, so that two that overlap are not both taken. */
+  async #heard(record: RegistryRecord): Promise<void> {
+    const work = this.#work.then(async () => {
+      const parsed = parseUniverse(record.value);
+      if (!parsed.ok) return this.#refuse(record.name, `its Universe cannot be understood: ${parsed.reason}`);
+      const { ranges, namespaces } = parsed.record;
+      const taken = await this.#take({ name: record.name, ranges: ranges.map(formatCidr), namespaces });
+      if (taken) await this.#save();
+    });
+    this.#work = work.catch(() => undefined);
+    await work;
+  }
+
+  /** True when something about the universe is new. */
+  async #take(known: Known): Promise<boolean> {
+    const { name } = known;
+    if (name === defaultUniverse) return false;
+    if (!namePattern.test(name)) {
+      this.#refuse(name, 'the name of a pool is a DNS label: lower-case letters, digits and "-", at most 63');
+      return false;
+    }
+    if (!this.#running.has(name)) {
+      const other = this.#othersThan(name).find(({ cidr }) => known.ranges.some((text) => overlapsText(text, cidr)));
+      if (other !== undefined) {
+        this.#refuse(name, `${formatCidr(other.cidr)} is ${other.by}, and its own ranges overlap it`);
+        return false;
+      }
+      this.#running.set(name, await this.#open(name));
+      this.#options.log.info(`serving the pool ${name}: ${known.ranges.join(', ')}`);
+    }
+    this.#problems.delete(name);
+    const before = this.#known.get(name);
+    if (before !== undefined && JSON.stringify(before) === JSON.stringify(known)) return false;
+    this.#known.set(name, known);
+    this.#changed();
+    return true;
+  }
+
+  #refuse(name: string, problem: string): void {
+    if (this.#problems.get(name) === problem) return;
+    this.#problems.set(name, problem);
+    this.#options.log.error(`the pool ${name} is not served: ${problem}`);
+  }
+
+  async #open(name: string): Promise<RunningIpam> {
+    const pool = await this.#options.open({
+      name,
+      ownAddresses: name === defaultUniverse ? families : this.#lackedByDefault(),
+      others: () => (name === defaultUniverse ? [] : this.#othersThan(name)),
+      mine: async (leases, signal) => await this.#mine(name, leases, signal),
+    });
+    pool.onChange(() => this.#changed());
+    if (name === defaultUniverse) this.#running.set(name, pool);
+    return pool;
+  }
+
+  #defaultRanges(): readonly string[] {
+    const told = this.#main?.view().ranges ?? [];
+    return told.length > 0 ? told : this.#options.defaultRanges;
+  }
+
+  #lackedByDefault(): readonly Family[] {
+    const ranges = this.#defaultRanges();
+    return families.filter((family) => !ranges.some((text) => text.includes(':') === (family === 6)));
+  }
+
+  #othersThan(name: string): readonly InUse[] {
+    const others = [...this.#known.values()].filter((known) => known.name !== name && this.#running.has(known.name));
+    return [{ name: defaultUniverse, ranges: this.#defaultRanges() }, ...others].flatMap((other) =>
+      other.ranges.flatMap((text) => {
+        const cidr = parseCidr(text);
+        return cidr === undefined ? [] : [{ cidr, by: `the pool ${other.name}'s`, apart: true }];
+      }),
+    );
+  }
+
+  async #save(): Promise<void> {
+    await writeDurably(this.#options.path, `${JSON.stringify([...this.#known.values()])}\n`);
+  }
+
+  /** Hints for as long as the agent runs; a watch that ends by an error is begun again. */
+  async #follow(): Promise<void> {
+    const { registry, log } = this.#options;
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      try {
+        for await (const { name, record } of registry.watch('universe', signal)) {
+          if (signal.aborted) return;
+          if (record !== undefined) await this.#heard(record);
+          else if (this.#known.has(name)) log.warn(`the Universe ${name} was deleted; its pods keep their addresses`);
+        }
+      } catch (error) {
+        if (!signal.aborted) log.warn(`the watch on pools ended: ${toWeftError(error).message}`);
+      }
+      await sleep(retryMs, undefined, { signal }).catch(() => undefined);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    await Promise.allSettled([this.#following, this.#work]);
+    await Promise.all(this.all().map(async (pool) => await pool.close()));
+  }
+}
+
+function overlapsText(text: string, cidr: InUse['cidr']): boolean {
+  const own = parseCidr(text);
+  return own !== undefined && overlaps(own, cidr);
+}
+
+async function load({ path, log }: PoolsOptions): Promise<readonly Known[]> {
+  try {
+    const text = await readIfThere(path);
+    const known: unknown = text === undefined ? [] : JSON.parse(text);
+    if (Array.isArray(known) && known.every((one) => isKnown(one))) return known;
+    log.warn(`${path} is damaged; the pools are learnt anew from the registry`);
+  } catch (error) {
+    log.warn(`${path}: ${toWeftError(error).message}; the pools are learnt anew from the registry`);
+  }
+  return [];
+}
+
+function isKnown(value: unknown): value is Known {
+  const known = value as Partial<Known> | null;
+  const texts = (list: unknown): boolean => Array.isArray(list) && list.every((one) => typeof one === 'string');
+  return typeof known?.name === 'string' && texts(known.ranges) && texts(known.namespaces);
+}
