@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 static int64_t deadline;
+// A second failure while telling the first can only be memory.
+static bool failing;
 
 void text_add(struct text *text, const void *bytes, size_t length) {
   if (length > REQUEST_LIMIT - text->length) fail(CODE_DECODE, "the request is larger than 16 MiB", NULL);
@@ -87,8 +89,6 @@ _Noreturn void finish(const char *json, size_t length, int status) {
 }
 
 _Noreturn void fail(int code, const char *message, const char *details) {
-  // A second failure while telling the first can only be memory.
-  static bool failing;
   static const char last_words[] = "{\"cniVersion\":\"1.1.0\",\"code\":5,\"msg\":\"the shim ran out of memory\"}\n";
   if (failing) finish(last_words, sizeof last_words - 1, 1);
   failing = true;

@@ -30,6 +30,7 @@ const stages = {
     root: true,
   },
   bench: { debian: [...compilers, ...hostTools, 'containernetworking-plugins'], native: true, root: true },
+  fuzz: { debian: [...compilers, 'clang', 'libclang-rt-14-dev'], native: true, root: false },
   e2e: {
     debian: [...compilers, ...hostTools, ...clusterTools],
     native: true,
