@@ -1,6 +1,8 @@
 // The status as plain text: aligned columns, no colours, so that it reads the same in a terminal, a pipe and a bug report.
 
-import type { PeerStatus, Status } from '#agent/observe/status.ts';
+import { grouped } from '#agent/observe/counts.ts';
+import type { PeerStatus, PoolStatus } from '#agent/observe/pools.ts';
+import type { Status } from '#agent/observe/status.ts';
 
 /** Rows under a heading, columns as wide as their widest cell, two blanks apart. */
 export function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -19,11 +21,6 @@ export function duration(ms: number): string {
   if (ms < 90_000) return `${Math.max(0, Math.round(ms / 1000))} s`;
   if (ms < 5_400_000) return `${Math.round(ms / 60_000)} min`;
   return ms < 172_800_000 ? `${Math.round(ms / 3_600_000)} h` : `${Math.round(ms / 86_400_000)} d`;
-}
-
-/** Digits in threes, by blanks. */
-export function grouped(count: number): string {
-  return String(count).replaceAll(/\B(?=(\d{3})+$)/g, ' ');
 }
 
 const orNone = (list: readonly string[]): string => (list.length === 0 ? 'none' : list.join(', '));
@@ -84,8 +81,29 @@ export function peersText({ peers }: Status): string {
 
 /** `weft ipam` */
 export function ipamText(status: Status): string {
-  const { ranges, reserved, peers, addresses } = status;
+  const { ranges, reserved, peers, addresses, pools } = status;
   if (ranges.length === 0) return `the range is not known yet: waiting for ${status.waitingFor || 'the registry'}\n`;
+  const further = pools.filter((pool) => pool.name !== 'default');
+  if (further.length === 0) return holders(ranges, reserved, addresses, peers);
+  return pools.map((pool) => poolText(pool)).join('\n');
+}
+
+function poolText(pool: PoolStatus): string {
+  const { name, namespaces, ranges, reserved, peers, freeAddresses, leasedAddresses, restingAddresses } = pool;
+  const counts = { free: freeAddresses, leased: leasedAddresses, resting: restingAddresses };
+  const pods =
+    name === 'default' ? 'all that name no other pool' : namespaces.map((one) => `namespace ${one}`).join(', ');
+  const heading = [`Pool      ${name}`, `Pods      ${pods || 'those that name it'}`];
+  if (pool.waitingFor !== '') heading.push(`Waiting   ${pool.waitingFor}`);
+  return `${heading.join('\n')}\n${holders(ranges, reserved, counts, peers)}`;
+}
+
+function holders(
+  ranges: readonly string[],
+  reserved: readonly string[],
+  counts: Status['addresses'],
+  peers: readonly PeerStatus[],
+): string {
   const rows = peers.flatMap((peer): readonly (readonly string[])[] =>
     peer.blocks.length === 0
       ? [[nameOf(peer), 'none', '0', '0 %']]
@@ -99,7 +117,7 @@ export function ipamText(status: Status): string {
   return [
     `Range     ${ranges.join(', ')}`,
     `Reserved  ${orNone(reserved)}`,
-    `This node ${grouped(addresses.free)} free, ${grouped(addresses.leased)} leased, ${grouped(addresses.resting)} resting`,
+    `This node ${grouped(counts.free)} free, ${grouped(counts.leased)} leased, ${grouped(counts.resting)} resting`,
     '',
     table(['NODE', 'BLOCK', 'ADDRESSES', 'SHARE'], rows),
   ].join('\n');

@@ -1,5 +1,6 @@
 // What an operator should look at, derived from the status: each with a name that stays, a sentence, and the next step.
 
+import { grouped } from '#agent/observe/counts.ts';
 import type { Status } from '#agent/observe/status.ts';
 
 export interface Finding {
@@ -20,6 +21,7 @@ export function findingsOf(status: Omit<Status, 'findings'>): readonly Finding[]
     ...readyFindings(status),
     ...registryFindings(status),
     ...addressFindings(status),
+    ...poolFindings(status),
     ...peerFindings(status),
     ...datapathFindings(status),
   ];
@@ -66,6 +68,20 @@ function addressFindings({ ready, addresses }: Known): readonly Finding[] {
       nextStep: 'See `weft ipam` for who holds the space.',
     },
   ];
+}
+
+/** A tenth of the pool: published counts are rounded, so that less would be told too late. */
+function poolFindings({ pools }: Known): readonly Finding[] {
+  const scarce = pools.filter(
+    ({ addresses, availableAddresses, peers }) =>
+      peers.some((peer) => peer.self) && availableAddresses < addresses / 10,
+  );
+  return scarce.map(({ name, ranges, addresses, availableAddresses }) => ({
+    name: 'poolNearlyFull',
+    severity: 'warning',
+    message: `Of the ${grouped(addresses)} addresses of the pool ${name} (${ranges.join(', ')}) about ${grouped(availableAddresses)} can still be had here.`,
+    nextStep: 'See `weft ipam` for who holds them; add a pool (docs/ipam.md) before they are gone.',
+  }));
 }
 
 function peerFindings({ peers }: Known): readonly Finding[] {

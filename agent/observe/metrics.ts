@@ -4,6 +4,7 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { DatapathStatus } from '#agent/datapath/datapath.ts';
 import { buildStatus } from '#agent/observe/status.ts';
+import type { PoolStatus } from '#agent/observe/pools.ts';
 import type { Status, StatusSources } from '#agent/observe/status.ts';
 
 export interface Metrics {
@@ -37,6 +38,10 @@ interface Reading {
 const seconds = (ms: number): number => ms / 1000;
 const yes = (truth: boolean | undefined): number => (truth === true ? 1 : 0);
 
+function byPool(status: Status, read: (pool: PoolStatus) => number): Value {
+  return Object.fromEntries(status.pools.map((pool) => [pool.name, read(pool)]));
+}
+
 /** Everything that is read at scrape time. */
 const readings: readonly Reading[] = [
   {
@@ -61,6 +66,30 @@ const readings: readonly Reading[] = [
     name: 'weft_owned_addresses',
     help: 'Addresses in the blocks that this node owns.',
     read: (s) => s.peers.find((peer) => peer.self)?.addresses ?? 0,
+  },
+  {
+    name: 'weft_pool_addresses',
+    help: 'Addresses that the nodes share in a pool; like all counts of a pool of the family of which it has less.',
+    label: 'pool',
+    read: (s) => byPool(s, (pool) => pool.addresses),
+  },
+  {
+    name: 'weft_pool_available_addresses',
+    help: 'Addresses of a pool that this node could still get at: its own free ones and those that other nodes offer, to within a factor of two.',
+    label: 'pool',
+    read: (s) => byPool(s, (pool) => pool.availableAddresses),
+  },
+  {
+    name: 'weft_pool_free_addresses',
+    help: 'Free addresses of this node in a pool.',
+    label: 'pool',
+    read: (s) => byPool(s, (pool) => pool.freeAddresses),
+  },
+  {
+    name: 'weft_pool_leased_addresses',
+    help: 'Leased addresses of this node in a pool, of both families.',
+    label: 'pool',
+    read: (s) => byPool(s, (pool) => pool.leasedAddresses),
   },
   { name: 'weft_peers', help: 'Nodes with a record in the registry, this one included.', read: (s) => s.peers.length },
   {

@@ -4,7 +4,9 @@
 import type { DatapathStatus } from '#agent/datapath/datapath.ts';
 import { findingsOf } from '#agent/observe/findings.ts';
 import type { Finding } from '#agent/observe/findings.ts';
-import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
+import { poolStatus, sharesOf } from '#agent/observe/pools.ts';
+import type { PeerStatus, PoolStatus } from '#agent/observe/pools.ts';
+import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
 /** What a status is made from. A part that is not there yet is undefined. */
 export interface StatusSources {
@@ -20,15 +22,9 @@ export interface StatusSources {
   readonly nowMs: () => number;
 }
 
-export interface PeerStatus extends PeerView {
-  /** Addresses in its blocks. */
-  readonly addresses: number;
-  /** Part of the pool, 0 to 100. */
-  readonly sharePercent: number;
-}
-
 export interface LeaseStatus {
   readonly addresses: readonly string[];
+  readonly pool: string;
   readonly pod: string;
   readonly containerId: string;
   readonly ifname: string;
@@ -51,20 +47,14 @@ export interface Status {
   readonly overlayAddresses: readonly string[];
   readonly addresses: { readonly free: number; readonly leased: number; readonly resting: number };
   readonly peers: readonly PeerStatus[];
+  /** Every pool, `default` first; `addresses` above is that one's. */
+  readonly pools: readonly PoolStatus[];
   readonly datapath: DatapathStatus | null;
   /** At most as many as were asked for, newest first; `leasesTotal` counts all. */
   readonly leases: readonly LeaseStatus[];
   readonly leasesTotal: number;
   readonly findings: readonly Finding[];
 }
-
-/** Addresses in a CIDR; an IPv6 range gives a number that is not exact, good for shares. */
-export function addressCount(cidr: string): number {
-  const [address = '', prefix = ''] = cidr.split('/');
-  return 2 ** ((address.includes(':') ? 128 : 32) - Number(prefix));
-}
-
-const sum = (cidrs: readonly string[]): number => cidrs.reduce((total, cidr) => total + addressCount(cidr), 0);
 
 export interface Readiness {
   readonly ready: boolean;
@@ -91,7 +81,6 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
   const datapath = sources.datapath();
   const leases = sources.leases();
   const nowMs = sources.nowMs();
-  const total = sum(view?.ranges ?? []);
   const status = {
     version: sources.version,
     nodeName: sources.nodeName,
@@ -107,7 +96,8 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
       leased: view?.leasedAddresses ?? 0,
       resting: view?.restingAddresses ?? 0,
     },
-    peers: (view?.peers ?? []).map((peer) => peerStatus(peer, total)),
+    peers: (view?.peers ?? []).map(sharesOf(view?.ranges ?? [], view?.reserved ?? [])),
+    pools: (view?.pools ?? []).map(poolStatus),
     datapath: datapath ?? null,
     leases: leases
       .toSorted((a, b) => b.sinceMs - a.sinceMs)
@@ -118,13 +108,8 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
   return { ...status, findings: findingsOf(status) };
 }
 
-function peerStatus(peer: PeerView, total: number): PeerStatus {
-  const addresses = sum(peer.blocks);
-  return { ...peer, addresses, sharePercent: total === 0 ? 0 : Math.round((addresses / total) * 1e4) / 100 };
-}
-
 function leaseStatus(lease: Lease): LeaseStatus {
-  const { addresses, containerId, ifname, hostIfname, state, sinceMs, owner } = lease;
+  const { addresses, pool = 'default', containerId, ifname, hostIfname, state, sinceMs, owner } = lease;
   const pod = owner.podName === undefined ? '' : `${owner.podNamespace ?? 'default'}/${owner.podName}`;
-  return { addresses, pod, containerId, ifname, hostIfname, state, sinceMs };
+  return { addresses, pool, pod, containerId, ifname, hostIfname, state, sinceMs };
 }

@@ -1,6 +1,7 @@
 // What the lab tells a person once it is up.
 
-import { grouped, table } from '#agent/cli/text.ts';
+import { table } from '#agent/cli/text.ts';
+import { grouped } from '#agent/observe/counts.ts';
 import type { Status } from '#agent/observe/status.ts';
 import type { RunningPod } from '#test/lab/pods.ts';
 
