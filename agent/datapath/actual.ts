@@ -103,7 +103,8 @@ export async function readKernel(
   };
 }
 
-function overlayFrom(link: Link): ActualOverlay {
+/** The overlay device as planning sees it. */
+export function overlayFrom(link: Link): ActualOverlay {
   const data = link.linkinfo?.kind === 'vxlan' ? link.linkinfo.data : undefined;
   return {
     ifname: link.ifname ?? '',
@@ -179,7 +180,8 @@ async function underlayNeighbours(
   );
 }
 
-function routeFrom(route: Route, names: ReadonlyMap<number, string>): ActualRoute {
+/** A route as planning sees it; `names` by ifindex. */
+export function routeFrom(route: Route, names: ReadonlyMap<number, string>): ActualRoute {
   return {
     dst: prefixOf(route),
     metric: route.priority ?? 0,

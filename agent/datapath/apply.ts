@@ -64,7 +64,8 @@ const groups: Readonly<Record<Operation['kind'], Group>> = {
   setSysctl: 'sysctls',
 };
 
-function isMessage(operation: Operation): operation is MessageOperation {
+/** True for an operation that is one rtnetlink message. */
+export function isMessage(operation: Operation): operation is MessageOperation {
   return groups[operation.kind] === 'messages';
 }
 

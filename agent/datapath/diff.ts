@@ -17,11 +17,9 @@ import type {
   PeerNeighbour,
   Route,
 } from './objects.ts';
+import { mainTable, routeKey } from './objects.ts';
 import { keyOf, setNames } from './set-shapes.ts';
 import type { SetElements } from './set-shapes.ts';
-
-/** RT_TABLE_MAIN (linux/rtnetlink.h). */
-export const mainTable = 254;
 
 /** First id tried for a new nexthop object: away from the small numbers that people use by hand. */
 const firstNexthopId = 0x5745_0001;
@@ -301,10 +299,6 @@ function sameTarget(wanted: Route, nexthopId: number | undefined, found: ActualR
     default:
       return false;
   }
-}
-
-function routeKey(route: Pick<ActualRoute, 'dst' | 'metric' | 'table'>): string {
-  return `${route.table} ${route.dst} ${route.metric}`;
 }
 
 function sameList(left: readonly string[], right: readonly string[]): boolean {

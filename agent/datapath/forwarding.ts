@@ -10,7 +10,7 @@ import type { Family } from './cidr.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { Finding } from './objects.ts';
 
-const switches = { 4: 'net/ipv4/ip_forward', 6: 'net/ipv6/conf/all/forwarding' } as const;
+export const forwardingSwitches = { 4: 'net/ipv4/ip_forward', 6: 'net/ipv6/conf/all/forwarding' } as const;
 
 /** RTPROT_RA: routes of router advertisements (linux/rtnetlink.h). */
 const advertised = 9;
@@ -22,7 +22,7 @@ interface Log {
 /** Switches forwarding on where it is off; what cannot be written is a finding. */
 export function ensureForwarding(io: KernelIo, log: Log, families: readonly Family[]): readonly Finding[] {
   return families.flatMap((family) => {
-    const file = switches[family];
+    const file = forwardingSwitches[family];
     const name = file.replaceAll('/', '.');
     if (io.readSysctl(file) === '1') return [];
     try {

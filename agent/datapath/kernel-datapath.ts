@@ -1,6 +1,5 @@
 // The datapath of one node: rounds of desired -> actual -> diff -> apply, asked for by reconcile, by kernel notifications
 // and by the clock, beside attach and detach that work on single pods without waiting for a round.
-import { errno } from '#agent/netlink/netlink-error.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 
@@ -10,18 +9,24 @@ import { applyOperations } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
 import { familyOf } from './cidr.ts';
+import type { Family } from './cidr.ts';
 import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
 import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
+import { noDirect } from './direct.ts';
 import { DirectPaths } from './direct-paths.ts';
+import { Expected } from './expected.ts';
+import { roundFindings } from './findings.ts';
 import { ensureForwarding } from './forwarding.ts';
 import { parseAlias } from './identity.ts';
 import type { LinkAlias } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
+import { planPeerChange } from './peer-changes.ts';
 import { attachPodLink, detachPodLink } from './pod-link.ts';
 import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
+import { QuickLooks } from './quick-looks.ts';
 import { PodLinkReaper } from './reaper.ts';
 import { Rounds } from './rounds.ts';
 import type { DatapathSettings } from './settings.ts';
@@ -68,6 +73,8 @@ export function createDatapath(options: DatapathOptions): KernelDatapath {
 const retryMs = 1000;
 /** How long notifications are gathered before a round. */
 const gatherMs = 20;
+/** What the time between two full comparisons grows by per object of ours in the kernel: reading one takes some microseconds. */
+const perObjectMs = 1;
 
 class NodeDatapath implements KernelDatapath {
   readonly #options: DatapathOptions;
@@ -83,7 +90,12 @@ class NodeDatapath implements KernelDatapath {
   #desired: DesiredState | undefined;
   #reading: KernelReading | undefined;
   #busyNames: ReadonlySet<string> = new Set();
-  #watch: Disposable | undefined;
+  #watch: DisposableStack | undefined;
+  /** What the kernel holds as far as is known, and the view that it was brought to. */
+  #expected: Expected | undefined;
+  #applied: IpamView | undefined;
+  /** The next round reads the kernel. */
+  #compare = true;
   #timer: NodeJS.Timeout | undefined;
   #asked = true;
   #findings: readonly Finding[] = [];
@@ -109,19 +121,23 @@ class NodeDatapath implements KernelDatapath {
   }
 
   async start(view: IpamView, leases: readonly Lease[]): Promise<void> {
-    this.#watch = watchKernel({
-      settings: this.#settings,
-      isWantedPod: (ifname) => this.#pods.has(ifname),
-      desired: () => this.#desired,
-      reading: () => this.#reading,
-      linkAddresses: () => this.#direct.macs,
-      io: this.#io,
-      onChange: (reason) => {
-        this.#options.log.debug({ reason }, 'kernel changed, comparing');
-        this.#schedule(gatherMs);
-      },
-      onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
-    });
+    const onChange = (reason: string): void => {
+      this.#options.log.debug({ reason }, 'kernel changed, comparing');
+      this.#schedule(gatherMs);
+    };
+    const [settings, io] = [this.#settings, this.#io];
+    const common = { settings, io, desired: () => this.#desired, expected: () => this.#expected, onChange };
+    this.#watch = new DisposableStack();
+    this.#watch.use(
+      watchKernel({
+        ...common,
+        isWantedPod: (ifname) => this.#pods.has(ifname),
+        reading: () => this.#reading,
+        linkAddresses: () => this.#direct.macs,
+        onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
+      }),
+    );
+    this.#watch.use(new QuickLooks(common));
     await this.reconcile(view, leases);
   }
 
@@ -140,8 +156,10 @@ class NodeDatapath implements KernelDatapath {
     this.#pods.begin(lease);
     try {
       if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
-      const link = await attachPodLink(this.#context, request, this.#plan(lease), signal);
+      const plan = this.#plan(lease);
+      const link = await attachPodLink(this.#context, request, plan, signal);
       this.#pods.attached(lease);
+      this.#expected?.attached(lease, plan.overlayAddresses);
       await forgetFlows('stale', this.#io, lease, this.#options.log);
       return link;
     } finally {
@@ -154,6 +172,7 @@ class NodeDatapath implements KernelDatapath {
     try {
       if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
       this.#pods.detached(lease);
+      this.#expected?.detached(lease);
       detachPodLink(this.#context, lease);
       await forgetFlows('pod', this.#io, lease, this.#options.log);
     } finally {
@@ -193,7 +212,7 @@ class NodeDatapath implements KernelDatapath {
       overlayDevice: this.#settings.overlayDevice,
       mtuBytes: desired?.overlay?.mtuBytes ?? 0,
       vtepMac: desired?.overlay?.mac ?? '',
-      peersProgrammed: desired?.nexthops.length ?? 0,
+      peersProgrammed: this.#expected?.neighbours.size ?? 0,
       podLinks: this.#pods.list().length,
       lastReconcileMs: this.#lastReconcileMs,
       reconciles: this.#reconciles,
@@ -222,7 +241,7 @@ class NodeDatapath implements KernelDatapath {
     const { beforeAttachStep } = this.#options;
     return {
       mtuBytes: overlay.mtuBytes,
-      overlayAddresses: new Map(view.overlayAddresses.map((address) => [familyOf(address), address])),
+      overlayAddresses: overlayAddressesOf(view),
       ipv6: this.#ipv6,
       ...(beforeAttachStep ? { beforeStep: (step: string) => beforeAttachStep(step, lease) } : {}),
     };
@@ -232,6 +251,7 @@ class NodeDatapath implements KernelDatapath {
     if (this.#stop.signal.aborted) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
+      this.#compare = true;
       this.#rounds.request().catch((error: unknown) => {
         this.#options.log.error({ error: toWeftError(error).message }, 'comparing with the kernel failed');
         this.#schedule(retryMs);
@@ -246,9 +266,15 @@ class NodeDatapath implements KernelDatapath {
     const asked = this.#asked;
     this.#asked = false;
     const began = performance.now();
-    let retry = true;
     this.#pods.beginRound();
     const { signal } = this.#stop;
+    if (!this.#compare && (await this.#changePeers(view, signal))) {
+      this.#lastReconcileMs = performance.now() - began;
+      return;
+    }
+    this.#compare = false;
+    this.#applied = undefined;
+    let retry = true;
     try {
       this.#notForwarding = ensureForwarding(this.#io, this.#options.log, servesIpv6(view) ? [4, 6] : [4]);
       this.#ipv6 = this.#hasIpv6();
@@ -257,18 +283,47 @@ class NodeDatapath implements KernelDatapath {
       this.#reading = reading;
       const { desired, operations } = this.#plans(view, reading);
       this.#desired = desired;
+      this.#expected = new Expected(reading.state);
+      for (const lease of this.#pods.list()) this.#expected.attached(lease, overlayAddressesOf(view));
+      this.#expected.note(operations);
       const refusals = await this.#apply(operations, reading, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
       this.#direct.note(refusals);
       this.#settled = !refusals.some(({ operation }) => essential.has(operation.kind));
       retry = refusals.length > 0;
+      if (!retry) this.#applied = view;
       this.#reconciles++;
       if (!asked) this.#repairs += operations.length;
       this.#lastReconcileMs = performance.now() - began;
       this.#report(desired, reading, refusals);
     } finally {
-      this.#schedule(retry ? retryMs : this.#settings.comparePeriodMs);
+      const objects = this.#expected?.size ?? 0;
+      this.#schedule(retry ? retryMs : Math.max(this.#settings.comparePeriodMs, objects * perObjectMs));
     }
+  }
+
+  /** Where only peers differ from what the kernel was brought to, writes just that. False: a full round is due. */
+  async #changePeers(view: IpamView, signal: AbortSignal): Promise<boolean> {
+    const [expected, before, reading] = [this.#expected, this.#applied, this.#reading];
+    if (!expected || !before || !reading || this.#settings.overlayMode !== 'vxlan' || !this.#pods.isSettled)
+      return false;
+    const common = { settings: this.#settings, underlayMtuBytes: reading.underlay?.mtuBytes, ipv6: this.#ipv6 };
+    const change = planPeerChange({
+      before,
+      after: view,
+      findings: this.#findings,
+      expected,
+      desiredOf: (part) => desiredState({ ...common, view: part, leases: [], direct: noDirect }),
+    });
+    if (!change) return false;
+    const operations = diff(change.desired, change.actual);
+    this.#applied = undefined;
+    expected.note(operations);
+    const refusals = await this.#apply(operations, reading, signal);
+    this.#reconciles++;
+    if (refusals.length > 0) return false;
+    this.#applied = view;
+    return true;
   }
 
   /** From here to the first write nothing else runs, so names that an attach has touched are known. */
@@ -282,10 +337,9 @@ class NodeDatapath implements KernelDatapath {
       ipv6: this.#ipv6,
       direct: this.#direct.input(view, reading),
     };
-    const desired = desiredState({
-      ...common,
-      leases: leases.filter((lease) => !untouchable.has(lease.hostIfname)),
-    });
+    const settling = leases.filter((lease) => !untouchable.has(lease.hostIfname));
+    const desired = desiredState({ ...common, leases: settling });
+    this.#pods.settle(settling);
     const operations = diff(desired, withoutPodLinks(reading.state, untouchable)).map((operation) =>
       // A load replaces every element, so it must hold those of untouchable pods too.
       operation.kind === 'loadFirewall'
@@ -319,31 +373,18 @@ class NodeDatapath implements KernelDatapath {
   }
 
   #report(desired: DesiredState, reading: KernelReading, refusals: readonly Refusal[]): void {
-    const findings: Finding[] = [...desired.findings];
-    const present = new Set(reading.state.podLinks.map((link) => link.ifname));
-    for (const { ifname } of desired.podLinks) {
-      if (present.has(ifname)) continue;
-      findings.push({ name: 'podLinkMissing', subject: ifname, message: `${ifname} is leased but not in the kernel` });
-    }
-    if (reading.underlay && !reading.underlay.up) {
-      findings.push({ name: 'underlayDown', subject: reading.underlay.ifname, message: 'the underlay link is down' });
-    }
-    findings.push(...this.#notForwarding);
-    for (const { hook, chain } of reading.foreignDrops) {
-      const what = hook === 'forward' ? 'pod traffic' : `UDP port ${this.#settings.vxlanPort}`;
-      findings.push({
-        name: hook === 'forward' ? 'forwardPolicyDrops' : 'inputPolicyDrops',
-        subject: chain,
-        message: `chain ${chain} drops by policy and may drop ${what}`,
-      });
-    }
-    findings.push(...refusals.map(findingOf));
+    const notForwarding = this.#notForwarding;
+    const findings = roundFindings({ desired, reading, refusals, notForwarding }, this.#settings);
     const known = new Set(this.#findings.map((finding) => JSON.stringify(finding)));
     for (const finding of findings) {
       if (!known.has(JSON.stringify(finding))) this.#options.log.warn({ ...finding }, 'finding');
     }
     this.#findings = findings;
   }
+}
+
+function overlayAddressesOf({ overlayAddresses }: IpamView): ReadonlyMap<Family, string> {
+  return new Map(overlayAddresses.map((address) => [familyOf(address), address]));
 }
 
 /** Without these a new pod would not work; any other refusal is a finding. */
@@ -355,11 +396,3 @@ const essential: ReadonlySet<Operation['kind']> = new Set([
   'delOverlay',
   'addAddress',
 ]);
-
-function findingOf({ operation, reason, errno: number }: Refusal): Finding {
-  if (operation.kind === 'putRoute' && number === errno.EEXIST) {
-    const { dst } = operation.route;
-    return { name: 'routeConflict', subject: dst, message: `somebody else's route to ${dst} is in the way` };
-  }
-  return { name: 'kernelRefused', subject: operation.kind, message: reason };
-}

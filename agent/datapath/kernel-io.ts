@@ -10,6 +10,8 @@ export interface KernelIo extends Disposable {
   readonly route: NetlinkSocket;
   readonly netfilter: NetlinkSocket;
   readonly nft: Nftables;
+  /** How many transactions of nftables went through these handles. */
+  nftWrites(): number;
   /** A file below the sysctl tree, `net/ipv4/ip_forward`; undefined when it is not there. */
   readSysctl(name: string): string | undefined;
   /** Throws NetlinkError when the file cannot be written. */
@@ -29,6 +31,7 @@ export function openKernelIo(settings: Pick<DatapathSettings, 'netnsPath' | 'sys
     route,
     netfilter,
     nft,
+    nftWrites: () => netfilter.transactions + nft.runs,
     readSysctl: (name) => {
       try {
         return readNetnsFile(netnsPath, `${sysctlRoot}/${name}`);

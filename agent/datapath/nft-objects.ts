@@ -10,6 +10,7 @@ import type { NfgenHeader } from '#agent/netlink/transaction.ts';
 
 const getChain = 4;
 const getRule = 7;
+const getGen = 16;
 
 export interface ChainHook extends WithUnknown {
   readonly hooknum?: number;
@@ -58,6 +59,22 @@ export const ruleFormat: MessageFormat<NfgenHeader, RuleAttributes> = new Messag
   header,
   new AttributeSet<RuleAttributes>({ table: [1, string], chain: [2, string], userdata: [7, binary] }),
 );
+
+export interface GenerationAttributes extends WithUnknown {
+  /** Counts the transactions of the namespace. */
+  readonly id?: number;
+}
+
+const generationFormat: MessageFormat<NfgenHeader, GenerationAttributes> = new MessageFormat<
+  NfgenHeader,
+  GenerationAttributes
+>('nft generation', 4, header, new AttributeSet<GenerationAttributes>({ id: [1, be32] }));
+
+/** The number of the ruleset's present generation. */
+export function getGeneration(): NetlinkRequest<NfgenHeader & GenerationAttributes> {
+  const type = (nfnetlinkSubsystem.nftables << 8) | getGen;
+  return { name: 'getGeneration', type, flags: 0, format: generationFormat, message: { nfgenFamily: 0 } };
+}
 
 function dump<Answer extends object>(
   name: string,

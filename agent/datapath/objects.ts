@@ -148,6 +148,14 @@ export interface ActualRoute {
   readonly target: ActualRouteTarget;
 }
 
+/** RT_TABLE_MAIN (linux/rtnetlink.h). */
+export const mainTable = 254;
+
+/** By what the kernel tells routes apart. */
+export function routeKey(route: Pick<ActualRoute, 'dst' | 'metric' | 'table'>): string {
+  return `${route.table} ${route.dst} ${route.metric}`;
+}
+
 export interface ActualNeighbour extends PeerNeighbour {
   readonly permanent: boolean;
 }

@@ -15,6 +15,8 @@ export class WantedPods {
   readonly #working: Lease[] = [];
   /** Leases that an attach or detach has worked on since the round began, by name. */
   readonly #touched = new Map<string, Lease[]>();
+  /** Generations whose kernel objects are in place, as far as a full round and the attaches since know. */
+  readonly #settled = new Set<string>();
 
   /** A snapshot that is current at this moment: it knows of every attach and release before. */
   replace(leases: readonly Lease[]): void {
@@ -43,11 +45,29 @@ export class WantedPods {
   attached(lease: Lease): void {
     this.#attached.set(lease.hostIfname, lease);
     this.#detached.delete(lease.generation);
+    this.#settled.add(lease.generation);
   }
 
   detached(lease: Lease): void {
     if (this.#attached.get(lease.hostIfname)?.generation === lease.generation) this.#attached.delete(lease.hostIfname);
     this.#detached.add(lease.generation);
+    this.#settled.delete(lease.generation);
+  }
+
+  /** A full round brings the kernel to these leases. */
+  settle(leases: readonly Lease[]): void {
+    this.#settled.clear();
+    for (const { generation } of leases) this.#settled.add(generation);
+  }
+
+  /** True where no pod needs a round: each wanted link is in place or being worked on, and no other is. */
+  get isSettled(): boolean {
+    let settled = 0;
+    for (const { hostIfname, generation } of this.list()) {
+      if (this.#settled.has(generation)) settled++;
+      else if (!this.#working.some((lease) => lease.hostIfname === hostIfname)) return false;
+    }
+    return settled === this.#settled.size;
   }
 
   beginRound(): void {

@@ -1,17 +1,25 @@
 // Kernel notifications that mean "somebody changed what is ours": they ask for a round. Most notifications are echoes of
 // our own writes; an object that is gone from the desired state, or a link that is right again when looked at, is none.
 import type { WeftError } from '#agent/errors.ts';
+import { scope } from '#agent/netlink/addr.ts';
 import type { Address } from '#agent/netlink/addr.ts';
+import { addressFamily } from '#agent/netlink/ip-text.ts';
 import { linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { NetlinkMonitor } from '#agent/netlink/monitor.ts';
 import type { Notification } from '#agent/netlink/monitor.ts';
+import { neighbourState } from '#agent/netlink/neighbour.ts';
 import type { Neighbour } from '#agent/netlink/neighbour.ts';
-import { prefixOf } from '#agent/netlink/route.ts';
+import type { Route } from '#agent/netlink/route.ts';
+import type { Nexthop } from '#agent/netlink/nexthop.ts';
 
+import { routeFrom } from './actual.ts';
 import type { KernelReading } from './actual.ts';
+import { sameRouteTarget } from './expected.ts';
+import type { Expected } from './expected.ts';
 import { hostMac } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
+import { routeKey } from './objects.ts';
 import type { DesiredState } from './objects.ts';
 import { readLink } from './pod-link.ts';
 import type { DatapathSettings } from './settings.ts';
@@ -21,6 +29,7 @@ export interface WatchOptions {
   readonly io: KernelIo;
   readonly isWantedPod: (hostIfname: string) => boolean;
   readonly desired: () => DesiredState | undefined;
+  readonly expected: () => Expected | undefined;
   readonly reading: () => KernelReading | undefined;
   /** Link addresses of peers on the underlay link, as admitted (overlay modes with direct routes). */
   readonly linkAddresses: () => ReadonlyMap<string, string>;
@@ -29,14 +38,24 @@ export interface WatchOptions {
   readonly onError: (error: WeftError) => void;
 }
 
-const kinds = ['newLink', 'delLink', 'newAddress', 'delAddress', 'delRoute', 'delNexthop', 'delNeighbour'] as const;
+/** Their notifications carry the port of whose request made them: our own need no look. */
+const ported: ReadonlySet<Notification['kind']> = new Set([
+  'newAddress',
+  'delAddress',
+  'newRoute',
+  'delRoute',
+  'newNexthop',
+  'delNexthop',
+  'newNeighbour',
+  'delNeighbour',
+]);
 
 /** Starts listening; throws NetlinkError when the monitor cannot be opened. */
 export function watchKernel(options: WatchOptions): Disposable {
   const { netnsPath } = options.settings;
   return NetlinkMonitor.open({
-    // An ADD makes a dozen notifications; those that no change of ours can hide behind are not even decoded.
-    kinds: [...kinds, ...(options.settings.overlayMode === 'vxlan' ? [] : ['newNeighbour' as const])],
+    // An ADD makes a dozen notifications, many peers make thousands.
+    skips: (kind, port) => kind === 'other' || (ported.has(kind) && options.io.route.ports.has(port)),
     groups: ['link', 'neigh', 'ipv4Ifaddr', 'ipv4Route', 'ipv6Ifaddr', 'ipv6Route', 'nexthop'],
     ...(netnsPath === undefined ? {} : { netnsPath }),
     onMessages: (notifications) => {
@@ -75,36 +94,17 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
       return linkReason(options, notification.link);
     case 'delAddress':
       return addressReason(options, notification.address);
-    case 'newAddress': {
-      const text = notification.address.local ?? notification.address.address;
-      return text === desired?.overlay?.local || options.reading()?.underlay === undefined
-        ? 'underlay address'
-        : undefined;
-    }
-    case 'delRoute': {
-      const { route } = notification;
-      if (route.rtmProtocol !== settings.routeProtocol) return undefined;
-      const dst = prefixOf(route);
-      const metric = route.priority ?? 0;
-      return desired && routeKeys(desired).has(`${dst} ${metric}`) ? `route ${dst} was deleted` : undefined;
-    }
-    case 'delNexthop': {
-      const { gateway, nhProtocol } = notification.nexthop;
-      const wanted =
-        nhProtocol === settings.routeProtocol && desired?.nexthops.some((nexthop) => nexthop.split('%')[0] === gateway);
-      return wanted ? `nexthop ${gateway} was deleted` : undefined;
-    }
-    case 'delNeighbour': {
-      const { ndmIfindex, dst, lladdr } = notification.neighbour;
-      if (ndmIfindex !== overlayIfindex(options)) return undefined;
-      const wanted =
-        desired?.neighbours.some(({ address }) => address === dst) || desired?.fdb.some(({ mac }) => mac === lladdr);
-      return wanted ? `neighbour ${dst ?? lladdr} was deleted` : undefined;
-    }
-    case 'newNeighbour':
-      return linkAddressReason(options, notification.neighbour);
-    case 'newNexthop':
+    case 'newAddress':
+      return newAddressReason(options, notification.address);
     case 'newRoute':
+    case 'delRoute':
+      return routeReason(options, notification.kind, notification.route);
+    case 'newNexthop':
+    case 'delNexthop':
+      return nexthopReason(options, notification.kind, notification.nexthop);
+    case 'newNeighbour':
+    case 'delNeighbour':
+      return neighbourReason(options, notification.kind, notification.neighbour);
     case 'other':
       return undefined;
     default:
@@ -112,13 +112,61 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
   }
 }
 
-const keysOf = new WeakMap<DesiredState, ReadonlySet<string>>();
+function newAddressReason(options: WatchOptions, address: Address): string | undefined {
+  const desired = options.desired();
+  const reading = options.reading();
+  const text = address.local ?? address.address;
+  if (text === desired?.overlay?.local || reading?.underlay === undefined) return 'underlay address';
+  const ifname = desired?.overlay?.ifname ?? '';
+  if (reading.ifindexes.get(ifname) !== address.ifaIndex || address.ifaScope === scope.link) return undefined;
+  const cidr = `${text}/${address.ifaPrefixlen}`;
+  const wanted = desired?.addresses.some((known) => known.ifname === ifname && known.cidr === cidr);
+  return wanted ? undefined : `address ${cidr} came to ${ifname}`;
+}
 
-/** Keys of the wanted routes, made once a round: thousands of peers that go are thousands of notifications. */
-function routeKeys(desired: DesiredState): ReadonlySet<string> {
-  const known = keysOf.get(desired) ?? new Set(desired.routes.map(({ dst, metric }) => `${dst} ${metric}`));
-  keysOf.set(desired, known);
-  return known;
+function routeReason(options: WatchOptions, kind: 'newRoute' | 'delRoute', route: Route): string | undefined {
+  const expected = options.expected();
+  if (!expected || route.rtmProtocol !== options.settings.routeProtocol) return undefined;
+  const names = new Map([...(options.reading()?.ifindexes ?? [])].map(([ifname, ifindex]) => [ifindex, ifname]));
+  const found = routeFrom(route, names);
+  const wanted = expected.routes.get(routeKey(found));
+  if (kind === 'delRoute') return wanted ? `route ${found.dst} was deleted` : undefined;
+  // A pod's link may be younger than the reading that names links.
+  const unnamed = found.target.kind === 'other' && route.oif !== undefined && !names.has(route.oif);
+  const same = wanted && (sameRouteTarget(wanted.target, found.target) || (wanted.target.kind === 'link' && unnamed));
+  return same ? undefined : `route ${found.dst} was changed`;
+}
+
+function nexthopReason(
+  options: WatchOptions,
+  kind: 'newNexthop' | 'delNexthop',
+  { id = 0, gateway, nhProtocol }: Nexthop,
+): string | undefined {
+  const expected = options.expected();
+  if (!expected || nhProtocol !== options.settings.routeProtocol) return undefined;
+  if (kind === 'delNexthop') return expected.gateways.has(id) ? `nexthop ${id} was deleted` : undefined;
+  const [wanted] = (expected.gateways.get(id) ?? '').split('%');
+  return wanted === gateway ? undefined : `nexthop ${id} was changed`;
+}
+
+function neighbourReason(
+  options: WatchOptions,
+  kind: 'newNeighbour' | 'delNeighbour',
+  neighbour: Neighbour,
+): string | undefined {
+  const expected = options.expected();
+  const { ndmFamily, ndmIfindex, ndmState, dst = '', lladdr = '' } = neighbour;
+  if (!expected || ndmIfindex !== overlayIfindex(options)) {
+    return kind === 'newNeighbour' ? linkAddressReason(options, neighbour) : undefined;
+  }
+  const isFdb = ndmFamily === addressFamily.bridge;
+  const [what, wanted, found] = isFdb
+    ? [lladdr, expected.fdb.get(lladdr), dst]
+    : [dst, expected.neighbours.get(dst), lladdr];
+  if (kind === 'delNeighbour') return wanted === undefined ? undefined : `neighbour ${what} was deleted`;
+  // What the kernel tries by itself is not permanent.
+  if (wanted === undefined && !isFdb && (ndmState & neighbourState.permanent) === 0) return undefined;
+  return wanted === found ? undefined : `neighbour ${what} was changed`;
 }
 
 function linkReason(options: WatchOptions, link: Link): string | undefined {

@@ -22,12 +22,16 @@ export const messageFlag = {
 export const controlType = { noop: 1, error: 2, done: 3, overrun: 4 } as const;
 
 export const messageHeaderBytes = 16;
+/** Offset of nlmsg_pid in the header. */
+export const portAt = 12;
 
 export interface MessageHeader {
   readonly length: number;
   readonly type: number;
   readonly flags: number;
   readonly sequence: number;
+  /** Port of the socket that is answered, or whose request a notification tells of; 0: the kernel by itself. */
+  readonly port: number;
   /** Where the payload begins and ends in the buffer. */
   readonly start: number;
   readonly end: number;
@@ -153,6 +157,7 @@ export function* readMessages(bytes: Buffer): Generator<MessageHeader, void, voi
       type: readU16(bytes, at + 4),
       flags: readU16(bytes, at + 6),
       sequence: readU32(bytes, at + 8),
+      port: readU32(bytes, at + portAt),
       start: at + messageHeaderBytes,
       end: at + length,
     };

@@ -42,6 +42,8 @@ export interface NetlinkMonitorOptions {
   readonly pendingLimitBytes?: number;
   /** Kinds that matter to the listener; the others are not decoded. Absent: every kind. */
   readonly kinds?: readonly Notification['kind'][];
+  /** Notifications that the listener need not see, by the header alone; they are not decoded. */
+  readonly skips?: (kind: Notification['kind'], port: number) => boolean;
   /** Some notifications, in order, as many as came since the last call. */
   readonly onMessages: (notifications: readonly Notification[]) => void;
   /** Some were lost: read the kernel's state anew. */
@@ -128,12 +130,13 @@ export class NetlinkMonitor implements Disposable {
   }
 
   #takeChunk(bytes: Buffer): void {
-    const { kinds } = this.#options;
+    const { kinds, skips } = this.#options;
     const notifications: Notification[] = [];
     try {
-      for (const { type, start, end } of readMessages(bytes)) {
+      for (const { type, port, start, end } of readMessages(bytes)) {
         const kind = kindOf.get(type) ?? 'other';
-        if (kinds?.includes(kind) ?? true) notifications.push(decode(kind, bytes, type, start, end));
+        if (kinds?.includes(kind) === false || skips?.(kind, port) === true) continue;
+        notifications.push(decode(kind, bytes, type, start, end));
       }
     } catch (error) {
       // A message that cannot be read is a message lost.

@@ -32,6 +32,8 @@ export class Nftables implements Disposable {
   readonly #addon: NativeAddon;
   readonly #handle: NftablesHandle;
   #last: Promise<unknown> = Promise.resolve();
+  /** Runs that the kernel accepted. */
+  runs = 0;
   #running = 0;
   #closed = false;
 
@@ -53,7 +55,9 @@ export class Nftables implements Disposable {
   /** Applies commands all or none and returns what they print. Not while a `runAsync` is under way. Throws NftablesError. */
   run(commands: string, options: RunOptions = {}): string {
     if (this.#closed || this.#running > 0) throw new WeftError('internal', 'nftables: the context is closed or in use');
-    return outputOrThrow(this.#addon.nftRun(this.#handle, commands, flagsOf(options)));
+    const output = outputOrThrow(this.#addon.nftRun(this.#handle, commands, flagsOf(options)));
+    this.runs += 1;
+    return output;
   }
 
   /** The same on a pool thread, one after the other. An aborted signal stops a call that has not begun. */
@@ -66,7 +70,9 @@ export class Nftables implements Disposable {
     });
     this.#last = turn.catch(() => undefined);
     try {
-      return outputOrThrow(await turn);
+      const output = outputOrThrow(await turn);
+      this.runs += 1;
+      return output;
     } finally {
       this.#running -= 1;
       if (this.#closed && this.#running === 0) this.#addon.nftClose(this.#handle);

@@ -4,11 +4,11 @@
 
 import { nativeAddon, type NativeAddon } from '#agent/native/addon.ts';
 
-import { messageFlag, writeMessage, type NetlinkRequest } from './message.ts';
+import { messageFlag, messageHeaderBytes, portAt, writeMessage, type NetlinkRequest } from './message.ts';
 import { errno, fromNative, NetlinkError } from './netlink-error.ts';
 import { brokenReplies, ReplyCollector, type NetlinkReply } from './reply.ts';
 import { openTransaction } from './transaction.ts';
-import { Writer } from './wire.ts';
+import { readU32, Writer } from './wire.ts';
 
 export { type NetlinkReply } from './reply.ts';
 
@@ -57,6 +57,10 @@ export class NetlinkSocket implements Disposable {
   readonly #timeoutMs: number;
   readonly #writer = new Writer(16 << 10);
   readonly #idle: number[] = [];
+  /** Ports of the sockets behind this one that have had an answer: notifications of their requests carry them. */
+  readonly ports: Set<number> = new Set();
+  /** Transactions of nftables that the kernel accepted. */
+  transactions = 0;
   #fd: number;
   #sequence = 1;
 
@@ -154,6 +158,7 @@ export class NetlinkSocket implements Disposable {
       }),
     );
     answersOrThrow(collector.replies());
+    this.transactions += 1;
   }
 
   [Symbol.dispose](): void {
@@ -201,7 +206,7 @@ export class NetlinkSocket implements Disposable {
     if (this.#fd === -1) throw closed();
     const { writer, lastSequence, terminalSequence } = chunk;
     try {
-      return this.#addon.netlinkRequest(
+      const reply = this.#addon.netlinkRequest(
         this.#fd,
         writer.bytes,
         writer.length,
@@ -209,6 +214,7 @@ export class NetlinkSocket implements Disposable {
         terminalSequence,
         this.#timeoutMs,
       );
+      return this.#noted(reply);
     } catch (error) {
       throw fromNative(error, chunk.requests[0]?.name ?? 'netlink');
     }
@@ -219,7 +225,7 @@ export class NetlinkSocket implements Disposable {
     const fd = this.#idle.pop() ?? openFd(this.#addon, this.#options);
     const { writer, lastSequence, terminalSequence } = chunk;
     try {
-      return await this.#addon.netlinkRequestAsync(
+      const reply = await this.#addon.netlinkRequestAsync(
         fd,
         writer.bytes,
         writer.length,
@@ -227,12 +233,18 @@ export class NetlinkSocket implements Disposable {
         terminalSequence,
         this.#timeoutMs,
       );
+      return this.#noted(reply);
     } catch (error) {
       throw fromNative(error, chunk.requests[0]?.name ?? 'netlink');
     } finally {
       if (this.#fd === -1) this.#addon.netlinkClose(fd);
       else this.#idle.push(fd);
     }
+  }
+
+  #noted(reply: Buffer): Buffer {
+    if (reply.length >= messageHeaderBytes) this.ports.add(readU32(reply, portAt));
+    return reply;
   }
 
   #exchange(chunk: Chunk): readonly NetlinkReply<unknown>[] {

@@ -1,0 +1,139 @@
+// A change of few peers among thousands, planned by itself: the same desired and diff as of a full round, but on nothing except
+// the peers that differ, with what the kernel is expected to hold of them. Undefined where the change is not that simple
+// (another range, a conflict between peers, a first round): a full round decides then. Pure.
+import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
+
+import { looseRpFilter } from './diff.ts';
+import type { Expected } from './expected.ts';
+import { mainTable, routeKey } from './objects.ts';
+import type { ActualOverlay, ActualState, DesiredState, OverlayLink, Route } from './objects.ts';
+
+export interface PeerChange {
+  /** What the differing peers should have, and what they are expected to have. */
+  readonly desired: DesiredState;
+  readonly actual: ActualState;
+}
+
+/** Findings that depend on more than the one peer: with such a view the peers are not independent. */
+const entangled: ReadonlySet<string> = new Set([
+  'duplicatePeerAddress',
+  'duplicatePeerMac',
+  'duplicateBlock',
+  'badBlock',
+]);
+
+export interface PeerChangeInput {
+  /** What the kernel was brought to. */
+  readonly before: IpamView;
+  readonly after: IpamView;
+  /** Findings of the last full round. */
+  readonly findings: readonly { readonly name: string }[];
+  readonly expected: Expected;
+  /** The desired state of a view, without pods. */
+  readonly desiredOf: (view: IpamView) => DesiredState;
+}
+
+export function planPeerChange(input: PeerChangeInput): PeerChange | undefined {
+  const { before, after, expected, desiredOf } = input;
+  if (!sameButPeers(before, after) || input.findings.some(({ name }) => entangled.has(name))) return undefined;
+  const { gone, come } = differingPeers(before.peers, after.peers);
+  const self = after.peers.find((peer) => peer.self);
+  // Nothing differs: whoever asks wants a comparison.
+  if (!self || gone.length + come.length === 0 || [...gone, ...come].some((peer) => peer.self)) return undefined;
+  const old = desiredOf({ ...before, peers: [self, ...gone] });
+  const desired = desiredOf({ ...after, peers: [self, ...come] });
+  if (!old.overlay || desired.findings.some(({ name }) => entangled.has(name))) return undefined;
+  if (clashes(old, desired, expected)) return undefined;
+  const actual = asActual(old, old.overlay, expected);
+  return actual && { desired, actual };
+}
+
+function sameButPeers(before: IpamView, after: IpamView): boolean {
+  return (['ranges', 'reserved', 'overlayAddresses'] as const).every((key) => sameTexts(before[key], after[key]));
+}
+
+/** Peers of `before` that are not the same in `after`, and the other way round; a changed one is in both. */
+export function differingPeers(
+  before: readonly PeerView[],
+  after: readonly PeerView[],
+): { readonly gone: readonly PeerView[]; readonly come: readonly PeerView[] } {
+  let head = 0;
+  const shorter = Math.min(before.length, after.length);
+  while (head < shorter && samePeer(before[head], after[head])) head++;
+  let tail = 0;
+  while (tail < shorter - head && samePeer(before.at(-1 - tail), after.at(-1 - tail))) tail++;
+  const gone = new Map(before.slice(head, before.length - tail).map((peer) => [peer.name, peer]));
+  const come = after.slice(head, after.length - tail).filter((peer) => {
+    if (!samePeer(gone.get(peer.name), peer)) return true;
+    gone.delete(peer.name);
+    return false;
+  });
+  return { gone: [...gone.values()], come };
+}
+
+function samePeer(left: PeerView | undefined, right: PeerView | undefined): boolean {
+  if (left === right) return true;
+  return (
+    left !== undefined &&
+    right !== undefined &&
+    left.name === right.name &&
+    left.self === right.self &&
+    left.underlayAddress === right.underlayAddress &&
+    sameTexts(left.overlayAddresses, right.overlayAddresses) &&
+    sameTexts(left.blocks, right.blocks)
+  );
+}
+
+function sameTexts(left: readonly string[], right: readonly string[]): boolean {
+  return left === right || (left.length === right.length && left.every((text, index) => text === right[index]));
+}
+
+/** True where a new object's key belongs to a peer (or to this node) that is not among the changed ones. */
+function clashes(old: DesiredState, desired: DesiredState, expected: Expected): boolean {
+  const oldMacs = new Set(old.fdb.map(({ mac }) => mac));
+  if (desired.fdb.some(({ mac }) => expected.fdb.has(mac) && !oldMacs.has(mac))) return true;
+  const oldAddresses = new Set(old.fdb.map(({ underlayAddress }) => underlayAddress));
+  const { peers4, peers6 } = expected.elements;
+  const taken = (address: string): boolean =>
+    (peers4.has(address) || peers6.has(address)) && !oldAddresses.has(address);
+  if (desired.fdb.some(({ underlayAddress }) => taken(underlayAddress))) return true;
+  const oldRoutes = new Set(old.routes.map(keyOf));
+  return desired.routes.some((route) => expected.routes.has(keyOf(route)) && !oldRoutes.has(keyOf(route)));
+}
+
+function keyOf({ dst, metric }: Route): string {
+  return routeKey({ dst, metric, table: mainTable });
+}
+
+/** The old desired state as the kernel has it; undefined where it is not expected to. */
+function asActual(old: DesiredState, overlay: OverlayLink, expected: Expected): ActualState | undefined {
+  const nexthops = old.nexthops.flatMap((gateway) => {
+    const id = expected.nexthopIds.get(gateway);
+    return id === undefined ? [] : [{ id, gateway }];
+  });
+  const routes = old.routes.flatMap((route) => expected.routes.get(keyOf(route)) ?? []);
+  if (nexthops.length < old.nexthops.length || routes.length < old.routes.length) return undefined;
+  return {
+    overlay: overlayAsWanted(overlay),
+    podLinks: [],
+    addresses: old.addresses,
+    nexthops,
+    foreignNexthopIds: new Set([...expected.foreignNexthopIds, ...expected.gateways.keys()]),
+    routes,
+    neighbours: old.neighbours.map((neighbour) => ({ ...neighbour, permanent: true })),
+    fdb: old.fdb,
+    firewall: { fingerprint: old.firewall.ruleset.fingerprint, elements: old.firewall.elements },
+  };
+}
+
+function overlayAsWanted(link: OverlayLink): ActualOverlay {
+  return {
+    ...link,
+    kind: 'vxlan',
+    learning: false,
+    external: false,
+    up: true,
+    rpFilter: looseRpFilter,
+    quietIpv6: true,
+  };
+}

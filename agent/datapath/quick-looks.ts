@@ -1,0 +1,105 @@
+// What no notification tells of, looked at for next to nothing: nftables' generation number says whether anybody but this agent
+// has changed any ruleset (one message), sysctls are a few files and one dump of links. A full comparison reads every object; with
+// thousands of peers it is the last resort, these looks find what people do.
+import { dumpLinks } from '#agent/netlink/link.ts';
+
+import { overlayFrom, podLinkFrom } from './actual.ts';
+import { looseRpFilter } from './diff.ts';
+import type { Expected } from './expected.ts';
+import { readFirewall } from './firewall.ts';
+import { forwardingSwitches } from './forwarding.ts';
+import type { KernelIo } from './kernel-io.ts';
+import { getGeneration } from './nft-objects.ts';
+import type { ActualFirewall, DesiredState } from './objects.ts';
+import { setNames } from './set-shapes.ts';
+import type { DatapathSettings } from './settings.ts';
+
+export interface QuickLooksOptions {
+  readonly io: KernelIo;
+  readonly settings: DatapathSettings;
+  readonly expected: () => Expected | undefined;
+  readonly desired: () => DesiredState | undefined;
+  /** `reason` is for the log. */
+  readonly onChange: (reason: string) => void;
+}
+
+/** Every look at the generation, and every how many of them one at the sysctls. */
+const lookEveryMs = 500;
+const sysctlsEvery = 8;
+
+export class QuickLooks implements Disposable {
+  readonly #options: QuickLooksOptions;
+  readonly #timer: NodeJS.Timeout;
+  #generation: number | undefined;
+  #looks = 0;
+  #looking = false;
+
+  constructor(options: QuickLooksOptions) {
+    this.#options = options;
+    this.#timer = setInterval(() => void this.#look(), lookEveryMs);
+    this.#timer.unref();
+  }
+
+  async #look(): Promise<void> {
+    if (this.#looking) return;
+    this.#looking = true;
+    try {
+      this.#looks++;
+      const reason =
+        (await this.#firewallReason()) ?? (this.#looks % sysctlsEvery === 0 ? this.#sysctlReason() : undefined);
+      if (reason !== undefined) this.#options.onChange(reason);
+    } catch (error) {
+      // A reading that fails is the full comparison's to report.
+      this.#options.onChange(`a look failed: ${error instanceof Error ? error.message : String(error)}`);
+    } finally {
+      this.#looking = false;
+    }
+  }
+
+  async #firewallReason(): Promise<string | undefined> {
+    const { io, settings, expected } = this.#options;
+    const own = io.nftWrites();
+    const [reply] = io.netfilter.batch([getGeneration()]);
+    if (!reply.ok) throw reply.error;
+    const generation = (reply.answers[0]?.id ?? 0) - own;
+    const before = this.#generation;
+    this.#generation = generation;
+    if (before === generation) return undefined;
+    const found = await readFirewall(io, settings.nftTable);
+    const wanted = expected();
+    // What was written while it was read is looked at again.
+    if (io.nftWrites() !== own) this.#generation = undefined;
+    else if (wanted && !sameFirewall(found, wanted)) return 'the nft table was changed';
+    return undefined;
+  }
+
+  #sysctlReason(): string | undefined {
+    const { io, settings, desired: current } = this.#options;
+    const desired = current();
+    if (!desired?.overlay) return undefined;
+    const families = desired.routes.some(({ dst }) => dst.includes(':')) ? ([4, 6] as const) : ([4] as const);
+    const off = families.find((family) => io.readSysctl(forwardingSwitches[family]) !== '1');
+    if (off !== undefined) return `forwarding of IPv${off} was switched off`;
+    const quiet = new Set(desired.podLinks.flatMap((link) => (link.ignoresAdvertisements ? [link.ifname] : [])));
+    for (const link of io.route.dump(dumpLinks())) {
+      const ifname = link.ifname ?? '';
+      if (quiet.has(ifname) && !podLinkFrom(link, settings).ignoresAdvertisements) return `accept_ra of ${ifname}`;
+      if (ifname !== settings.overlayDevice) continue;
+      const { rpFilter, quietIpv6 } = overlayFrom(link);
+      if (rpFilter !== looseRpFilter || !quietIpv6) return `sysctls of ${ifname}`;
+    }
+    return undefined;
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+  }
+}
+
+function sameFirewall(found: ActualFirewall, wanted: Expected): boolean {
+  return (
+    found.fingerprint.length === wanted.fingerprint.length &&
+    found.fingerprint.every((line, index) => line === wanted.fingerprint[index]) &&
+    setNames.every((set) => found.elements[set].symmetricDifference(wanted.elements[set]).size === 0)
+  );
+}

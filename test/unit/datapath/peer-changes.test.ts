@@ -1,0 +1,136 @@
+// Properties of planning a change of peers by itself: it ends where a full round would, and interrupts nobody.
+import * as fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+
+import { desiredState } from '#agent/datapath/desired.ts';
+import { diff } from '#agent/datapath/diff.ts';
+import { noDirect } from '#agent/datapath/direct.ts';
+import { Expected } from '#agent/datapath/expected.ts';
+import { differingPeers, planPeerChange } from '#agent/datapath/peer-changes.ts';
+import type { PeerChange } from '#agent/datapath/peer-changes.ts';
+import type { ActualState } from '#agent/datapath/objects.ts';
+import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
+import type { PeerView } from '#agent/runtime/ipam.ts';
+
+import { applyToModel, emptyKernel, macTo, wayTo } from './model.ts';
+import { leasesOf, settle, viewOf, wanted, withPods, worlds } from './worlds.ts';
+import type { World } from './worlds.ts';
+
+/** Addresses that no two peers share. */
+const apart = fc.uniqueArray(fc.integer({ min: 2, max: 8 }), { minLength: 5, maxLength: 5 });
+
+/** The same node and pods, other peers; this node's own blocks stay. */
+const changes = fc.tuple(worlds, worlds, apart, apart).map(([first, other, before, after]): readonly [World, World] => [
+  { ...first, underlays: before },
+  {
+    ...first,
+    owners: first.owners.map((owner, index) => (owner === 0 ? 0 : other.owners[index] || undefined)),
+    underlays: after,
+  },
+]);
+
+function changeOf(first: World, second: World, state: ActualState): PeerChange | undefined {
+  return planPeerChange({
+    before: viewOf(first),
+    after: viewOf(second),
+    findings: wanted(first).findings,
+    expected: new Expected(state),
+    desiredOf: (view) =>
+      desiredState({
+        view,
+        leases: [],
+        settings: defaultDatapathSettings,
+        underlayMtuBytes: first.mtu,
+        ipv6: first.ipv6,
+        direct: noDirect,
+      }),
+  });
+}
+
+describe('planPeerChange', () => {
+  it('ends where a full round would, and what is expected of the kernel is what it holds', () => {
+    let planned = 0;
+    fc.assert(
+      fc.property(changes, ([first, second]) => {
+        const start = settle(
+          withPods({ ...emptyKernel, foreignNexthopIds: new Set([0x5745_0001]) }, first),
+          wanted(first),
+        );
+        const change = changeOf(first, second, start);
+        if (!change) return;
+        planned++;
+        const operations = diff(change.desired, change.actual);
+        const end = operations.reduce(applyToModel, start);
+        expect(diff(wanted(second), end)).toEqual([]);
+        const expected = new Expected(start);
+        expected.note(operations);
+        const read = new Expected(end);
+        for (const part of ['routes', 'gateways', 'nexthopIds', 'neighbours', 'fdb', 'elements'] as const) {
+          expect(expected[part]).toEqual(read[part]);
+        }
+      }),
+      { numRuns: 60 },
+    );
+    expect(planned).toBeGreaterThan(10);
+  });
+
+  it('never interrupts the way to a block whose owner stays', () => {
+    fc.assert(
+      fc.property(changes, ([first, second]) => {
+        const start = settle(withPods(emptyKernel, first), wanted(first));
+        const change = changeOf(first, second, start);
+        if (!change) return;
+        const operations = diff(change.desired, change.actual);
+        const end = operations.reduce(applyToModel, start);
+        const kept = wanted(first)
+          .routes.filter(({ target }) => target.kind === 'peer')
+          .map(({ dst }) => dst)
+          .filter((dst) => wayTo(start, dst) !== undefined && wayTo(end, dst) !== undefined);
+        let state = start;
+        for (const operation of operations) {
+          state = applyToModel(state, operation);
+          for (const dst of kept) {
+            const moved = end.fdb.find(({ mac }) => mac === macTo(start, dst))?.underlayAddress;
+            expect([wayTo(start, dst), moved, wayTo(end, dst)]).toContain(wayTo(state, dst) ?? 'nowhere');
+          }
+        }
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  it('leaves a conflict between peers, an unchanged view and a changed pool to a full round', () => {
+    const world: World = {
+      overlay: '10.32.0.1',
+      mtu: 1500,
+      ipv6: true,
+      dual: false,
+      underlay6: false,
+      owners: [1, 2, 3],
+      underlays: [2, 3, 4, 9, 9],
+      pods: [1],
+    };
+    const start = settle(withPods(emptyKernel, world), wanted(world));
+    expect(changeOf(world, world, start)).toBeUndefined();
+    expect(changeOf(world, { ...world, underlays: [2, 3, 3, 9, 9] }, start)).toBeUndefined();
+    expect(changeOf(world, { ...world, overlay: '10.33.0.1' }, start)).toBeUndefined();
+    expect(changeOf(world, { ...world, owners: [0, 2, 3] }, start)).toBeUndefined();
+    expect(changeOf(world, { ...world, underlays: [2, 3, 5, 9, 9] }, start)).toBeDefined();
+    expect(leasesOf(world)).toHaveLength(1);
+  });
+});
+
+describe('differingPeers', () => {
+  const peer = (name: string, block: string): PeerView => {
+    return { name, nodeName: name, self: false, underlayAddress: '192.0.2.9', overlayAddresses: [], blocks: [block] };
+  };
+
+  it('finds what differs wherever it stands', () => {
+    const before = [peer('a', '1'), peer('b', '2'), peer('c', '3'), peer('d', '4')];
+    const after = [peer('a', '1'), peer('aa', '5'), peer('b', '2'), peer('c', '6'), peer('d', '4')];
+    const { gone, come } = differingPeers(before, after);
+    expect([gone.map(({ name }) => name), come.map(({ name }) => name)]).toEqual([['c'], ['aa', 'c']]);
+    expect(differingPeers(before, [...before].toReversed())).toEqual({ gone: [], come: [] });
+    expect(differingPeers(before, [])).toEqual({ gone: before, come: [] });
+  });
+});
