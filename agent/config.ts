@@ -31,6 +31,8 @@ export interface Config {
   readonly ranges: readonly string[];
   readonly reserved: readonly string[];
   readonly restTimeMs: number;
+  readonly takeOverAfterMs: number;
+  readonly sessionTermMs: number;
   readonly allocateWaitMs: number;
   readonly stateDir: string;
   readonly runDir: string;

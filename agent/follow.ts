@@ -53,10 +53,15 @@ export function follow(
       if (!ending.signal.aborted) log.error({ err: toWeftError(error) }, 'the kernel does not follow; trying again');
     });
   };
+  const tellNodes = (): void => {
+    const uids = discovery.nodeUids?.();
+    if (uids !== undefined) ipam.setNodes(uids);
+  };
   const stops = [
     ipam.onChange(onChange),
     discovery.onChange(() => {
       ipam.setUnderlay(underlayOf(discovery, underlay));
+      tellNodes();
       onChange();
     }),
   ];
@@ -64,6 +69,7 @@ export function follow(
   timer.unref();
   const early = setInterval(() => (announce.done() ? clearInterval(early) : onChange()), earlyMs);
   early.unref();
+  tellNodes();
   onChange();
   return () => {
     ending.abort();

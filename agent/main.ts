@@ -36,7 +36,7 @@ import type { Registry } from '#agent/registry/registry.ts';
 import { withDelegatedLeases } from '#agent/runtime/delegated.ts';
 import { openPools, type PoolOpening } from '#agent/runtime/pools.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
-import { startIpam } from '#agent/runtime/start.ts';
+import { type IpamOptions, startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
 import { linkedHere, type IpamView } from '#agent/runtime/ipam.ts';
 import { routesInUse } from '#agent/survey.ts';
@@ -187,6 +187,11 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
       allocateWaitMs: config.allocateWaitMs,
       survey: async (signal) => [...others(), ...(await serviceRangesOf(config, signal)), ...routesInUse(ownRoutes)],
       recoverLeases: async (signal) => await mine(leasesFromLinks(await datapath.inventory(), Date.now()), signal),
+      cutLeases: async (leases) => {
+        for (const lease of leases) await datapath.detach(lease);
+      },
+      ...(discovery.nodeExists && { nodeExists: discovery.nodeExists.bind(discovery) }),
+      timing: timingOf(config),
       log,
     });
     return withKnownPeers(ipam, { path: join(folder, 'peers.json'), registry, log });
@@ -201,6 +206,10 @@ const ownRoutes = {
   ownProtocol,
   isOwnDevice: (name: string) => name === overlayDevice || name.startsWith(podLinkPrefix),
 };
+
+function timingOf({ takeOverAfterMs, sessionTermMs }: Config): NonNullable<IpamOptions['timing']> {
+  return { takeOverAfterMs, sessionTermMs, sessionRenewMs: Math.ceil(sessionTermMs / 3) };
+}
 
 function openCni(
   config: Config,

@@ -2,10 +2,10 @@
 // something hangs on, and compare-and-swap the own record at the version read. Every step waits for its answers; an answer that
 // does not come, or does not tell, ends the cycle, and the next one reads again.
 import { families, perFamily } from './address.ts';
-import { coalesce, compareCidr, intersect, sameCidrs, subtract } from './cidr.ts';
+import { intersect, sameCidrs, subtract } from './cidr.ts';
 import { clearVia, receive } from './receive.ts';
 import { describe } from './describe.ts';
-import { type Draft, startDraft } from './draft.ts';
+import { type Draft, finish, startDraft } from './draft.ts';
 import { dueMs, toRead } from './due.ts';
 import type { Answer, InUse, StoredRecord } from './events.ts';
 import { newUniverse, planFounding, seed } from './found.ts';
@@ -13,7 +13,6 @@ import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
 import { confirm, missing } from './own.ts';
 import {
-  type Block,
   formatPeer,
   formatUniverse,
   jsonBytes,
@@ -23,6 +22,12 @@ import {
   recordLimitBytes,
   type UniverseRecord,
 } from './records.ts';
+import { inherit, toLookAt } from './takeover.ts';
+import { liftQuarantine, quarantineLost } from './quarantine.ts';
+import { actOnDead, selfRead } from './foreign.ts';
+import { read, readNode, request, startWriting } from './requests.ts';
+import { markSpare, pull } from './spare.ts';
+import { isHeld } from './session.ts';
 import { settle } from './settle.ts';
 import {
   type Cycle,
@@ -34,7 +39,6 @@ import {
   say,
   sayOnce,
   type State,
-  type Writing,
 } from './state.ts';
 import { firstWants, want } from './want.ts';
 
@@ -50,6 +54,9 @@ export function beginCycle(state: State, at: Moment): void {
     pending: new Map(),
     own: undefined,
     others: new Map(),
+    sessions: new Map(),
+    nodes: new Map(),
+    foreign: undefined,
     writing: undefined,
   };
   state.polledMs = at.nowMs;
@@ -57,21 +64,11 @@ export function beginCycle(state: State, at: Moment): void {
   else enterList(state, state.cycle, at);
 }
 
-function request(state: State, cycle: Cycle, name: string): number {
-  const id = state.nextRequest++;
-  cycle.pending.set(id, name);
-  return id;
-}
-
-function read(state: State, cycle: Cycle, record: 'universe' | 'peer', name: string): void {
-  emit(state, { kind: 'get', request: request(state, cycle, name), record, name });
-}
-
 /** Event `answer`. One to a request that is no longer waited for changes nothing: its write is looked up by the next read. */
 export function answered(state: State, id: number, answer: Answer, at: Moment): void {
   const cycle = state.cycle;
-  const name = cycle?.pending.get(id);
-  if (cycle === undefined || name === undefined) return;
+  const asked = cycle?.pending.get(id);
+  if (cycle === undefined || asked === undefined) return;
   cycle.pending.delete(id);
   switch (answer.kind) {
     case 'failed':
@@ -94,13 +91,21 @@ export function answered(state: State, id: number, answer: Answer, at: Moment): 
     case 'ok':
       written(state, cycle, answer.record, at);
       return;
+    case 'deleted':
+      if (cycle.foreign !== undefined) forget(state, cycle.foreign.dead.stored.name);
+      writtenAny(state, cycle, at);
+      return;
+    case 'node':
+      nodeRead(state, cycle, asked.name, answer.exists, at);
+      return;
     case 'list':
       listed(state, cycle, answer.records, at);
       return;
     case 'record':
       if (cycle.phase === 'universe') universeRead(state, cycle, answer.record, at);
       else if (cycle.phase === 'own') ownRead(state, cycle, answer.record, at);
-      else otherRead(state, cycle, name, answer.record, at);
+      else if (asked.about === 'session') sessionRead(state, cycle, asked.name, answer.record, at);
+      else otherRead(state, cycle, asked.name, answer.record, at);
   }
 }
 
@@ -187,6 +192,12 @@ function enterOwn(state: State, cycle: Cycle): void {
 
 function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
   state.ownChanged = false;
+  // Whoever only follows the others has no session, and writes nothing; with a record of its own it is none of those.
+  if (!isHeld(state)) {
+    state.hasRecord = stored !== undefined;
+    idle(state, at);
+    return;
+  }
   if (!state.looked) emit(state, { kind: 'changed' });
   state.looked = true;
   if (stored === undefined) {
@@ -206,7 +217,14 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     return;
   }
   cycle.phase = 'others';
-  for (const name of toRead(state, own.record, stored)) read(state, cycle, 'peer', name);
+  const dead = toLookAt(state, at.nowMs);
+  for (const name of toRead(state, own.record, stored, dead)) read(state, cycle, 'peer', name);
+  for (const name of dead) {
+    const node = state.peers.get(name)?.record.node;
+    if (node === undefined) continue;
+    read(state, cycle, 'session', name);
+    readNode(state, cycle, name, node);
+  }
   afterReads(state, cycle, own, at);
 }
 
@@ -275,15 +293,43 @@ function otherRead(state: State, cycle: Cycle, name: string, stored: StoredRecor
   if (cycle.own !== undefined) afterReads(state, cycle, cycle.own, at);
 }
 
+function sessionRead(state: State, cycle: Cycle, name: string, stored: StoredRecord | undefined, at: Moment): void {
+  cycle.sessions.set(name, stored);
+  if (cycle.own !== undefined) afterReads(state, cycle, cycle.own, at);
+}
+
+function nodeRead(state: State, cycle: Cycle, name: string, exists: boolean, at: Moment): void {
+  if (cycle.phase === 'self') {
+    if (!selfRead(state, cycle, exists)) endCycle(state, at, 'the node that this agent stands for is gone');
+    return;
+  }
+  cycle.nodes.set(name, exists);
+  if (cycle.own !== undefined) afterReads(state, cycle, cycle.own, at);
+}
+
 function afterReads(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment): void {
   if (cycle.pending.size === 0) writeOwn(state, cycle, own, at);
 }
 
 /** In this order: what was given and taken is settled before new space is given or asked for. */
-const operations: readonly ((draft: Draft) => void)[] = [seed, settle, clearVia, receive, grant, want, describe];
+const operations: readonly ((draft: Draft) => void)[] = [
+  seed,
+  settle,
+  clearVia,
+  receive,
+  inherit,
+  quarantineLost,
+  liftQuarantine,
+  grant,
+  markSpare,
+  want,
+  pull,
+  describe,
+];
 
 function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment): void {
   const draft = startDraft(state, own, cycle.others, at.nowMs, at.random);
+  if (actOnDead(draft, cycle)) return;
   for (const operation of operations) operation(draft);
   // A write that may still be under way is overtaken by one that changes the version: only then may space come back.
   if (state.durable.doubt === own.stored.version) draft.changed = true;
@@ -304,24 +350,6 @@ function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment
   emit(state, { kind: 'update', request: id, record: 'peer', stored: own.stored, value });
 }
 
-/** The record that a draft comes to: unmarked blocks in the fewest CIDRs, marked ones as they are. */
-function finish(draft: Draft): PeerRecord {
-  const marked = draft.blocks.filter((block) => block.via ?? block.spare ?? block.quarantine);
-  const plain = draft.blocks.filter((block) => !marked.includes(block)).map((block) => block.cidr);
-  const blocks: readonly Block[] = [...coalesce(plain).map((cidr) => ({ cidr })), ...marked];
-  return {
-    ...draft.base,
-    seq: draft.seq,
-    seeded: draft.seeded,
-    blocks: blocks.toSorted((a, b) => compareCidr(a.cidr, b.cidr)),
-    granting: draft.granting,
-    wants: draft.wants,
-    underlay: draft.underlay,
-    overlay: draft.overlay,
-    free: draft.free,
-  };
-}
-
 /** What the record is about to lose leaves the durable copy first, and stays out until the version at which it was written is gone. */
 function withdrawGiven(state: State, own: Known<PeerRecord>, next: PeerRecord): void {
   const nextBlocks = next.blocks.map((block) => block.cidr);
@@ -334,18 +362,21 @@ function withdrawGiven(state: State, own: Known<PeerRecord>, next: PeerRecord): 
   refreshUsable(state);
 }
 
-function startWriting(cycle: Cycle, writing: Writing): void {
-  cycle.phase = 'write';
-  cycle.writing = writing;
-}
-
 function written(state: State, cycle: Cycle, stored: StoredRecord, at: Moment): void {
   const writing = cycle.writing;
   if (writing?.kind === 'universe' || writing?.kind === 'found') knowUniverse(state, stored);
+  else if (writing?.kind === 'foreign') learn(state, stored);
   else confirm(state, stored, at.nowMs);
+  if (writing?.kind === 'update' && state.durable.lostRests === true) persistPeer(state, { lostRests: false });
+  writtenAny(state, cycle, at);
+}
+
+function writtenAny(state: State, cycle: Cycle, at: Moment): void {
   state.trouble = '';
-  for (const text of writing?.news ?? []) say(state, 'info', text);
+  for (const text of cycle.writing?.news ?? []) say(state, 'info', text);
   state.cycle = undefined;
   state.fruitless = 0;
   state.notBeforeMs = at.nowMs;
+  // One write often makes the next one possible: what is under way with a dead peer goes on at once.
+  if (state.heirOf.size > 0) state.polledMs = -Infinity;
 }

@@ -1,6 +1,7 @@
 // A draft of the own record's next write. A cycle reads the own record, then the others', then lets every operation change the
 // draft in turn, then writes once: what one operation does rides on the same compare-and-swap as what the others do.
 import type { Family, PerFamily } from './address.ts';
+import { coalesce, compareCidr } from './cidr.ts';
 import type { StoredRecord } from './events.ts';
 import type { Block, Grant, PeerRecord, RecordRef } from './records.ts';
 import type { Known, State } from './state.ts';
@@ -20,6 +21,7 @@ export interface Draft {
   granting: Grant[];
   seeded: boolean;
   wants: PerFamily<RecordRef | undefined>;
+  pulls: PeerRecord['pulls'];
   underlay: readonly string[];
   overlay: readonly string[];
   free: PerFamily<number>;
@@ -33,6 +35,7 @@ export interface Draft {
 
 /** What this cycle read of one incarnation: its record, proof that it is gone, or nothing that could be acted on. */
 export function look(draft: Draft, ref: RecordRef): PeerRecord | 'gone' | 'unread' {
+  if (ref.name === draft.self.name) return ref.uid === draft.self.uid ? draft.base : 'gone';
   if (!draft.others.has(ref.name)) return 'unread';
   const other = draft.others.get(ref.name);
   if (other === undefined) return 'gone';
@@ -67,11 +70,32 @@ export function startDraft(
     granting: [...record.granting],
     seeded: record.seeded,
     wants: record.wants,
+    pulls: record.pulls,
     underlay: record.underlay,
     overlay: record.overlay,
     free: record.free,
     unserved: new Set(),
     news: [],
     changed: false,
+  };
+}
+
+/** The record that a draft comes to: unmarked blocks in the fewest CIDRs, marked ones as they are. */
+export function finish(draft: Draft): PeerRecord {
+  const marked = draft.blocks.filter((block) => block.via ?? block.spare ?? block.quarantine);
+  const plain = draft.blocks.filter((block) => !marked.includes(block)).map((block) => block.cidr);
+  const blocks: readonly Block[] = [...coalesce(plain).map((cidr) => ({ cidr })), ...marked];
+  const { pulls: _pulled, ...base } = draft.base;
+  return {
+    ...base,
+    seq: draft.seq,
+    seeded: draft.seeded,
+    blocks: blocks.toSorted((a, b) => compareCidr(a.cidr, b.cidr)),
+    granting: draft.granting,
+    wants: draft.wants,
+    ...(draft.pulls && { pulls: draft.pulls }),
+    underlay: draft.underlay,
+    overlay: draft.overlay,
+    free: draft.free,
   };
 }

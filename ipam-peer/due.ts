@@ -1,15 +1,22 @@
 // When the next cycle is due, and which records it has to read. Both look only at what concerns this peer (its pending grants,
 // its `via` marks, the peers that want from it or grant to it), so an event costs the same with ten peers and with 5,000.
 import { families, type Family } from './address.ts';
+import { sameCidr } from './cidr.ts';
 import { isFarOff, sameTexts } from './describe.ts';
 import { publishedFreeNow } from './grant.ts';
 import { type Block, type Grant, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { isObserving, type Known, selfRef, type State } from './state.ts';
+import { quarantineEndMs } from './quarantine.ts';
+import { isHeld } from './session.ts';
+import { pullDueMs, pullsFrom, spareDueMs } from './spare.ts';
+import { takeoverDueMs, takeoverReads } from './takeover.ts';
 import { isShort, stillHopeful } from './want.ts';
 
 /** Monotonic milliseconds at which a cycle should start; in the past: now. */
 export function dueMs(state: State): number {
   const { confirmed, universe } = state;
+  if (!isHeld(state) && !isObserving(state)) return Infinity;
+  if (state.durable.cutting === true || (state.fences.get('node') ?? '') !== '') return Infinity;
   if (state.fenced !== '') return state.polledMs + state.config.pollMs;
   const self = selfRef(state);
   if (universe === undefined || confirmed === undefined || self === undefined) {
@@ -21,8 +28,11 @@ export function dueMs(state: State): number {
   if (hasWants(state, self) && state.wantsSinceMs !== undefined) {
     due = Math.min(due, state.wantsSinceMs + state.config.serveDelayMs);
   }
+  due = Math.min(due, takeoverDueMs(state), quarantineEndMs(state), spareDueMs(state), pullDueMs(state));
   const pending =
-    confirmed.record.granting.length > 0 || confirmed.record.blocks.some((block) => block.via !== undefined);
+    state.heirOf.size > 0 ||
+    confirmed.record.granting.length > 0 ||
+    confirmed.record.blocks.some((block) => block.via !== undefined);
   if (pending || families.some((family) => isShort(state, family, confirmed.record.blocks, 0))) {
     due = Math.min(due, state.polledMs + state.config.pollMs);
   }
@@ -98,8 +108,18 @@ function wanters(state: State, self: RecordRef): readonly string[] {
   });
 }
 
+/** Peers that pull a spare block of this one. */
+function pullers(state: State, self: RecordRef): readonly string[] {
+  const own = state.confirmed?.record.blocks ?? [];
+  return [...state.interest].filter((name) => {
+    const record = state.peers.get(name)?.record;
+    const cidr = record?.pulls?.cidr;
+    return record !== undefined && cidr && pullsFrom(record, self) && own.some((block) => sameCidr(block.cidr, cidr));
+  });
+}
+
 function hasWants(state: State, self: RecordRef): boolean {
-  return state.interest.size > 0 && wanters(state, self).length > 0;
+  return state.interest.size > 0 && (wanters(state, self).length > 0 || pullers(state, self).length > 0);
 }
 
 /** Notes when the first unserved want was heard, so that those close behind it are served with it. */
@@ -113,8 +133,8 @@ export function noteWants(state: State, nowMs: number): void {
 const readsLimit = 48;
 
 /** Names of the records that a cycle reads after the own one. */
-export function toRead(state: State, own: PeerRecord, self: RecordRef): readonly string[] {
-  const names = new Set<string>();
+export function toRead(state: State, own: PeerRecord, self: RecordRef, dead: readonly string[]): readonly string[] {
+  const names = new Set<string>(takeoverReads(state, own, self, dead));
   for (const name of state.interest) {
     const granting = state.peers.get(name)?.record.granting ?? [];
     if (granting.some((grant) => sameRef(grant.to, self))) names.add(name);
@@ -126,6 +146,8 @@ export function toRead(state: State, own: PeerRecord, self: RecordRef): readonly
     if (donor !== undefined) names.add(donor.name);
   }
   for (const name of wanters(state, self)) names.add(name);
+  for (const name of pullers(state, self)) names.add(name);
+  if (own.pulls !== undefined) names.add(own.pulls.from.name);
   names.delete(state.config.self);
   return [...names].slice(0, readsLimit);
 }

@@ -4,7 +4,7 @@ import type { Address, Family } from './address.ts';
 import type { Cidr } from './cidr.ts';
 import type { RecordRef } from './records.ts';
 
-export type RecordKind = 'universe' | 'peer';
+export type RecordKind = 'universe' | 'peer' | 'session';
 
 /** A record as the registry holds it; `value` is not yet checked. */
 export interface StoredRecord extends RecordRef {
@@ -19,6 +19,9 @@ export type Answer =
   | { readonly kind: 'list'; readonly records: readonly StoredRecord[] }
   | { readonly kind: 'failed'; readonly reason: string }
   | { readonly kind: 'ok'; readonly record: StoredRecord }
+  | { readonly kind: 'deleted' }
+  /** Whether the node of a peer exists, read as linearizably as a record. */
+  | { readonly kind: 'node'; readonly exists: boolean }
   | { readonly kind: 'conflict' }
   | { readonly kind: 'notFound' }
   | { readonly kind: 'refused'; readonly reason: string }
@@ -121,11 +124,22 @@ export type CoreEvent = Stamp &
         readonly generation?: string;
       }
     /** What the kernel knows of leases that the disk has lost; the answer to a `recover` effect. */
-    | { readonly kind: 'recovered'; readonly leases: readonly Lease[] }
     /** What is in use around this host; the answer to a `survey` effect. */
     | { readonly kind: 'surveyed'; readonly inUse: readonly InUse[] }
+    | {
+        readonly kind: 'recovered';
+        readonly leases: readonly Lease[];
+        /** False: other pods may run whose addresses nobody knows. */
+        readonly complete?: boolean;
+      }
+    /** The pods that nobody knew of are gone: quarantine ends by time again. */
+    | { readonly kind: 'podsGone' }
     /** The node's underlay addresses changed. */
     | { readonly kind: 'underlay'; readonly addresses: readonly string[] }
+    /** Names of the records, the own one included, whose nodes seem to be gone; replaces what was told before. A hint. */
+    | { readonly kind: 'nodes'; readonly gone: readonly string[] }
+    /** The answer to a `cut` effect: these leases are cut off the network. */
+    | { readonly kind: 'cut'; readonly leases: readonly Lease[] }
   );
 
 /** The peer's own durable copy: small, written whole. */
@@ -141,6 +155,23 @@ export interface DurablePeer {
   readonly overlay: readonly string[];
   /** The universe as last read, so that a start without the registry knows what is never given out. */
   readonly universe: DurableUniverse | undefined;
+  /** Name of the own record that all this is about: another one is another identity of this machine. */
+  readonly self?: string;
+  /** The disk was lost and with it what rests: until a write has put every block into quarantine. */
+  readonly lostRests?: boolean;
+  /** Pods may run that no lease tells of (no links of ours to read them from): quarantine does not end by time. */
+  readonly podsUnknown?: boolean;
+  /** True from a change of identity until the leases of the earlier one are cut off the network. */
+  readonly cutting?: boolean;
+  readonly session?: DurableSession;
+}
+
+/** By which session this disk proves to be the node's own. */
+export interface DurableSession {
+  /** The session that is known to be held; '' for none yet. */
+  readonly id: string;
+  /** The session of the process that is about to take it; its write may or may not have arrived. */
+  readonly next: string;
 }
 
 export interface DurableUniverse extends RecordRef {
@@ -190,6 +221,12 @@ export type Effect =
       readonly stored: StoredRecord;
       readonly value: Readonly<Record<string, unknown>>;
     }
+  /** Only at the version and incarnation that were read. */
+  | { readonly kind: 'delete'; readonly request: number; readonly record: RecordKind; readonly stored: StoredRecord }
+  /** Asks whether the node of the record `name` exists. */
+  | { readonly kind: 'node'; readonly request: number; readonly name: string; readonly node: RecordRef }
+  /** These leases are an earlier identity's: their links are to be removed, then a `cut` event follows. */
+  | { readonly kind: 'cut'; readonly leases: readonly Lease[] }
   | { readonly kind: 'leased'; readonly ticket: number; readonly lease: Lease }
   | { readonly kind: 'refused'; readonly ticket: number; readonly refusal: Refusal }
   | { readonly kind: 'freed'; readonly lease: Lease | undefined }
@@ -233,4 +270,20 @@ export interface Config {
   readonly resyncMs: number;
   /** With fewer free addresses the peer asks for space. */
   readonly lowWater: number;
+  /** Id of this process's session, unlike any other's. */
+  readonly session: string;
+  /** How often the session is renewed. */
+  readonly sessionRenewMs: number;
+  /** A session that stands still for so long, by its observer's clock, is dead. */
+  readonly sessionTermMs: number;
+  /** A start that has its session on disk waits for the registry so long before it goes on without. */
+  readonly sessionWaitMs: number;
+  /** How long a node must be gone before its space is taken over. */
+  readonly takeOverAfterMs: number;
+  /** After so long the next three heirs try. */
+  readonly takeOverStepMs: number;
+  /** A block that was empty for so long is marked spare. */
+  readonly spareAfterMs: number;
+  /** How long a block whose last use is not known is not leased from. */
+  readonly quarantineMs: number;
 }

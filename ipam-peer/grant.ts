@@ -5,10 +5,11 @@
 // Only blocks without `via` are cut, only parts without a leased or resting address travel, none smaller than /25 (IPv6: /121), and
 // the donor keeps more than its low-water mark; each family for itself. The runtime removes what is given from the durable copy before the write is sent.
 import { families, type Family, familyOf } from './address.ts';
-import { type Cidr, compareCidr, countAddresses, formatCidr, halvesOf, sizeOf, subtract } from './cidr.ts';
+import { type Cidr, compareCidr, countAddresses, formatCidr, halvesOf, overlaps, sizeOf, subtract } from './cidr.ts';
 import { type Draft, readPeers } from './draft.ts';
 import { type Block, blocksLimit, grantsLimit, type RecordRef, sameRef } from './records.ts';
 import { emptyPieces, freeAddresses, unitSize } from './space.ts';
+import { pulledFrom } from './spare.ts';
 import type { State } from './state.ts';
 
 /** Most wants served in one write. */
@@ -22,30 +23,46 @@ export function grant(draft: Draft): void {
 }
 
 function grantFamily(draft: Draft, family: Family): void {
-  const wanters = wantersOf(draft, family);
+  const firstId = draft.seq * idsPerWrite + (family === 4 ? 0 : wantsPerWrite);
+  const pulled = grantPulled(draft, family, firstId);
+  const wanters = wantersOf(draft, family, pulled);
   if (wanters.length === 0) return;
   // The first block is being written just now, and the node's own address with it: serve from the next write on.
   const { config, durable } = draft.state;
   if (config.ownAddresses.includes(family) && !durable.overlay.some((text) => familyOf(text) === family)) return;
   const pieces = cutFor(draft.state, draft.blocks, wanters.length, family);
   const rest = draft.blocks.flatMap((block): readonly Block[] =>
-    mayCut(block) ? subtract([block.cidr], pieces).map((cidr) => ({ cidr })) : [block],
+    mayCut(block) && pieces.some((piece) => overlaps(piece, block.cidr))
+      ? subtract([block.cidr], pieces).map((cidr) => ({ cidr }))
+      : [block],
   );
   if (pieces.length < wanters.length) draft.unserved.add(family);
-  const firstId = draft.seq * idsPerWrite + (family === 4 ? 0 : wantsPerWrite);
   if (pieces.length === 0 || rest.length > blocksLimit) return;
   for (const [index, to] of wanters.entries()) {
     const cidr = pieces[index];
     if (cidr === undefined) break;
-    draft.granting.push({ id: firstId + index, cidr, to });
+    draft.granting.push({ id: firstId + pulled + index, cidr, to });
     draft.news.push(`granted ${formatCidr(cidr)} to ${to.name}`);
   }
   draft.blocks = [...rest];
   draft.changed = true;
 }
 
-function wantersOf(draft: Draft, family: Family): readonly RecordRef[] {
-  const room = Math.min(wantsPerWrite, grantsLimit - draft.granting.length);
+/** A spare block that the holder of its buddy pulls goes whole. Returns how many went. */
+function grantPulled(draft: Draft, family: Family, firstId: number): number {
+  if (draft.granting.length >= grantsLimit) return 0;
+  const pulled = pulledFrom(draft, family, readPeers(draft));
+  for (const [index, { block, to }] of pulled.entries()) {
+    draft.blocks = draft.blocks.filter((one) => one !== block);
+    draft.granting.push({ id: firstId + index, cidr: block.cidr, to });
+    draft.news.push(`granted the spare ${formatCidr(block.cidr)} to ${to.name}`);
+    draft.changed = true;
+  }
+  return pulled.length;
+}
+
+function wantersOf(draft: Draft, family: Family, taken: number): readonly RecordRef[] {
+  const room = Math.min(wantsPerWrite - taken, grantsLimit - draft.granting.length);
   return readPeers(draft)
     .filter(({ record }) => sameRef(record.wants[family], draft.self) && record.heir === undefined)
     .map(({ stored }): RecordRef => ({ name: stored.name, uid: stored.uid }))
@@ -55,7 +72,7 @@ function wantersOf(draft: Draft, family: Family): readonly RecordRef[] {
 }
 
 function mayCut(block: Block): boolean {
-  return block.via === undefined && block.spare !== true && block.quarantine !== true;
+  return block.via === undefined && block.quarantine !== true;
 }
 
 /** Addresses a donor must have free before it is worth asking: the smallest piece, and what the donor keeps. */
@@ -75,7 +92,8 @@ function movable(state: State, blocks: readonly Block[], family: Family): Cidr[]
 /** Free addresses once these blocks are usable, those included whose last grant is still in doubt. */
 function freeOf(state: State, blocks: readonly Block[], family: Family): number {
   const space = state.spaces[family];
-  const cidrs = blocks.map((block) => block.cidr).filter((cidr) => cidr.family === family);
+  const open = blocks.filter((block) => block.quarantine !== true);
+  const cidrs = open.map((block) => block.cidr).filter((cidr) => cidr.family === family);
   const more = countAddresses(cidrs) - countAddresses(space.usable);
   return Math.max(0, freeAddresses(space) + more);
 }
@@ -119,7 +137,7 @@ export function publishedFree(state: State, blocks: readonly Block[], family: Fa
   const rounded = free === 0 ? 0 : 2 ** Math.round(Math.log2(free));
   const enough = enoughToGive(state);
   if (rounded < enough) return rounded;
-  const whole = blocks.map(({ cidr }): Block => ({ cidr }));
+  const whole = blocks.filter((block) => block.quarantine !== true).map(({ cidr }): Block => ({ cidr }));
   return free >= enough && movable(state, whole, family).length > 0 ? rounded : Math.min(rounded, unitSize);
 }
 

@@ -4,6 +4,7 @@ import { families } from './address.ts';
 import { parsePeer, type PeerRecord, type RecordRef, sameRef, universeOf } from './records.ts';
 import type { StoredRecord } from './events.ts';
 import { enoughToGive } from './grant.ts';
+import { noteSpares, pullsFrom } from './spare.ts';
 import { emit, type Known, say, selfRef, type State } from './state.ts';
 
 /** Event `hint`: older news than what is known of the same incarnation are passed over. */
@@ -58,6 +59,7 @@ export function learn(
   const before = state.peers.get(stored.name);
   state.peers.set(stored.name, known);
   markInterest(state, known);
+  noteSpares(state, known);
   for (const family of families) {
     const ask = state.asks[family];
     if (!ask.exhausted || parsed.record.free[family] < enoughToGive(state)) continue;
@@ -70,6 +72,8 @@ export function learn(
 
 export function forget(state: State, name: string): void {
   state.interest.delete(name);
+  state.heirOf.delete(name);
+  state.spares.delete(name);
   state.malformed.delete(name);
   if (state.peers.delete(name)) emit(state, { kind: 'changed' });
 }
@@ -82,9 +86,12 @@ function markInterest(state: State, peer: Known<PeerRecord>): void {
   const self = selfRef(state);
   const { record, stored } = peer;
   const concerns =
-    self !== undefined && (asks(record, self) || record.granting.some((grant) => sameRef(grant.to, self)));
+    self !== undefined &&
+    (asks(record, self) || pullsFrom(record, self) || record.granting.some((grant) => sameRef(grant.to, self)));
   if (concerns) state.interest.add(stored.name);
   else state.interest.delete(stored.name);
+  if (self !== undefined && sameRef(record.heir, self)) state.heirOf.add(stored.name);
+  else state.heirOf.delete(stored.name);
 }
 
 /** True when something of this peer's hangs on that record. */
@@ -93,6 +100,8 @@ function concerns(state: State, name: string): boolean {
   return (
     state.interest.has(name) ||
     families.some((family) => own?.wants[family]?.name === name) ||
+    state.heirOf.has(name) ||
+    own?.pulls?.from.name === name ||
     own?.granting.some((grant) => grant.to.name === name) === true ||
     own?.blocks.some((block) => block.via?.name === name) === true
   );

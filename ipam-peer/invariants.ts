@@ -1,7 +1,7 @@
 // The invariants of the design, computed from what stands in the registry and on the disks. The simulator asserts them after
 // every step; on a live cluster they are a finding on one paged list, never the cause of an action.
 import { type Cidr, compareCidr, contains, formatCidr, overlaps, sizeOf, subtract } from './cidr.ts';
-import { isVia, type PeerRecord, type RecordRef, sameRef, type UniverseRecord } from './records.ts';
+import { isDeadSource, isVia, type PeerRecord, type RecordRef, sameRef, type UniverseRecord } from './records.ts';
 import type { Known } from './state.ts';
 
 export interface Owned {
@@ -17,27 +17,27 @@ export function effectiveOwners(
   peers: readonly Known<PeerRecord>[],
 ): readonly Owned[] {
   const byUid = new Map(peers.map((peer) => [peer.stored.uid, peer]));
+  const inherited = Map.groupBy(
+    peers.flatMap(({ record }) =>
+      record.blocks.filter((block) => block.via !== undefined && block.via.id === undefined),
+    ),
+    (block) => block.via?.uid,
+  );
+  const isInherited = (cidr: Cidr, dead: RecordRef): boolean =>
+    inherited.get(dead.uid)?.some((block) => isDeadSource(block.via, dead) && contains(block.cidr, cidr)) === true;
   const owned: Owned[] = [];
   for (const { record, stored } of peers) {
     const owner: RecordRef = { name: stored.name, uid: stored.uid };
     if (!record.seeded && sameRef(universe?.founder, owner)) {
-      for (const cidr of spaceOf(universe)) owned.push({ cidr, owner, as: 'unseeded' });
+      for (const cidr of spaceOf(universe)) if (!isInherited(cidr, owner)) owned.push({ cidr, owner, as: 'unseeded' });
     }
-    const heir = record.heir === undefined ? undefined : byUid.get(record.heir.uid)?.record;
-    for (const { cidr } of record.blocks) {
-      const inherited = heir?.blocks.some((block) => isDeadSource(block.via, owner) && contains(block.cidr, cidr));
-      if (inherited !== true) owned.push({ cidr, owner, as: 'block' });
-    }
+    for (const { cidr } of record.blocks) if (!isInherited(cidr, owner)) owned.push({ cidr, owner, as: 'block' });
     for (const grant of record.granting) {
       const taken = byUid.get(grant.to.uid)?.record.blocks.some((block) => isVia(block.via, owner, grant.id));
-      if (taken !== true) owned.push({ cidr: grant.cidr, owner, as: 'grant' });
+      if (taken !== true && !isInherited(grant.cidr, owner)) owned.push({ cidr: grant.cidr, owner, as: 'grant' });
     }
   }
   return owned.toSorted((a, b) => compareCidr(a.cidr, b.cidr));
-}
-
-function isDeadSource(via: { readonly uid: string; readonly id?: number } | undefined, dead: RecordRef): boolean {
-  return via !== undefined && via.id === undefined && via.uid === dead.uid;
 }
 
 /** What the universe has to share: its ranges less what is reserved. */

@@ -1,13 +1,24 @@
 // The own record against the durable copy. Usable = durable ∩ confirmed, and a doubt resolves to the smaller: a record of another
 // incarnation, a missing one, one with an heir or one that cannot be read stops allocation and says so.
 import { families, type Family, familyOf, parseAddress } from './address.ts';
-import { coalesce, containsAddress, intersect, sameCidrs } from './cidr.ts';
+import { containsAddress, intersect, sameCidrs } from './cidr.ts';
 import { sameTexts } from './describe.ts';
 import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
 import { markAllInterest } from './hints.ts';
 import { parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { takeThis } from './space.ts';
-import { type Ask, emit, type Known, leaseKey, persistPeer, refreshUsable, say, sayOnce, type State } from './state.ts';
+import {
+  type Ask,
+  emit,
+  type Known,
+  leasableBlocks,
+  leaseKey,
+  persistPeer,
+  refreshUsable,
+  say,
+  setFence,
+  type State,
+} from './state.ts';
 
 /** Takes in the own record as read or written; undefined when this peer may not act on it. */
 export function confirm(state: State, stored: StoredRecord, nowMs: number): Known<PeerRecord> | undefined {
@@ -29,7 +40,7 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   const known: Known<PeerRecord> = { stored, record };
   const newIdentity = state.confirmed?.stored.uid !== stored.uid;
   state.confirmed = known;
-  state.fenced = '';
+  setFence(state, 'own', '');
   adopt(state, known);
   refreshUsable(state);
   if (newIdentity) markAllInterest(state);
@@ -47,7 +58,7 @@ function noteAsking(ask: Ask, from: RecordRef | undefined, nowMs: number): void 
 function adopt(state: State, own: Known<PeerRecord>): void {
   const { durable } = state;
   const { record, stored } = own;
-  const blocks = coalesce(record.blocks.map((block) => block.cidr));
+  const blocks = leasableBlocks(record);
   const lost = durable.uid === undefined && holdsSpace(record);
   const doubt = lost || durable.doubt === stored.version ? stored.version : undefined;
   const next: DurablePeer = {
@@ -82,6 +93,7 @@ function whyNotMine(state: State, stored: StoredRecord, record: PeerRecord): str
   const { durable } = state;
   if (record.universe !== state.config.universe)
     return `the record ${stored.name} is of the universe ${record.universe}`;
+  if (record.removed === true) return 'this node was removed from the network (weft peers remove)';
   if (record.heir !== undefined) return `this node was removed: ${record.heir.name} takes its space over`;
   if (durable.uid === stored.uid) return '';
   if (durable.uid === undefined) return '';
@@ -101,8 +113,9 @@ function isDiskLost(state: State, record: PeerRecord): boolean {
  * Event `recovered`: the leases are back, the blocks may follow (after a write that overtakes any of the lost process). Rests went
  * with the disk.
  */
-export function recovered(state: State, leases: readonly Lease[], nowMs: number): void {
+export function recovered(state: State, leases: readonly Lease[], complete: boolean, nowMs: number): void {
   if (state.durable.uid !== undefined || state.recovery !== 'asked') return;
+  if (complete) dropOthers(state, leases);
   for (const lease of leases) {
     state.leases.set(leaseKey(lease), lease);
     for (const text of lease.addresses) {
@@ -110,12 +123,23 @@ export function recovered(state: State, leases: readonly Lease[], nowMs: number)
       if (address !== undefined) takeThis(state.spaces[address.family], address.value);
     }
   }
+  state.durable = { ...state.durable, lostRests: true, podsUnknown: !complete };
   const deltas = leases.map((lease): Delta => ({ kind: 'lease', lease }));
-  emit(state, { kind: 'persist', sync: 'full', deltas });
+  emit(state, { kind: 'persist', sync: 'full', deltas: [...deltas, { kind: 'peer', peer: state.durable }] });
   say(state, 'warn', `${leases.length} leases of the lost state directory were found in the kernel`);
   state.recovery = 'done';
   state.polledMs = -Infinity;
   state.notBeforeMs = nowMs;
+}
+
+/** Leases of a disk that was rolled back, which the kernel does not know, are no more. */
+function dropOthers(state: State, leases: readonly Lease[]): void {
+  const keys = new Set(leases.map(leaseKey));
+  for (const [key, lease] of state.leases) {
+    if (keys.has(key)) continue;
+    state.leases.delete(key);
+    emit(state, { kind: 'persist', sync: 'normal', deltas: [{ kind: 'unlease', lease }] });
+  }
 }
 
 /** The registry has no own record: true when an empty one is to be created. */
@@ -130,7 +154,5 @@ export function missing(state: State): boolean {
 }
 
 function fence(state: State, problem: string): void {
-  state.fenced = problem;
-  sayOnce(state, `${problem}; nothing is allocated`);
-  refreshUsable(state);
+  setFence(state, 'own', problem);
 }

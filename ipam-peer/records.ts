@@ -55,7 +55,11 @@ export interface PeerRecord {
   readonly granting: readonly Grant[];
   /** Whom this peer asks for space of a family. */
   readonly wants: PerFamily<RecordRef | undefined>;
+  /** A spare block of another peer that would merge with one of this peer's. */
+  readonly pulls?: { readonly from: RecordRef; readonly cidr: Cidr };
   readonly heir?: RecordRef;
+  /** The node was declared gone by a person; its session says so for good. */
+  readonly removed?: boolean;
   /** Underlay addresses, preferred first. */
   readonly underlay: readonly string[];
   /** The node's own addresses in the overlay, at most one per family. */
@@ -180,10 +184,17 @@ function asGrant(value: unknown, field: string): Grant {
 }
 
 const peerFields =
-  'schema universe node seq seeded blocks granting wants wants6 heir underlay overlay free freeBits6'.split(' ');
+  'schema universe node seq seeded blocks granting wants wants6 pulls heir removed underlay overlay free freeBits6'.split(
+    ' ',
+  );
 
 function asWant(value: unknown, field: string): RecordRef | undefined {
   return value === undefined ? undefined : asRef(asObject(value, field)['from'], `${field}.from`);
+}
+
+function asPull(value: unknown): { readonly from: RecordRef; readonly cidr: Cidr } {
+  const object = asObject(value, 'pulls');
+  return { from: asRef(object['from'], 'pulls.from'), cidr: asCidr(object['cidr'], 'pulls.cidr') };
 }
 
 /** The free count of IPv6 goes by its logarithm: 2^80 is no number for a registry. */
@@ -216,7 +227,9 @@ export function parsePeer(value: unknown): Parsed<PeerRecord> {
       blocks,
       granting,
       wants: { 4: asWant(object['wants'], 'wants'), 6: asWant(object['wants6'], 'wants6') },
+      ...(object['pulls'] !== undefined && { pulls: asPull(object['pulls']) }),
       ...(object['heir'] !== undefined && { heir: asRef(object['heir'], 'heir') }),
+      ...(asFlag(object['removed'], 'removed') && { removed: true }),
       underlay: asAddresses(object['underlay'], 'underlay'),
       overlay: asAddresses(object['overlay'], 'overlay'),
       free: { 4: asCount(object['free'] ?? 0, 'free'), 6: asFreeBits(object['freeBits6']) },
@@ -238,7 +251,9 @@ export function formatPeer(record: PeerRecord): Json {
     granting: record.granting.map((grant) => ({ ...grant, cidr: formatCidr(grant.cidr) })),
     ...(record.wants[4] && { wants: { from: record.wants[4] } }),
     ...(record.wants[6] && { wants6: { from: record.wants[6] } }),
+    ...(record.pulls && { pulls: { from: record.pulls.from, cidr: formatCidr(record.pulls.cidr) } }),
     ...(record.heir && { heir: record.heir }),
+    ...(record.removed === true && { removed: true }),
     underlay: record.underlay,
     overlay: record.overlay,
     free: record.free[4],
@@ -289,10 +304,53 @@ export function isVia(via: Via | undefined, donor: RecordRef, id: number): boole
   return sameRef(via, donor) && via?.id === id;
 }
 
+/** True when `via` names the dead record itself. */
+export function isDeadSource(via: Via | undefined, dead: RecordRef): boolean {
+  return via !== undefined && via.id === undefined && sameRef(via, dead);
+}
+
 /** UTF-8 bytes of a value's JSON, by an upper bound that is exact for ASCII. */
 export function jsonBytes(value: unknown): number {
   const text = JSON.stringify(value);
   let bytes = 0;
   for (let index = 0; index < text.length; index++) bytes += text.charCodeAt(index) < 128 ? 1 : 3;
   return bytes;
+}
+
+/** The session of a node: which process acts for it. Renewed by its holder, so that a version that stands still tells of its death. */
+export interface SessionRecord {
+  readonly sessionId: string;
+  readonly renewals: number;
+  /** Its holder counts as dead when it stands still for so long. */
+  readonly termMs: number;
+  /** The node was declared gone by a person; for good. */
+  readonly removed: boolean;
+  readonly extra: Readonly<Record<string, unknown>>;
+}
+
+/** Reads a session as stored. */
+export function parseSession(value: unknown): Parsed<SessionRecord> {
+  return parsed(() => {
+    const object = asObject(value, 'the record');
+    checkSchema(object);
+    return {
+      sessionId: asText(object['sessionId'], 'sessionId'),
+      renewals: asCount(object['renewals'] ?? 0, 'renewals'),
+      termMs: asCount(object['termSeconds'] ?? 0, 'termSeconds') * 1000,
+      removed: asFlag(object['removed'], 'removed'),
+      extra: extraOf(object, ['schema', 'sessionId', 'renewals', 'termSeconds', 'removed']),
+    };
+  });
+}
+
+/** The JSON value of a session. */
+export function formatSession(record: SessionRecord): Json {
+  return {
+    ...record.extra,
+    schema: recordSchema,
+    sessionId: record.sessionId,
+    renewals: record.renewals,
+    termSeconds: Math.ceil(record.termMs / 1000),
+    ...(record.removed && { removed: true }),
+  };
 }

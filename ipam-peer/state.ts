@@ -15,6 +15,7 @@ import type {
   StoredRecord,
 } from './events.ts';
 import type { PeerRecord, RecordRef, UniverseRecord } from './records.ts';
+import { makeSession, mayLease, type Session } from './session-state.ts';
 import { makeSpace, rest, setUsable, type Space, takeThis } from './space.ts';
 
 /** A record that was read and understood. */
@@ -31,19 +32,52 @@ export interface Waiting {
 
 /** Where a cycle (read own record, read others', write own) stands. */
 export interface Cycle {
-  phase: 'universe' | 'list' | 'own' | 'others' | 'write';
+  /** `self`: the own node is asked for before another's record gets an heir. */
+  phase: 'universe' | 'list' | 'own' | 'others' | 'self' | 'write';
   readonly deadlineMs: number;
   /** Requests without an answer yet, and the record each is about. */
-  readonly pending: Map<number, string>;
+  readonly pending: Map<number, Asked>;
+  /** Sessions and nodes of dead peers as read in this cycle. */
+  readonly sessions: Map<string, StoredRecord | undefined>;
+  readonly nodes: Map<string, boolean>;
   own: Known<PeerRecord> | undefined;
   /** Others' records as read in this cycle; `undefined`: there is none. */
   readonly others: Map<string, Known<PeerRecord> | StoredRecord | undefined>;
+  /** What is being done to a dead peer's record. */
+  foreign: Foreign | undefined;
   /** What is being written, to log and apply once it succeeded. */
   writing: Writing | undefined;
 }
 
+/** A write to a dead peer's record. */
+export type Foreign =
+  | {
+      readonly kind: 'heir';
+      readonly dead: Known<PeerRecord>;
+      readonly record: PeerRecord;
+      /** True: no valid heir was there, and the own node is looked at before. */
+      readonly first: boolean;
+    }
+  | { readonly kind: 'settle'; readonly dead: Known<PeerRecord>; readonly record: PeerRecord }
+  | { readonly kind: 'delete'; readonly dead: Known<PeerRecord> };
+
+export interface Asked {
+  readonly about: 'record' | 'session' | 'node';
+  readonly name: string;
+}
+
+/** A peer whose node seems to be gone. */
+export interface Gone {
+  readonly sinceMs: number;
+  /** Its session as first seen at this version (absent: no session), and when. */
+  session: { readonly version: string; readonly sinceMs: number } | undefined;
+  /** Its session and node are looked at no sooner. */
+  nextLookMs: number;
+}
+
 export interface Writing {
-  readonly kind: 'create' | 'update' | 'found' | 'universe';
+  /** `foreign`: a dead peer's record. */
+  readonly kind: 'create' | 'update' | 'found' | 'universe' | 'foreign';
   /** Said once the write succeeded. */
   readonly news: readonly string[];
   readonly record: PeerRecord | undefined;
@@ -95,8 +129,26 @@ export interface State {
   trouble: string;
   /** What the survey before founding found in use; undefined: to be asked. */
   survey: readonly InUse[] | undefined;
-  /** Why this peer may neither allocate nor write; '' when it may. */
+  /** Why this peer may neither allocate nor write; '' when it may. One of `fences`. */
   fenced: string;
+  readonly fences: Map<FenceSource, string>;
+  readonly session: Session;
+  /** Peers whose nodes seem to be gone. */
+  readonly gone: Map<string, Gone>;
+  /** Dead peers whose records name this peer as their heir, as far as was heard. */
+  readonly heirOf: Set<string>;
+  /** The registry holds a record of this node that its disk does not know of. */
+  hasRecord: boolean;
+  /** Peers that were heard to have spare blocks. */
+  readonly spares: Set<string>;
+  /** Blocks that hold no lease and no rest, by CIDR text: since when; and what that was computed from. */
+  readonly emptySince: Map<string, number>;
+  emptyKey: string;
+  readonly pull: { sinceMs: number; notBeforeMs: number };
+  /** Blocks in quarantine, by CIDR text: since when. */
+  readonly quarantined: Map<string, number>;
+  /** `cut` effects that were not answered yet. */
+  cutAsked: boolean;
   underlay: readonly string[];
   /** Rests that ended; their rows go with the next lease transaction. */
   rested: string[];
@@ -111,6 +163,9 @@ export interface State {
   readonly said: Set<string>;
   effects: Effect[];
 }
+
+/** What can fence: another holder of the session, the own node gone, the own record. */
+export type FenceSource = 'session' | 'node' | 'own';
 
 const noPeer: DurablePeer = {
   uid: undefined,
@@ -150,6 +205,17 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     trouble: '',
     survey: undefined,
     fenced: '',
+    fences: new Map(),
+    session: makeSession(nowMs, durable.peer.uid === undefined ? Infinity : config.sessionWaitMs),
+    gone: new Map(),
+    heirOf: new Set(),
+    hasRecord: false,
+    spares: new Set(),
+    emptySince: new Map(),
+    emptyKey: '',
+    pull: { sinceMs: nowMs, notBeforeMs: nowMs },
+    quarantined: new Map(),
+    cutAsked: false,
     underlay,
     rested: [],
     published: perFamily(() => ({ key: '', free: 0 })),
@@ -181,15 +247,20 @@ function valueOf(text: string): bigint {
 
 /** Usable = durable ∩ confirmed; without a confirmed record (offline start) the durable copy stands for both. */
 export function usableBlocks(state: State): readonly Cidr[] {
-  if (state.fenced !== '') return [];
+  if (state.fenced !== '' || !mayLease(state.session) || state.durable.cutting === true) return [];
   if (state.confirmed === undefined) return state.durable.blocks;
-  const confirmed = state.confirmed.record.blocks.map((block) => block.cidr);
-  return coalesce(intersect(state.durable.blocks, confirmed));
+  return coalesce(intersect(state.durable.blocks, leasableBlocks(state.confirmed.record)));
+}
+
+/** The blocks of a record that may be leased from: not those in quarantine. */
+export function leasableBlocks(record: PeerRecord): readonly Cidr[] {
+  return coalesce(record.blocks.filter((block) => block.quarantine !== true).map((block) => block.cidr));
 }
 
 /** True while this peer only follows the others' records. */
 export function isObserving(state: State): boolean {
-  return state.config.joinOnUse && state.durable.uid === undefined && state.waiting.length === 0;
+  const { config, durable, waiting, hasRecord } = state;
+  return config.joinOnUse && durable.uid === undefined && waiting.length === 0 && !hasRecord;
 }
 
 /** The families of the universe, as far as the disk knows it; IPv4 first. */
@@ -222,6 +293,16 @@ export function refreshUsable(state: State): void {
     changed = true;
   }
   if (changed) emit(state, { kind: 'changed' });
+}
+
+/** Raises or (with '') lifts a fence. What fences is told once. */
+export function setFence(state: State, source: FenceSource, problem: string): void {
+  if ((state.fences.get(source) ?? '') === problem) return;
+  state.fences.set(source, problem);
+  state.fenced = [...state.fences.values()].find((text) => text !== '') ?? '';
+  if (problem !== '') sayOnce(state, `${problem}; nothing is allocated`);
+  emit(state, { kind: 'changed' });
+  refreshUsable(state);
 }
 
 export function emit(state: State, effect: Effect): void {

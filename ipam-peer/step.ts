@@ -9,8 +9,13 @@ import type { CoreEvent, Effect } from './events.ts';
 import { activate, free, rested } from './free.ts';
 import { hint } from './hints.ts';
 import { recovered } from './own.ts';
+import { driveIdentity, wereCut } from './identity.ts';
+import { noteQuarantine } from './quarantine.ts';
+import { noteEmpty } from './spare.ts';
+import { driveSession, sessionAnswered, sessionDueMs } from './session.ts';
 import { nextRestEndMs } from './space.ts';
-import { emit, type State } from './state.ts';
+import { noteNodes } from './takeover.ts';
+import { emit, persistPeer, type State } from './state.ts';
 
 export interface Step {
   /** The same object, changed in place. */
@@ -21,6 +26,7 @@ export interface Step {
 export function step(state: State, event: CoreEvent): Step {
   state.effects = [];
   rested(state, event.nowMs);
+  driveIdentity(state);
   take(state, event);
   drive(state, event);
   if (state.waiting.length > 0) serveWaiting(state, event.nowMs);
@@ -35,7 +41,9 @@ function take(state: State, event: CoreEvent): void {
       state.timerMs = Infinity;
       return;
     case 'answer':
-      answered(state, event.request, event.answer, event);
+      if (!sessionAnswered(state, event.request, event.answer, event)) {
+        answered(state, event.request, event.answer, event);
+      }
       return;
     case 'hint':
       hint(state, event.name, event.record, event.nowMs);
@@ -53,7 +61,16 @@ function take(state: State, event: CoreEvent): void {
       free(state, event, event.nowMs);
       return;
     case 'recovered':
-      recovered(state, event.leases, event.nowMs);
+      recovered(state, event.leases, event.complete !== false, event.nowMs);
+      return;
+    case 'podsGone':
+      if (state.durable.podsUnknown === true) persistPeer(state, { podsUnknown: false });
+      return;
+    case 'nodes':
+      noteNodes(state, event.gone, event.nowMs);
+      return;
+    case 'cut':
+      wereCut(state, event.leases, event.nowMs);
       return;
     case 'surveyed':
       surveyed(state, event.inUse, event.nowMs);
@@ -68,6 +85,9 @@ function drive(state: State, event: CoreEvent): void {
   if (state.cycle !== undefined && event.nowMs >= state.cycle.deadlineMs) {
     endCycle(state, event, 'the registry does not answer');
   }
+  driveSession(state, event.nowMs);
+  noteQuarantine(state, event.nowMs);
+  noteEmpty(state, event.nowMs);
   noteWants(state, event.nowMs);
   if (state.cycle === undefined && dueMs(state) <= event.nowMs) beginCycle(state, event);
 }
@@ -79,7 +99,7 @@ function setTimer(state: State): void {
   let atMs = state.cycle === undefined ? dueMs(state) : state.cycle.deadlineMs;
   const restEndMs = Math.min(...families.map((family) => nextRestEndMs(state.spaces[family]) ?? Infinity));
   if (state.waiting.length > 0) atMs = Math.min(atMs, nextDeadlineMs(state), restEndMs);
-  atMs = Math.min(atMs, restEndMs + restSlackMs);
+  atMs = Math.min(atMs, restEndMs + restSlackMs, sessionDueMs(state));
   if (atMs === state.timerMs) return;
   state.timerMs = atMs;
   emit(state, { kind: 'timer', atMs });

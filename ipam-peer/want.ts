@@ -62,7 +62,10 @@ export function firstWants(state: State, random: number): PerFamily<RecordRef | 
 export function isShort(state: State, family: Family, blocks: readonly Block[], gained: number): boolean {
   if (blocks.length >= blocksLimit - wantsPerWrite || !familiesOf(state).includes(family)) return false;
   if (gained === 0 && !blocks.some((block) => block.cidr.family === family)) return true;
-  return freeAddresses(state.spaces[family]) + gained < state.config.lowWater;
+  // What is in quarantine comes back by itself, unless pods run in it that nobody knows.
+  const resting = state.durable.podsUnknown === true ? [] : blocks.filter((block) => block.quarantine === true);
+  const back = countAddresses(resting.map((block) => block.cidr).filter((cidr) => cidr.family === family));
+  return freeAddresses(state.spaces[family]) + gained + back < state.config.lowWater;
 }
 
 /** True while the donor asked may still answer. */
@@ -75,7 +78,8 @@ export function stillHopeful(state: State, family: Family, donor: RecordRef, now
 }
 
 function canGive(state: State, peer: Known<PeerRecord>, family: Family): boolean {
-  return peer.record.free[family] >= enoughToGive(state) && peer.record.heir === undefined;
+  const alive = peer.record.heir === undefined && !state.gone.has(peer.stored.name);
+  return alive && peer.record.free[family] >= enoughToGive(state);
 }
 
 function isUnseeded(state: State, peer: Known<PeerRecord>): boolean {
@@ -127,7 +131,9 @@ function founderNotYetHeard(state: State): RecordRef | undefined {
   const founder = state.universe?.record.founder;
   if (founder === undefined || sameRef(founder, selfRef(state)) || founder.name === state.config.self) return undefined;
   const hint = state.peers.get(founder.name);
-  return hint === undefined || isUnseeded(state, hint) ? founder : undefined;
+  // Once everybody was listed, a founder that is not there has been taken over.
+  if (hint === undefined) return state.listed ? undefined : founder;
+  return isUnseeded(state, hint) && !state.gone.has(founder.name) ? founder : undefined;
 }
 
 /** Who holds the pool's space, for a person whose pod found none. */

@@ -158,6 +158,24 @@ const properties = {
     default: 10_000,
     description: 'How long an ADD waits for an address when this node has none left.',
   }),
+  takeOverAfterMs: Type.Integer({
+    group: 'Addresses',
+    minimum: 1000,
+    maximum: 2_592_000_000,
+    unit: 'ms',
+    default: 300_000,
+    description:
+      'How long a node must be gone before another takes its space over; its session must have stood still for its term too.',
+  }),
+  sessionTermMs: Type.Integer({
+    group: 'Addresses',
+    minimum: 1000,
+    maximum: 86_400_000,
+    unit: 'ms',
+    default: 180_000,
+    description:
+      'A session that stands still for so long is dead. A third of it is the time between renewals; the same on every node.',
+  }),
   stateDir: Type.String({
     group: 'Files',
     ...path,

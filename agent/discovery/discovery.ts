@@ -13,6 +13,10 @@ export interface Discovery {
   readonly self: NodeIdentity;
   /** Every known node, self included. */
   nodes(): readonly NodeIdentity[];
+  /** The uids of all nodes that exist; undefined while no whole list was read, or where nobody lists them. */
+  nodeUids?(): ReadonlySet<string> | undefined;
+  /** Whether this very node (name and uid) exists, read from the source. Throws WeftError('registry') when nobody answers. */
+  nodeExists?(node: { readonly name: string; readonly uid: string }, signal: AbortSignal): Promise<boolean>;
   /** Called after each change; returns the way to stop it. */
   onChange(listener: () => void): () => void;
   close(): Promise<void>;

@@ -49,7 +49,12 @@ export async function startKubernetesDiscovery(options: KubernetesDiscoveryOptio
     const { self, answered } = await findSelf(api, path, options);
     const directory = createDirectory(self, path, options.log);
     const listed = Promise.withResolvers<void>();
-    const following = follow(api, directory, listed.resolve, options.log, life.signal);
+    let complete = false;
+    const onListed = (): void => {
+      complete = true;
+      listed.resolve();
+    };
+    const following = follow(api, directory, onListed, options.log, life.signal);
     following.catch((error: unknown) => options.log.error({ err: error }, 'discovery ended'));
     if (answered) await Promise.race([listed.promise, sleep(firstListMs, undefined, { ref: false })]);
     return {
@@ -57,6 +62,8 @@ export async function startKubernetesDiscovery(options: KubernetesDiscoveryOptio
         return directory.self();
       },
       nodes: directory.nodes,
+      nodeUids: () => (complete ? new Set(directory.nodes().map((node) => node.nodeUid)) : undefined),
+      nodeExists: async (node, signal) => await nodeExists(api, node, signal),
       onChange: directory.onChange,
       close: async () => {
         await close();
@@ -67,6 +74,18 @@ export async function startKubernetesDiscovery(options: KubernetesDiscoveryOptio
     await close();
     throw error;
   }
+}
+
+async function nodeExists(
+  api: KubeApi,
+  { name, uid }: { readonly name: string; readonly uid: string },
+  signal: AbortSignal,
+): Promise<boolean> {
+  // Without resourceVersion: a linearizable read.
+  const answer = await api.call({ method: 'GET', path: `${nodesPath}/${name}` }, signal);
+  if (answer.status === 404) return false;
+  if (answer.status !== 200) throw failure(`reading Node ${name}`, answer);
+  return (answer.body as KubeObject).metadata.uid === uid;
 }
 
 async function findSelf(

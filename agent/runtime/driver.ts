@@ -2,21 +2,12 @@
 // is a synchronous commit, so whatever follows it really comes after it; registry requests are sent and their answers come back
 // as events. When a commit fails, nothing after it happens: the core is made anew from what is durable, as after a crash.
 import { WeftError, toWeftError } from '#agent/errors.ts';
-import type { Registry, RegistryRecord, WriteOutcome } from '#agent/registry/registry.ts';
-import type {
-  Answer,
-  Config,
-  CoreEvent,
-  Effect,
-  InUse,
-  Lease,
-  LogLevel,
-  Refusal,
-  Stamp,
-  StoredRecord,
-} from '#ipam-peer/events.ts';
+import type { Registry } from '#agent/registry/registry.ts';
+import type { Config, CoreEvent, Effect, InUse, Lease, LogLevel, Refusal, Stamp } from '#ipam-peer/events.ts';
+import type { RecordRef } from '#ipam-peer/records.ts';
 import { restore, type State } from '#ipam-peer/state.ts';
 import { step } from '#ipam-peer/step.ts';
+import { ask, type RegistryEffect } from './ask.ts';
 import type { Store } from './store.ts';
 
 /** What the runtime needs of a logger; pino's fits. */
@@ -38,6 +29,8 @@ export interface DriverOptions {
   /** What others use around this host, asked for before a universe is founded; undefined: nothing. */
   readonly survey: ((signal: AbortSignal) => Promise<readonly InUse[]>) | undefined;
   readonly recoverLeases: ((signal: AbortSignal) => Promise<readonly Lease[]>) | undefined;
+  readonly cutLeases: ((leases: readonly Lease[], signal: AbortSignal) => Promise<void>) | undefined;
+  readonly nodeExists: ((node: RecordRef, signal: AbortSignal) => Promise<boolean>) | undefined;
   /** Monotonic milliseconds and randomness; replaced in tests. */
   readonly nowMs: () => number;
   readonly random: () => number;
@@ -52,6 +45,8 @@ export interface Driver {
   /** Calls back once, with the outcome of the `allocate` that carries this ticket. */
   expect(ticket: number, settle: (outcome: Outcome) => void): void;
   onChange(listener: () => void): () => void;
+  /** The uids of all nodes that exist. */
+  setNodes(uids: ReadonlySet<string>): void;
   /** Starts cycles and watching. */
   start(): void;
   close(): Promise<void>;
@@ -73,6 +68,8 @@ class LiveDriver implements Driver {
   #changed = false;
   #notifiedMs = -Infinity;
   #freed: Lease | undefined;
+  #nodes: ReadonlySet<string> | undefined;
+  #gone = '';
   /** Answers to requests of an earlier core are not for this one. */
   #epoch = 0;
 
@@ -139,6 +136,8 @@ class LiveDriver implements Driver {
       case 'list':
       case 'create':
       case 'update':
+      case 'delete':
+      case 'node':
         this.#run(this.#request(effect, this.#epoch));
         return;
       case 'leased':
@@ -155,6 +154,9 @@ class LiveDriver implements Driver {
         return;
       case 'recover':
         this.#run(this.#recover());
+        return;
+      case 'cut':
+        this.#run(this.#cut(effect.leases));
         return;
       case 'changed':
         this.#notify();
@@ -174,6 +176,7 @@ class LiveDriver implements Driver {
     this.#tickets.clear();
     for (const effect of skipped) if (effect.kind === 'log') this.#execute(effect);
     this.#epoch++;
+    this.#gone = '';
     try {
       this.state = this.#restore(this.state.underlay);
       this.state.notBeforeMs = this.#options.nowMs() + reloadPauseMs;
@@ -211,7 +214,22 @@ class LiveDriver implements Driver {
   #tellListeners(): void {
     this.#changed = false;
     this.#notifiedMs = this.#options.nowMs();
+    this.#tellGone();
     for (const listener of this.#listeners) listener();
+  }
+
+  setNodes(uids: ReadonlySet<string>): void {
+    this.#nodes = uids;
+    this.#tellGone();
+  }
+
+  /** Tells the core whose nodes seem to be gone, when that has changed. */
+  #tellGone(): void {
+    const gone = goneOf(this.state, this.#nodes);
+    const text = gone.join(' ');
+    if (text === this.#gone) return;
+    this.#gone = text;
+    this.#feedQuietly({ kind: 'nodes', gone });
   }
 
   #setTimer(atMs: number): void {
@@ -227,33 +245,11 @@ class LiveDriver implements Driver {
   }
 
   async #request(effect: RegistryEffect, epoch: number): Promise<void> {
-    const answer = await this.#ask(effect);
+    const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(this.#options.config.requestTimeoutMs)]);
+    const answer = await ask(this.#options, effect, signal);
     if (this.#stop.signal.aborted || epoch !== this.#epoch) return;
     if (answer.kind !== 'failed' && answer.kind !== 'unknown') this.registryAnsweredAtMs = Date.now();
     this.#feedQuietly({ kind: 'answer', request: effect.request, answer });
-  }
-
-  async #ask(effect: RegistryEffect): Promise<Answer> {
-    const { registry, config } = this.#options;
-    const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(config.requestTimeoutMs)]);
-    const isRead = effect.kind === 'get' || effect.kind === 'list';
-    try {
-      switch (effect.kind) {
-        case 'get':
-          return { kind: 'record', record: storedRecord(await registry.get(effect.record, effect.name, signal)) };
-        case 'list':
-          return { kind: 'list', records: await registry.list('peer', signal) };
-        case 'create':
-          return writeAnswer(await registry.create(effect.record, effect.name, effect.value, signal));
-        case 'update': {
-          const record: RegistryRecord = { kind: effect.record, ...effect.stored, value: {} };
-          return writeAnswer(await registry.update(record, effect.value, signal));
-        }
-      }
-    } catch (error) {
-      const reason = toWeftError(error).message;
-      return isRead ? { kind: 'failed', reason } : { kind: 'unknown', reason };
-    }
   }
 
   /** A failure leaves the universe unfounded: the core asks again. */
@@ -278,6 +274,25 @@ class LiveDriver implements Driver {
     } catch (error) {
       log.error(`cannot find the leases of the lost state directory: ${toWeftError(error).message}`);
     }
+  }
+
+  /** Until it is done nothing is allocated and this node shows itself to nobody. */
+  async #cut(leases: readonly Lease[]): Promise<void> {
+    const { cutLeases, log } = this.#options;
+    const { signal } = this.#stop;
+    for (;;) {
+      try {
+        await cutLeases?.(leases, signal);
+        break;
+      } catch (error) {
+        if (signal.aborted) return;
+        log.error(
+          `cannot cut the leases of this machine's earlier identity, trying again: ${toWeftError(error).message}`,
+        );
+        await pause(reloadPauseMs, signal);
+      }
+    }
+    this.#feedQuietly({ kind: 'cut', leases });
   }
 
   /** Hints for as long as the driver lives; a watch that ends by an error is begun again. */
@@ -308,20 +323,20 @@ class LiveDriver implements Driver {
   }
 }
 
-type RegistryEffect = Extract<Effect, { readonly kind: 'get' | 'list' | 'create' | 'update' }>;
+/** Names of the records whose nodes are not in the list, or that a person has declared gone. */
+function goneOf(state: State, nodes: ReadonlySet<string> | undefined): readonly string[] {
+  const gone: string[] = [];
+  for (const [name, { record }] of state.peers) {
+    if (record.removed === true || nodes?.has(record.node.uid) === false) gone.push(name);
+  }
+  if (nodes?.has(state.config.node.uid) === false) gone.push(state.config.self);
+  return gone;
+}
 
 const reloadPauseMs = 1000;
 const watchPauseMs = 1000;
 /** A start brings one change for each of perhaps thousands of peers. */
 const notifyEveryMs = 20;
-
-function storedRecord(record: RegistryRecord | undefined): StoredRecord | undefined {
-  return record;
-}
-
-function writeAnswer(outcome: WriteOutcome): Answer {
-  return outcome;
-}
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
   await new Promise<void>((resolve) => {

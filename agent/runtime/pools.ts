@@ -66,6 +66,7 @@ export async function openPools(options: PoolsOptions): Promise<RunningIpam> {
     onChange: (listener) => pools.onChange(listener),
     whenReady: async (signal) => await pools.whenReady(signal),
     setUnderlay: (addresses) => pools.all().forEach((pool) => pool.setUnderlay(addresses)),
+    setNodes: (uids) => pools.setNodes(uids),
     close: async () => await pools.close(),
   };
 }
@@ -82,6 +83,7 @@ class Pools {
   #work: Promise<void> = Promise.resolve();
   #following: Promise<void> = Promise.resolve();
   #main: RunningIpam | undefined;
+  #nodes: ReadonlySet<string> | undefined;
 
   constructor(options: PoolsOptions) {
     this.#options = options;
@@ -94,6 +96,11 @@ class Pools {
 
   all(): readonly RunningIpam[] {
     return [...this.#running.values()];
+  }
+
+  setNodes(uids: ReadonlySet<string>): void {
+    this.#nodes = uids;
+    for (const pool of this.all()) pool.setNodes(uids);
   }
 
   holder(key: AttachmentKey): RunningIpam | undefined {
@@ -248,6 +255,7 @@ class Pools {
       others: () => (name === defaultUniverse ? [] : this.#othersThan(name)),
       mine: async (leases, signal) => await this.#mine(name, leases, signal),
     });
+    if (this.#nodes !== undefined) pool.setNodes(this.#nodes);
     pool.onChange(() => this.#changed());
     if (name === defaultUniverse) this.#running.set(name, pool);
     return pool;

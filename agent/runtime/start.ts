@@ -1,6 +1,6 @@
 // Starts IPAM for one node: opens the store, restores the core from it, and offers the `Ipam` that the rest of the agent sees.
 // A lease with a free address is one core step and one local commit; the registry is never in its way.
-import { createHash, randomBytes, randomInt } from 'node:crypto';
+import { createHash, randomBytes, randomInt, randomUUID } from 'node:crypto';
 import type { NodeIdentity } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
@@ -41,6 +41,16 @@ export interface IpamOptions {
   readonly recoverLeases?: (signal: AbortSignal) => Promise<readonly Lease[]>;
   /** What others use around this host; asked for before this agent founds a universe. Absent: nothing is in use. */
   readonly survey?: (signal: AbortSignal) => Promise<readonly InUse[]>;
+  /**
+   * Whether the node of a record exists, read as linearizably as a record; throws when that cannot be known. Absent: a node is gone
+   * once its session was marked so (`weft peers remove`).
+   */
+  readonly nodeExists?: (
+    node: { readonly name: string; readonly uid: string },
+    signal: AbortSignal,
+  ) => Promise<boolean>;
+  /** Cuts the links of leases that an earlier identity of this machine made. Absent: there are none. */
+  readonly cutLeases?: (leases: readonly Lease[], signal: AbortSignal) => Promise<void>;
   /** Other timings of the core, for tests. */
   readonly timing?: Partial<Omit<Config, Told>>;
 }
@@ -54,12 +64,15 @@ type Told =
   | 'reserved'
   | 'self'
   | 'node'
+  | 'session'
   | 'restMs'
   | 'allocateWaitMs';
 
 export interface RunningIpam extends Ipam {
   /** Underlay addresses changed; the record follows. */
   setUnderlay(addresses: readonly string[]): void;
+  /** The uids of all nodes that exist, from a whole list; peers of others are taken over after a while. */
+  setNodes(uids: ReadonlySet<string>): void;
   close(): Promise<void>;
 }
 
@@ -72,6 +85,12 @@ export const defaultTiming = {
   pollMs: 5_000,
   resyncMs: 600_000,
   lowWater: 32,
+  sessionRenewMs: 60_000,
+  sessionTermMs: 180_000,
+  sessionWaitMs: 2_000,
+  takeOverAfterMs: 300_000,
+  takeOverStepMs: 30_000,
+  spareAfterMs: 3_600_000,
 } as const;
 
 /** Between a node's name and a pool's in the name of a record; no uid begins like that. */
@@ -117,14 +136,16 @@ export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
     reserved: options.universe.reserved.map(setting),
     self: peerName(options.node, options.universe.name),
     node: { name: options.node.nodeName, uid: options.node.nodeUid },
+    session: randomUUID(),
+    quarantineMs: options.timing?.quarantineMs ?? options.restMs ?? defaultTiming.restMs,
   };
   const store = openStore(options.statePath);
   try {
     const { registry, log } = options;
     const underlay = options.node.underlayAddresses;
-    const { recoverLeases, survey } = options;
-    const given = { registry, store, config, underlay, log, recoverLeases, survey };
-    const driver = makeDriver({ ...given, nowMs: monotonicMs, random });
+    const { recoverLeases, cutLeases, nodeExists, survey } = options;
+    const outside = { registry, recoverLeases, cutLeases, nodeExists, survey };
+    const driver = makeDriver({ ...outside, store, config, underlay, log, nowMs: monotonicMs, random });
     driver.start();
     return facade(driver);
   } catch (error) {
@@ -163,6 +184,7 @@ function facade(driver: Driver): RunningIpam {
     onChange: (listener) => driver.onChange(listener),
     whenReady: async (signal) => await whenReady(driver, signal),
     setUnderlay: (addresses) => void driver.feed({ kind: 'underlay', addresses }),
+    setNodes: (uids) => driver.setNodes(uids),
     close: async () => await driver.close(),
   };
 }

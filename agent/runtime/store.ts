@@ -197,8 +197,8 @@ function peerFromJson(text: string): DurablePeer {
   const json = JSON.parse(text) as PeerJson;
   const { universe } = json;
   return {
+    ...json,
     uid: json.uid ?? undefined,
-    seq: json.seq,
     blocks: json.blocks.map(cidr),
     doubt: json.doubt ?? undefined,
     overlay: json.overlay,

@@ -89,7 +89,7 @@ describe('agent', { timeout: 60_000 }, () => {
   });
 
   it('that has lost its leases finds them in the kernel and cuts no pod', async () => {
-    await using host = await AgentHost.create('own netns');
+    await using host = await AgentHost.create('own netns', { sessionTermMs: 1000, restTimeMs: 500 });
     await using pod = await TestNetns.create('pod');
     await using later = await TestNetns.create('pod');
     await host.start();

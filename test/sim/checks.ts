@@ -1,11 +1,13 @@
 // What must hold after every step, and what must hold once the faults have ended for a while. A breach throws `Violation`.
-import { families, type Family, parseAddress } from '#ipam-peer/address.ts';
+import { type Address, families, type Family } from '#ipam-peer/address.ts';
 import { type Cidr, containsAddress, formatCidrs, lastAddress } from '#ipam-peer/cidr.ts';
 import type { DurablePeer, Lease } from '#ipam-peer/events.ts';
 import { enoughToGive, publishedFreeNow } from '#ipam-peer/grant.ts';
 import { durableViolations, effectiveOwners, type Owned, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { freeAddresses } from '#ipam-peer/space.ts';
 import type { State } from '#ipam-peer/state.ts';
+import { isGone } from './gone.ts';
+import { addressOf } from './parsed.ts';
 import type { SimPeer } from './peer.ts';
 import type { World } from './world.ts';
 
@@ -40,6 +42,8 @@ export function checkWorld(world: World): void {
     checkPods(world);
   }
   for (const peer of world.peers) {
+    // A node that is gone, or comes back under another name, is fenced by the others; a doubtful disk is not leased from.
+    if (isGone(world, peer) || peer.doubtful || (peer.disk.peer.self ?? peer.name) !== peer.name) continue;
     const disk = peer.disk.peer;
     if (!moved && checks.disks.get(peer) === disk) continue;
     checks.disks.set(peer, disk);
@@ -56,27 +60,42 @@ function checkPods(world: World): void {
 }
 
 function checkOwned(world: World, peer: SimPeer, text: string, what: string): void {
-  const address = parseAddress(text);
-  const owner = world.checks.owned.find((one) => address !== undefined && containsAddress(one.cidr, address));
+  const address = addressOf(text);
+  const owner = address && ownerOf(world.checks.owned, address);
   // A disk that was lost does not know its incarnation until it has read it.
   if (owner?.owner.name === peer.name && owner.owner.uid === (peer.disk.peer.uid ?? owner.owner.uid)) return;
   throw new Violation(`${peer.name} ${what} ${text}, which ${owner?.owner.name ?? 'nobody'} owns`);
 }
 
+function ownerOf(owned: readonly Owned[], address: Address): Owned | undefined {
+  let [low, high] = [0, owned.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    const { family, base } = owned[middle]?.cidr ?? { family: 4, base: 0n };
+    if (family < address.family || (family === address.family && base <= address.value)) low = middle + 1;
+    else high = middle;
+  }
+  const found = owned[low - 1];
+  return found !== undefined && containsAddress(found.cidr, address) ? found : undefined;
+}
+
 /** An address that was just given to a pod. */
 export function checkLeased(world: World, peer: SimPeer, lease: Lease): void {
-  const told = lease.addresses.map((text) => parseAddress(text)?.family).join();
+  const told = lease.addresses.map((text) => addressOf(text)?.family).join();
   const wanted = familiesIn(world.scenario.ranges).join();
   if (told !== wanted) throw new Violation(`${peer.name} leased families ${told} in a universe of ${wanted}`);
+  if (isGone(world, peer)) return;
   for (const text of lease.addresses) {
     const other = world.inUse.get(text);
     if (other !== undefined) throw new Violation(`${text} leased by ${peer.name} while ${other.name} has a pod on it`);
-    const overlayOf = world.peers.find((one) => one.disk.peer.overlay.includes(text));
+    const overlayOf = world.peers.find(
+      (one) => one.disk.peer.self === one.name && !isGone(world, one) && one.disk.peer.overlay.includes(text),
+    );
     if (overlayOf !== undefined)
       throw new Violation(`${text} leased by ${peer.name} is ${overlayOf.name}'s own address`);
     const restedMs = world.nowMs - (world.freedAtMs.get(text) ?? -Infinity);
     if (restedMs < world.scenario.restMs - 0.001) throw new Violation(`${text} leased again after ${restedMs} ms`);
-    const address = parseAddress(text);
+    const address = addressOf(text);
     const { ranges, inUse } = world.scenario;
     const reserved = [...world.scenario.reserved, ...inUse.map((one) => one.cidr)];
     const edge = ranges.some(
@@ -102,7 +121,13 @@ function familiesIn(ranges: readonly Cidr[]): readonly Family[] {
 export function checkSettled(world: World): void {
   const problems: string[] = [];
   if (world.registry.universe?.record.founder === undefined) problems.push('nobody founded the universe');
-  for (const peer of world.peers) problems.push(...unsettled(world, peer));
+  for (const peer of world.peers) if (!peer.retired) problems.push(...unsettled(world, peer));
+  for (const { stored, record } of world.registry.peers.values()) {
+    if (!world.registry.goneNodes.has(record.node.uid)) continue;
+    problems.push(
+      `${stored.name} is gone, its record with ${formatCidrs(record.blocks.map(({ cidr }) => cidr))} is not (heir ${record.heir?.name ?? 'none'})`,
+    );
+  }
   require(problems);
 }
 
@@ -115,6 +140,7 @@ function unsettled(world: World, peer: SimPeer): readonly string[] {
   if (state.fenced !== '') problems.push(`${name} is fenced: ${state.fenced}`);
   if (state.durable.doubt === known.stored.version) problems.push(`${name} is still in doubt`);
   if (record.granting.length > 0) problems.push(`${name} still has ${record.granting.length} grants under way`);
+  if (record.blocks.some((block) => block.quarantine === true)) problems.push(`${name} still has a quarantine`);
   if (record.blocks.some((block) => block.via !== undefined)) problems.push(`${name} still has a via`);
   for (const family of familiesIn(world.scenario.ranges)) problems.push(...wanting(world, peer, state, family));
   return problems;

@@ -18,7 +18,21 @@ export type OperationName =
   | 'exhausted'
   | 'activate'
   | 'free'
-  | 'restEnded';
+  | 'restEnded'
+  | 'sessionTaken'
+  | 'sessionRenewed'
+  | 'heir'
+  | 'heirOfHeir'
+  | 'voidHeir'
+  | 'carry'
+  | 'settleDead'
+  | 'deleteDead'
+  | 'quarantine'
+  | 'quarantineLifted'
+  | 'cut'
+  | 'spare'
+  | 'pull'
+  | 'merge';
 
 export type FaultName =
   | 'crash'
@@ -29,6 +43,11 @@ export type FaultName =
   | 'partition'
   | 'heal'
   | 'recordDeleted'
+  | 'nodeDeleted'
+  | 'nodeDeletedAlive'
+  | 'reRegistered'
+  | 'diskRolledBack'
+  | 'nodesLate'
   | 'requestLost'
   | 'requestLate'
   | 'requestTwice'
@@ -43,12 +62,12 @@ export type FaultName =
 
 /** Every counter, in the order of the summary. */
 export const operationNames: readonly OperationName[] =
-  'found join seed want grant receive settle takeBack clearVia write conflict allocate allocateNamed refuse exhausted activate free restEnded'.split(
+  'found join seed want grant receive settle takeBack clearVia write conflict allocate allocateNamed refuse exhausted activate free restEnded sessionTaken sessionRenewed heir heirOfHeir voidHeir carry settleDead deleteDead quarantine quarantineLifted cut spare pull merge'.split(
     ' ',
   ) as OperationName[];
 
 export const faultNames: readonly FaultName[] =
-  'crash crashBetweenEffects powerLoss diskLost restart partition heal recordDeleted requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
+  'crash crashBetweenEffects powerLoss diskLost restart partition heal recordDeleted nodeDeleted nodeDeletedAlive reRegistered diskRolledBack nodesLate requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
     ' ',
   ) as FaultName[];
 

@@ -6,33 +6,57 @@ import { emptyDurable, leaseKey, restore, type State } from '#ipam-peer/state.ts
 
 export interface Pod {
   readonly lease: Lease;
+  /** Whose pod it was when it got its addresses. */
+  readonly identity: string;
   /** A DEL was asked for and not yet answered. */
   ending: boolean;
 }
 
+export interface Disk {
+  peer: DurablePeer;
+  readonly leases: Map<string, Lease>;
+  readonly resting: Set<string>;
+}
+
 export class SimPeer {
-  readonly name: string;
   readonly index: number;
-  readonly config: Config;
+  config: Config;
+  /** Powered off for good. */
+  retired: boolean = false;
+  /** The disk may be older than what this node went on with: nothing may be leased before the session is held. */
+  doubtful: boolean = false;
   state: State | undefined;
   /** Counts process starts: what an earlier process set going is not for this one. */
   epoch = 0;
   reachable: boolean = true;
   timerMs: number = Infinity;
+  /** A `nodes` event is on its way; and the last one. */
+  nodesPending: boolean = false;
+  toldGone: string = '';
   nextContainer = 1;
   nextTicket = 1;
   readonly pods: Map<string, Pod> = new Map<string, Pod>();
   /** Wishes under way: ticket to whether an address was named. */
   readonly tickets: Map<number, boolean> = new Map<number, boolean>();
-  disk: { peer: DurablePeer; readonly leases: Map<string, Lease>; readonly resting: Set<string> };
+  disk: Disk;
   #synced: { readonly leases: ReadonlyMap<string, Lease>; readonly resting: ReadonlySet<string> };
 
   constructor(index: number, config: Config) {
     this.index = index;
-    this.name = config.self;
     this.config = config;
     this.disk = { peer: emptyDurable.peer, leases: new Map(), resting: new Set() };
     this.#synced = { leases: new Map(), resting: new Set() };
+  }
+
+  /** Name of the own record. */
+  get name(): string {
+    return this.config.self;
+  }
+
+  /** The machine is registered anew: another node, and so another record. */
+  reidentify(uid: string): void {
+    const { name } = this.config.node;
+    this.config = { ...this.config, self: `${name}.${uid}`, node: { name, uid } };
   }
 
   start(nowMs: number): void {
@@ -42,6 +66,7 @@ export class SimPeer {
       resting: [...this.disk.resting],
     };
     this.epoch++;
+    this.config = { ...this.config, session: `${this.name}-${this.epoch}` };
     this.timerMs = Infinity;
     this.state = restore(this.config, durable, nowMs, [`192.168.${this.index >> 8}.${this.index & 255}`]);
   }
@@ -62,6 +87,19 @@ export class SimPeer {
     this.crash();
     this.disk = { peer: emptyDurable.peer, leases: new Map(), resting: new Set() };
     this.#synced = { leases: new Map(), resting: new Set() };
+  }
+
+  /** What a copy of the disk would hold. */
+  snapshot(): Disk {
+    return { peer: this.disk.peer, leases: new Map(this.disk.leases), resting: new Set(this.disk.resting) };
+  }
+
+  /** The disk is put back to an earlier copy while the pods live on. */
+  rollBack(disk: Disk): void {
+    this.crash();
+    this.doubtful = true;
+    this.disk = { peer: disk.peer, leases: new Map(disk.leases), resting: new Set(disk.resting) };
+    this.#synced = { leases: new Map(disk.leases), resting: new Set(disk.resting) };
   }
 
   persist(deltas: readonly Delta[], sync: 'full' | 'normal'): void {

@@ -1,12 +1,27 @@
 // A model of the registry: linearizable because each request is executed in one piece at the moment it arrives. Versions are
-// never used twice. What the write came to is counted by comparing the record before and after.
+// never used twice. What the write came to is counted by comparing the record before and after. It also holds what the nodes are:
+// a node that was deleted never comes back with the same uid.
 import { families } from '#ipam-peer/address.ts';
+import { contains } from '#ipam-peer/cidr.ts';
 import type { Answer, Effect, RecordKind, StoredRecord } from '#ipam-peer/events.ts';
-import { isVia, parsePeer, parseUniverse, type PeerRecord, type UniverseRecord } from '#ipam-peer/records.ts';
+import {
+  formatSession,
+  isDeadSource,
+  isVia,
+  parsePeer,
+  parseSession,
+  parseUniverse,
+  type PeerRecord,
+  sameRef,
+  type UniverseRecord,
+} from '#ipam-peer/records.ts';
 import type { Known } from '#ipam-peer/state.ts';
 import type { Counters } from './counters.ts';
 
-export type RegistryRequest = Extract<Effect, { readonly kind: 'get' | 'list' | 'create' | 'update' }>;
+export type RegistryRequest = Extract<
+  Effect,
+  { readonly kind: 'get' | 'list' | 'create' | 'update' | 'delete' | 'node' }
+>;
 
 export interface Change {
   readonly record: RecordKind;
@@ -14,11 +29,25 @@ export interface Change {
   readonly stored: StoredRecord | undefined;
 }
 
+export interface Backup {
+  readonly peers: ReadonlyMap<string, Known<PeerRecord>>;
+  readonly sessions: ReadonlyMap<string, StoredRecord>;
+  readonly universe: Known<UniverseRecord> | undefined;
+}
+
 export class RegistryModel {
   readonly peers: Map<string, Known<PeerRecord>> = new Map<string, Known<PeerRecord>>();
+  readonly sessions: Map<string, StoredRecord> = new Map<string, StoredRecord>();
+  /** Uids of nodes that were deleted, for good. */
+  readonly goneNodes: Set<string> = new Set<string>();
+  /** When each session was last written, by the world's clock. */
+  readonly renewedMs: Map<string, number> = new Map<string, number>();
   universe: Known<UniverseRecord> | undefined;
   /** Counts the writes. */
   revision = 0;
+  nowMs: () => number = () => 0;
+  /** Heirs written while the session moved a moment ago are breaches; 0: not checked. */
+  sessionTermMs = 0;
   readonly #earlier = new Map<string, StoredRecord | undefined>();
   readonly #counters: Counters;
   readonly #changed: (change: Change) => void;
@@ -38,16 +67,22 @@ export class RegistryModel {
         return { kind: 'record', record: this.#stored(request.record, request.name) };
       case 'list':
         return { kind: 'list', records: [...this.peers.values()].map((peer) => peer.stored) };
+      case 'node':
+        return { kind: 'node', exists: !this.goneNodes.has(request.node.uid) };
       case 'create': {
         if (this.#stored(request.record, request.name) !== undefined) return this.#conflict();
         return this.#write(request.record, request.name, `u${this.revision + 1}`, request.value);
       }
-      case 'update': {
+      case 'update':
+      case 'delete': {
         const { name, uid, version } = request.stored;
         const current = this.#stored(request.record, name);
         if (current === undefined) return { kind: 'notFound' };
         if (current.uid !== uid || current.version !== version) return this.#conflict();
-        return this.#write(request.record, name, uid, request.value);
+        if (request.kind === 'update') return this.#write(request.record, name, uid, request.value);
+        this.#checkDeleted(name);
+        this.remove(name);
+        return { kind: 'deleted' };
       }
     }
   }
@@ -55,8 +90,43 @@ export class RegistryModel {
   /** As a person would, past every rule. */
   remove(name: string): void {
     this.revision++;
+    this.#earlier.set(`peer ${name}`, this.peers.get(name)?.stored);
     this.peers.delete(name);
     this.#changed({ record: 'peer', name, stored: undefined });
+  }
+
+  /** `weft peers remove` marks the session; in Kubernetes the Node object goes. */
+  deleteNode(name: string, uid: string, mark: boolean): void {
+    this.revision++;
+    this.goneNodes.add(uid);
+    const session = this.sessions.get(name);
+    const known = parseSession(session?.value);
+    if (mark && session !== undefined && known.ok) {
+      const value = formatSession({ ...known.record, removed: true });
+      this.sessions.set(name, { ...session, version: `v${this.revision}`, value });
+    }
+  }
+
+  backup(): Backup {
+    return { peers: new Map(this.peers), sessions: new Map(this.sessions), universe: this.universe };
+  }
+
+  /** etcd is restored from a backup: everything is as it was then, under versions that were never seen. */
+  restore(backup: Backup): void {
+    for (const name of this.peers.keys()) if (!backup.peers.has(name)) this.remove(name);
+    for (const [name, known] of backup.peers) {
+      const now = this.peers.get(name)?.stored;
+      if (now?.version === known.stored.version && now.uid === known.stored.uid) continue;
+      this.revision++;
+      const stored: StoredRecord = { ...known.stored, version: `v${this.revision}` };
+      this.peers.set(name, { stored, record: known.record });
+      this.#changed({ record: 'peer', name, stored });
+    }
+    this.sessions.clear();
+    for (const [name, stored] of backup.sessions) {
+      this.revision++;
+      this.sessions.set(name, { ...stored, version: `v${this.revision}` });
+    }
   }
 
   #conflict(): Answer {
@@ -66,6 +136,7 @@ export class RegistryModel {
 
   #stored(record: RecordKind, name: string): StoredRecord | undefined {
     if (record === 'peer') return this.peers.get(name)?.stored;
+    if (record === 'session') return this.sessions.get(name);
     return this.universe?.stored.name === name ? this.universe.stored : undefined;
   }
 
@@ -74,9 +145,25 @@ export class RegistryModel {
     this.#earlier.set(`${record} ${name}`, this.#stored(record, name));
     const stored: StoredRecord = { name, uid, version: `v${this.revision}`, value };
     if (record === 'peer') this.#writePeer(stored);
+    else if (record === 'session') this.#writeSession(stored);
     else this.#writeUniverse(stored);
     this.#changed({ record, name, stored });
     return { kind: 'ok', record: stored };
+  }
+
+  #writeSession(stored: StoredRecord): void {
+    const before = parseSession(this.sessions.get(stored.name)?.value);
+    const after = parseSession(stored.value);
+    if (!after.ok) {
+      this.breaches.push(`malformed session written: ${after.reason}`);
+      return;
+    }
+    if (before.ok && before.record.removed && !after.record.removed)
+      this.breaches.push(`${stored.name} was removed and is back`);
+    const same = before.ok && processOf(before.record.sessionId) === processOf(after.record.sessionId);
+    this.#counters.count(same ? 'sessionRenewed' : 'sessionTaken');
+    this.renewedMs.set(stored.name, this.nowMs());
+    this.sessions.set(stored.name, stored);
   }
 
   #writeUniverse(stored: StoredRecord): void {
@@ -100,7 +187,46 @@ export class RegistryModel {
     }
     const before = this.peers.get(stored.name)?.record;
     this.peers.set(stored.name, { stored, record: parsed.record });
-    this.#countPeer(stored, before, parsed.record);
+    if (before?.heir !== undefined || parsed.record.heir !== undefined) this.#checkDead(stored, before, parsed.record);
+    else this.#countPeer(stored, before, parsed.record);
+  }
+
+  /** Invariant 3, and that an heir is written only when everything speaks for it. */
+  #checkDead(stored: StoredRecord, before: PeerRecord | undefined, after: PeerRecord): void {
+    const { name } = stored;
+    const counters = this.#counters;
+    const [old, heir] = [before?.heir, after.heir];
+    if (heir === undefined) this.breaches.push(`the heir of ${name} was taken away`);
+    if (!sameRef(old, heir)) {
+      const oldHeir = old === undefined ? undefined : this.peers.get(old.name);
+      const valid = old !== undefined && oldHeir !== undefined && oldHeir.stored.uid === old.uid;
+      if (valid && oldHeir.record.heir === undefined) this.breaches.push(`the valid heir of ${name} was replaced`);
+      counters.count(old === undefined ? 'heir' : valid ? 'heirOfHeir' : 'voidHeir');
+      if (!this.goneNodes.has(after.node.uid)) this.breaches.push(`${name} has an heir though its node exists`);
+      const stoodMs = this.nowMs() - (this.renewedMs.get(name) ?? -Infinity);
+      if (old === undefined && stoodMs < this.sessionTermMs) {
+        this.breaches.push(`${name} has an heir though its session moved ${stoodMs.toFixed(0)} ms ago`);
+      }
+    }
+    if (before === undefined) return;
+    if (JSON.stringify(after.blocks, text) !== JSON.stringify(before.blocks, text))
+      this.breaches.push(`the blocks of the dead ${name} changed`);
+    counters.count('settleDead', before.granting.length - after.granting.length);
+    for (const grant of before.granting) {
+      if (after.granting.some((one) => one.id === grant.id)) continue;
+      const target = this.peers.get(grant.to.name);
+      const taken = target?.record.blocks.some((block) => isVia(block.via, stored, grant.id)) === true;
+      const alive = target !== undefined && target.stored.uid === grant.to.uid;
+      const carried = [...this.peers.values()].some(({ record }) =>
+        record.blocks.some((block) => isDeadSource(block.via, stored)),
+      );
+      if (!taken && (alive || !carried)) this.breaches.push(`grant ${grant.id} of the dead ${name} was dropped`);
+    }
+  }
+
+  #checkDeleted(name: string): void {
+    this.#counters.count('deleteDead');
+    if (this.peers.get(name)?.record.heir === undefined) this.breaches.push(`${name} was deleted without an heir`);
   }
 
   #countPeer(stored: StoredRecord, before: PeerRecord | undefined, after: PeerRecord): void {
@@ -127,10 +253,31 @@ export class RegistryModel {
     }
     const gained = after.blocks.filter(
       ({ via }) => via !== undefined && !before.blocks.some((one) => one.via?.uid === via.uid && one.via.id === via.id),
-    ).length;
-    counters.count('receive', gained);
-    counters.count('clearVia', countVias(before) + gained - countVias(after));
+    );
+    counters.count('receive', gained.filter(({ via }) => via?.id !== undefined).length);
+    counters.count('carry', gained.filter(({ via }) => via?.id === undefined).length);
+    counters.count('clearVia', Math.max(0, countVias(before) + gained.length - countVias(after)));
+    const spares = (record: PeerRecord): number => record.blocks.filter((block) => block.spare === true).length;
+    counters.count('spare', Math.max(0, spares(after) - spares(before)));
+    counters.count('pull', after.pulls !== undefined && before.pulls === undefined ? 1 : 0);
+    // Blocks that were there before and were not given became fewer: they were joined.
+    const joined = after.blocks.filter(
+      ({ cidr }) =>
+        before.blocks.filter((block) => contains(cidr, block.cidr) && block.cidr.prefix > cidr.prefix).length > 1,
+    );
+    counters.count('merge', joined.length);
+    counters.count('quarantine', Math.max(0, countQuarantined(after) - countQuarantined(before)));
+    counters.count('quarantineLifted', Math.max(0, countQuarantined(before) - countQuarantined(after)));
   }
+}
+
+function text(_: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? String(value) : value;
+}
+
+/** A session's id without the count of its renewals. */
+function processOf(sessionId: string): string {
+  return sessionId.slice(0, sessionId.lastIndexOf('-'));
 }
 
 function newWants(before: PeerRecord | undefined, after: PeerRecord): number {
@@ -140,4 +287,8 @@ function newWants(before: PeerRecord | undefined, after: PeerRecord): number {
 
 function countVias(record: PeerRecord): number {
   return record.blocks.filter((block) => block.via !== undefined).length;
+}
+
+function countQuarantined(record: PeerRecord): number {
+  return record.blocks.filter((block) => block.quarantine === true).length;
 }

@@ -1,35 +1,11 @@
 // Faults of the world: processes that die, hosts that lose power, peers cut off from the registry, a record deleted by hand.
-import { addressBits, parseAddress } from '#ipam-peer/address.ts';
+import { deleteNode, reRegister, rollBackDisk, saveDisks, tellNodes } from './hosts.ts';
+import { crash } from './crash.ts';
+import { isGone } from './gone.ts';
 import { hintAll } from './network.ts';
 import type { SimPeer } from './peer.ts';
 import { noFaults } from './scenario.ts';
 import type { World } from './world.ts';
-
-export function crash(
-  world: World,
-  peer: SimPeer,
-  how: 'crash' | 'crashBetweenEffects' | 'powerLoss' | 'diskLost',
-): void {
-  world.counters.count(how);
-  world.note(`${peer.name} ${how}`);
-  if (how === 'powerLoss') {
-    for (const pod of peer.pods.values()) {
-      for (const address of pod.lease.addresses) {
-        if (world.inUse.get(address) === peer) world.inUse.delete(address);
-      }
-    }
-    for (const address of world.freedAtMs.keys()) if (ownsOnDisk(peer, address)) world.freedAtMs.delete(address);
-    peer.losePower();
-  } else if (how === 'diskLost') {
-    peer.loseDisk();
-  } else {
-    peer.crash();
-  }
-  world.agenda.add(world.nowMs + world.random.between(1, world.random.chance(0.3) ? 10_000 : 500), {
-    kind: 'start',
-    peer,
-  });
-}
 
 export function scheduleFault(world: World): void {
   world.agenda.add(world.nowMs + world.random.between(0, 2 * world.faults.faultEveryMs), { kind: 'fault' });
@@ -41,8 +17,15 @@ export function fault(world: World): void {
   const peer = world.random.pick(world.peers);
   const choice = world.random.next();
   if (choice < 0.35) {
-    if (peer.state !== undefined) crash(world, peer, world.random.pick(['powerLoss', 'diskLost', 'crash', 'crash']));
-  } else if (choice < 0.65) {
+    if (peer.state !== undefined && !peer.retired)
+      crash(world, peer, world.random.pick(['powerLoss', 'diskLost', 'crash', 'crash']));
+  } else if (choice < 0.45) {
+    deleteNode(world, peer);
+  } else if (choice < 0.5) {
+    rollBackDisk(world, peer);
+  } else if (choice < 0.55) {
+    saveDisks(world);
+  } else if (choice < 0.75) {
     if (!peer.reachable) return;
     peer.reachable = false;
     world.counters.count('partition');
@@ -58,7 +41,7 @@ export function deleteIdle(world: World, peer: SimPeer): void {
   // Not before the founding: a founder deleted while it writes itself in is a case for taking over.
   const founder = world.registry.universe?.record.founder?.name ?? peer.name;
   if (record === undefined || founder === peer.name || record.blocks.length + record.granting.length > 0) return;
-  if (peer.disk.peer.blocks.length > 0) return;
+  if (peer.disk.peer.blocks.length > 0 || record.heir !== undefined || isGone(world, peer)) return;
   world.counters.count('recordDeleted');
   world.note(`record of ${peer.name} deleted`);
   world.registry.remove(peer.name);
@@ -69,6 +52,7 @@ export function heal(world: World, peer: SimPeer): void {
   peer.reachable = true;
   world.counters.count('heal');
   hintAll(world, peer);
+  tellNodes(world, peer);
 }
 
 export function switchHalves(world: World, side: number): void {
@@ -88,14 +72,8 @@ export function calmDown(world: World): void {
   world.calm = true;
   world.faults = noFaults;
   for (const peer of world.peers) {
+    if (isGone(world, peer)) reRegister(world, peer);
     heal(world, peer);
     world.agenda.add(world.nowMs, { kind: 'start', peer });
   }
-}
-
-function ownsOnDisk(peer: SimPeer, text: string): boolean {
-  const value = parseAddress(text)?.value ?? 0n;
-  return peer.disk.peer.blocks.some(
-    (block) => value >= block.base && value < block.base + (1n << BigInt(addressBits(block.family) - block.prefix)),
-  );
 }

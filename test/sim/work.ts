@@ -7,7 +7,7 @@ import type { World } from './world.ts';
 export function work(world: World, peer: SimPeer): void {
   const everyMs = world.calm ? world.scenario.workEveryMs * 10 : world.scenario.workEveryMs;
   world.agenda.add(world.nowMs + world.random.between(0, 2 * everyMs), { kind: 'work', peer });
-  if (peer.state === undefined) return;
+  if (peer.state === undefined || peer.doubtful) return;
   const wanted = world.scenario.podsPerPeer;
   if (world.random.chance(peer.pods.size < wanted ? 0.7 : 0.3)) allocate(world, peer);
   else if (peer.pods.size > 0) end(world, peer, world.random.pick([...peer.pods.keys()]));

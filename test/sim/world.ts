@@ -1,19 +1,21 @@
 // The simulated world: peers that run the real core against a model of the registry, over a network that loses, delays, doubles
 // and reorders, with processes that die between any two effects. One agenda in virtual time, one generator: a seed replays.
-import { families, parseAddress } from '#ipam-peer/address.ts';
-import { containsAddress } from '#ipam-peer/cidr.ts';
+import { families } from '#ipam-peer/address.ts';
 import type { Answer, CoreEvent, Effect, Lease, Stamp } from '#ipam-peer/events.ts';
 import type { State } from '#ipam-peer/state.ts';
 import { step } from '#ipam-peer/step.ts';
 import { checkLeased, checkWorld, makeChecks, type Checks } from './checks.ts';
 import { Counters } from './counters.ts';
+import { isGone } from './gone.ts';
 import { Agenda } from './heap.ts';
-import { SimPeer } from './peer.ts';
+import { type Disk, SimPeer } from './peer.ts';
 import type { Random } from './random.ts';
 import { type Change, RegistryModel, type RegistryRequest } from './registry-model.ts';
 import type { Faults, Scenario } from './scenario.ts';
 import { arrive, hint, hintAll, send, tellAll } from './network.ts';
-import { calmDown, crash, fault, heal, scheduleFault, switchHalves } from './weather.ts';
+import { checkPublished, feedNodes, reRegister, retire, tellNodes, tellNodesSoon, wereCut } from './hosts.ts';
+import { crash } from './crash.ts';
+import { calmDown, fault, heal, scheduleFault, switchHalves } from './weather.ts';
 import { free, work } from './work.ts';
 
 type Unstamped = CoreEvent extends infer E ? (E extends CoreEvent ? Omit<E, keyof Stamp> : never) : never;
@@ -33,12 +35,22 @@ export type Happening =
   | { readonly kind: 'wake'; readonly peer: SimPeer; readonly epoch: number; readonly atMs: number }
   | { readonly kind: 'work'; readonly peer: SimPeer }
   | { readonly kind: 'surveyed'; readonly peer: SimPeer; readonly epoch: number }
+  | { readonly kind: 'nodes'; readonly peer: SimPeer; readonly gone: ReadonlySet<string> }
+  | { readonly kind: 'cut'; readonly peer: SimPeer; readonly epoch: number; readonly leases: readonly Lease[] }
+  | { readonly kind: 'reRegister'; readonly peer: SimPeer }
+  | { readonly kind: 'retire'; readonly peer: SimPeer }
   | { readonly kind: 'recovered'; readonly peer: SimPeer; readonly epoch: number }
   | { readonly kind: 'activate'; readonly peer: SimPeer; readonly epoch: number; readonly lease: Lease }
   | { readonly kind: 'fault' }
   | { readonly kind: 'heal'; readonly peer: SimPeer }
   | { readonly kind: 'halves'; readonly side: number }
   | { readonly kind: 'calm' };
+
+export interface Backup {
+  readonly atMs: number;
+  readonly identity: string;
+  readonly disk: Disk;
+}
 
 export class World {
   readonly scenario: Scenario;
@@ -54,6 +66,8 @@ export class World {
   /** Addresses that pods use now, by the peer that leased them. */
   readonly inUse: Map<string, SimPeer> = new Map<string, SimPeer>();
   readonly freedAtMs: Map<string, number> = new Map<string, number>();
+  /** Copies of disks, some time ago. */
+  readonly backups: Map<SimPeer, Backup> = new Map<SimPeer, Backup>();
   /** The last lines of what happened; all of them when `keepTrace`. */
   readonly trace: string[] = [];
   readonly #keepTrace: boolean;
@@ -65,6 +79,8 @@ export class World {
     this.#keepTrace = keepTrace;
     this.faults = scenario.faults;
     this.registry = new RegistryModel(this.counters, (change) => tellAll(this, change));
+    this.registry.nowMs = () => this.nowMs;
+    this.registry.sessionTermMs = timing.sessionTermMs * slowestClock;
     this.peers = Array.from({ length: scenario.peers }, (_, index) => new SimPeer(index, configOf(scenario, index)));
     this.checks = makeChecks();
     for (const peer of this.peers) {
@@ -127,11 +143,21 @@ export class World {
       case 'recovered': {
         if (what.epoch !== what.peer.epoch) return;
         const alive = [...what.peer.pods.values()].filter((pod) => !pod.ending);
-        // Rests were lost with the disk.
-        forgetRests(this, what.peer);
         this.feed(what.peer, { kind: 'recovered', leases: alive.map((pod) => pod.lease) });
         return;
       }
+      case 'nodes':
+        feedNodes(this, what.peer, what.gone);
+        return;
+      case 'cut':
+        if (what.epoch === what.peer.epoch) wereCut(this, what.peer, what.leases);
+        return;
+      case 'reRegister':
+        reRegister(this, what.peer);
+        return;
+      case 'retire':
+        retire(this, what.peer);
+        return;
       case 'work':
         work(this, what.peer);
         return;
@@ -150,13 +176,15 @@ export class World {
   }
 
   #start(peer: SimPeer): void {
-    if (peer.state !== undefined) return;
+    if (peer.state !== undefined || peer.retired) return;
     if (peer.epoch > 0) this.counters.count('restart');
     peer.start(this.nowMs);
     this.note(`${peer.name} starts`);
     this.feed(peer, { kind: 'wake' });
     hintAll(this, peer);
+    tellNodes(this, peer);
     // What no pod uses was cut short between lease and answer: it is undone.
+    if (peer.doubtful) return;
     for (const lease of leasesOf(peer)) if (!peer.pods.has(lease.containerId)) free(this, peer, lease);
   }
 
@@ -164,6 +192,7 @@ export class World {
     const state = peer.state;
     if (state === undefined) return;
     const restingBefore = restingIn(state);
+    if (peer.doubtful && state.session.status === 'held') peer.doubtful = false;
     const { effects } = step(state, { ...event, nowMs: this.nowMs, random: this.random.next() });
     if (event.kind !== 'free') this.counters.count('restEnded', Math.max(0, restingBefore - restingIn(state)));
     const doctored = this.scenario.sabotage?.(effects, state) ?? effects;
@@ -185,7 +214,10 @@ export class World {
       case 'list':
       case 'create':
       case 'update':
+      case 'delete':
+      case 'node':
         this.note(`${peer.name} ${effect.kind} ${'name' in effect ? effect.name : ''}`);
+        if (effect.kind === 'create' && effect.record === 'peer') checkPublished(peer);
         send(this, peer, effect);
         return;
       case 'leased':
@@ -208,8 +240,18 @@ export class World {
       case 'recover':
         this.agenda.add(this.nowMs + this.random.between(1, 500), { kind: 'recovered', peer, epoch: peer.epoch });
         return;
-      case 'freed':
+      case 'cut':
+        this.agenda.add(this.nowMs + this.random.between(1, 300), {
+          kind: 'cut',
+          peer,
+          epoch: peer.epoch,
+          leases: effect.leases,
+        });
+        return;
       case 'changed':
+        tellNodesSoon(this, peer);
+        return;
+      case 'freed':
     }
   }
 
@@ -217,8 +259,9 @@ export class World {
     this.counters.count(peer.tickets.get(ticket) === true ? 'allocateNamed' : 'allocate');
     peer.tickets.delete(ticket);
     checkLeased(this, peer, lease);
-    for (const address of lease.addresses) this.inUse.set(address, peer);
-    peer.pods.set(lease.containerId, { lease, ending: false });
+    // A node that does not know yet that it was deleted: the others take no packets of its pods.
+    if (!isGone(this, peer)) for (const address of lease.addresses) this.inUse.set(address, peer);
+    peer.pods.set(lease.containerId, { lease, identity: peer.name, ending: false });
     if (this.random.chance(0.9)) {
       this.agenda.add(this.nowMs + this.random.between(1, 50), { kind: 'activate', peer, epoch: peer.epoch, lease });
     }
@@ -229,14 +272,6 @@ function restingIn(state: State): number {
   return families.reduce((sum, family) => sum + state.spaces[family].restingCount, 0);
 }
 
-function forgetRests(world: World, peer: SimPeer): void {
-  const own = world.checks.owned.filter((one) => one.owner.name === peer.name);
-  for (const text of world.freedAtMs.keys()) {
-    const address = parseAddress(text);
-    if (address !== undefined && own.some((one) => containsAddress(one.cidr, address))) world.freedAtMs.delete(text);
-  }
-}
-
 function leasesOf(peer: SimPeer): readonly Lease[] {
   return [...(peer.state?.leases.values() ?? [])];
 }
@@ -245,6 +280,18 @@ function leasesOf(peer: SimPeer): readonly Lease[] {
 function changesRecords(effect: Effect): boolean {
   return effect.kind === 'update' || effect.kind === 'create' || (effect.kind === 'persist' && effect.sync === 'full');
 }
+
+/** Of every simulated peer; the takeover of a node is ripe before a freed address has rested, so that forgotten quarantine shows. */
+const timing = {
+  sessionRenewMs: 700,
+  sessionTermMs: 2000,
+  sessionWaitMs: 300,
+  takeOverAfterMs: 1500,
+  takeOverStepMs: 1000,
+  spareAfterMs: 4000,
+};
+/** How much slower than the world's an observer's clock may run. */
+const slowestClock = 0.9;
 
 function configOf(scenario: Scenario, index: number): SimPeer['config'] {
   const name = `n${index + 1}`;
@@ -264,5 +311,8 @@ function configOf(scenario: Scenario, index: number): SimPeer['config'] {
     pollMs: 1000,
     resyncMs: 8000,
     lowWater: scenario.lowWater,
+    session: `${name}-1`,
+    ...timing,
+    quarantineMs: scenario.peersRestMs ?? scenario.restMs,
   };
 }

@@ -18,6 +18,10 @@ export const briskTiming: NonNullable<IpamOptions['timing']> = {
   serveDelayMs: 60,
   pollMs: 100,
   resyncMs: 2000,
+  sessionRenewMs: 300,
+  sessionTermMs: 1000,
+  sessionWaitMs: 200,
+  quarantineMs: 100,
 };
 
 export interface NodeSetup extends Partial<Omit<IpamOptions, 'node'>> {

@@ -105,6 +105,14 @@ export class Hand {
       pollMs: 5000,
       resyncMs: 600_000,
       lowWater: 32,
+      session: `${name}-1`,
+      sessionRenewMs: 60_000,
+      sessionTermMs: 180_000,
+      sessionWaitMs: 2000,
+      takeOverAfterMs: 300_000,
+      takeOverStepMs: 30_000,
+      quarantineMs: 30_000,
+      spareAfterMs: 3_600_000,
       ...change,
     });
   }
@@ -145,6 +153,8 @@ export class Hand {
       case 'list':
       case 'create':
       case 'update':
+      case 'delete':
+      case 'node':
         if (this.holding(effect)) this.held.push(effect);
         else this.answer(effect);
         return;
@@ -164,6 +174,7 @@ export class Hand {
         if (this.answersSurveys) this.#answers.push({ kind: 'surveyed', inUse: this.inUse });
         return;
       case 'recover':
+      case 'cut':
       case 'freed':
       case 'changed':
     }

@@ -1,0 +1,50 @@
+// Identity: the disk is about one record. A machine whose node was registered anew (or that was removed and comes back) has another
+// one: it owns nothing of what its disk tells, and its pods' addresses may be somebody else's by now. So before it shows itself to
+// the others with its address, every lease of the earlier identity is cut off the network and dropped.
+import type { Delta, Lease } from './events.ts';
+import { rest } from './space.ts';
+import { parseAddress } from './address.ts';
+import { emit, leaseKey, persistPeer, refreshUsable, say, type State } from './state.ts';
+
+/** At the first step, and until the leases of an earlier identity are cut. */
+export function driveIdentity(state: State): void {
+  const { durable, config } = state;
+  if (durable.self !== undefined && durable.self !== config.self) {
+    const news = `this machine was ${durable.self} and is ${config.self} now: its ${state.leases.size} earlier leases are cut`;
+    say(state, 'warn', news);
+    const { session: _earlier, ...rest } = durable;
+    state.durable = rest;
+    persistPeer(state, {
+      uid: undefined,
+      seq: 0,
+      blocks: [],
+      doubt: undefined,
+      overlay: [],
+      self: config.self,
+      cutting: state.leases.size > 0,
+      lostRests: false,
+    });
+    refreshUsable(state);
+  }
+  if (state.durable.cutting === true && !state.cutAsked) {
+    state.cutAsked = true;
+    emit(state, { kind: 'cut', leases: [...state.leases.values()] });
+  }
+}
+
+/** Event `cut`. */
+export function wereCut(state: State, leases: readonly Lease[], nowMs: number): void {
+  if (state.durable.cutting !== true) return;
+  const deltas: Delta[] = [];
+  for (const lease of leases) {
+    state.leases.delete(leaseKey(lease));
+    for (const text of lease.addresses) {
+      const address = parseAddress(text);
+      if (address !== undefined) rest(state.spaces[address.family], address.value, nowMs + state.config.restMs);
+    }
+    deltas.push({ kind: 'unlease', lease });
+  }
+  state.durable = { ...state.durable, cutting: false };
+  emit(state, { kind: 'persist', sync: 'full', deltas: [...deltas, { kind: 'peer', peer: state.durable }] });
+  refreshUsable(state);
+}

@@ -1,0 +1,178 @@
+// Session: one process at a time acts for a node. Its record names the process; whoever holds it renews it. A start whose disk
+// has the session that stands in the record takes it at once (a new id, written to disk before it is sent); any other waits until the
+// record has stood still for its term on the own clock, and says "two agents, one name" when it moves. Losing it stops allocation.
+//
+//   disk {id: A}   ── persist {id: A, next: B} ── CAS record A -> B ── persist {id: B} ── held, renewed
+//
+// Without an answer from the registry a start goes on with what its disk allows; nothing is written to the registry before the
+// session is held.
+import type { Answer, StoredRecord } from './events.ts';
+import { formatSession, parseSession, type SessionRecord } from './records.ts';
+import type { Session } from './session-state.ts';
+import { emit, isObserving, persistPeer, refreshUsable, say, setFence, type State } from './state.ts';
+
+/** True when this process may write to the registry for its node. */
+export function isHeld(state: State): boolean {
+  return state.session.status === 'held';
+}
+
+/** When the session wants attention next. */
+export function sessionDueMs(state: State): number {
+  const { session } = state;
+  const due = session.pending?.deadlineMs ?? (isObserving(state) ? Infinity : session.nextMs);
+  return session.status === 'asking' ? Math.min(due, session.offlineAtMs) : due;
+}
+
+export function driveSession(state: State, nowMs: number): void {
+  const { session } = state;
+  if (session.status === 'asking' && nowMs >= session.offlineAtMs) {
+    session.status = 'offline';
+    refreshUsable(state);
+  }
+  if (session.pending !== undefined && nowMs >= session.pending.deadlineMs) {
+    session.pending = undefined;
+    lookAgain(session, nowMs);
+  }
+  if (session.pending !== undefined || nowMs < session.nextMs || isObserving(state)) return;
+  if (session.status === 'held' && session.stored !== undefined) write(state, session.stored, nowMs);
+  else read(state, nowMs);
+}
+
+function begin(state: State, doing: 'read' | 'write', nowMs: number): number {
+  const id = state.nextRequest++;
+  state.session.pending = { id, doing, deadlineMs: nowMs + state.config.requestTimeoutMs };
+  return id;
+}
+
+function read(state: State, nowMs: number): void {
+  emit(state, { kind: 'get', request: begin(state, 'read', nowMs), record: 'session', name: state.config.self });
+}
+
+/** Takes or renews the session that stands in `stored`; creates it when there is none. */
+function write(state: State, stored: StoredRecord | undefined, nowMs: number): void {
+  const { config } = state;
+  const known = parseSession(stored?.value);
+  const before: Pick<SessionRecord, 'renewals' | 'extra'> = known.ok ? known.record : { renewals: 0, extra: {} };
+  // A new id each time: a disk that is rolled back by more than one renewal is told from the present one.
+  const next = `${config.session}-${before.renewals + 1}`;
+  const held = known.ok && isMine(state, known.record.sessionId) ? known.record.sessionId : '';
+  persistPeer(state, { session: { id: held, next }, self: config.self });
+  const value = formatSession({
+    ...before,
+    sessionId: next,
+    renewals: before.renewals + 1,
+    termMs: config.sessionTermMs,
+    removed: false,
+  });
+  const request = begin(state, 'write', nowMs);
+  if (stored === undefined) emit(state, { kind: 'create', request, record: 'session', name: config.self, value });
+  else emit(state, { kind: 'update', request, record: 'session', stored, value });
+}
+
+/** Event `answer`; true when it was one for the session. */
+export function sessionAnswered(state: State, id: number, answer: Answer, at: { readonly nowMs: number }): boolean {
+  const { session, config } = state;
+  if (session.pending?.id !== id) return false;
+  session.pending = undefined;
+  switch (answer.kind) {
+    case 'ok':
+      held(state, answer.record, at.nowMs);
+      return true;
+    case 'record':
+      wasRead(state, answer.record, at.nowMs);
+      return true;
+    case 'failed':
+      if (session.status === 'asking') session.status = 'offline';
+      refreshUsable(state);
+      session.nextMs = at.nowMs + config.pollMs;
+      return true;
+    case 'refused':
+      session.nextMs = at.nowMs + config.pollMs;
+      say(state, 'warn', `the registry refuses this node's session: ${answer.reason}`);
+      return true;
+    case 'unknown':
+    case 'conflict':
+    case 'notFound':
+    case 'deleted':
+    case 'list':
+    case 'node':
+      // Unknown, or somebody else's write came between: what stands there now decides.
+      lookAgain(session, at.nowMs + (answer.kind === 'unknown' ? config.pollMs / 4 : 0));
+      return true;
+  }
+}
+
+/** What is known of the own session is in doubt; how long a stranger's has stood still is not forgotten. */
+function lookAgain(session: Session, atMs: number): void {
+  if (session.status !== 'foreign') session.stored = undefined;
+  session.nextMs = atMs;
+}
+
+function held(state: State, stored: StoredRecord, nowMs: number): void {
+  const { session, config } = state;
+  if (session.status !== 'held') {
+    state.polledMs = nowMs;
+    state.notBeforeMs = nowMs;
+  }
+  session.status = 'held';
+  session.stored = stored;
+  session.sinceMs = nowMs;
+  session.moved = false;
+  session.nextMs = nowMs + config.sessionRenewMs;
+  const known = parseSession(stored.value);
+  if (known.ok) persistPeer(state, { session: { id: known.record.sessionId, next: '' }, self: config.self });
+  setFence(state, 'session', '');
+  refreshUsable(state);
+}
+
+function wasRead(state: State, stored: StoredRecord | undefined, nowMs: number): void {
+  const { session, config } = state;
+  const known = parseSession(stored?.value);
+  if (known.ok && known.record.removed) {
+    session.status = 'removed';
+    session.nextMs = nowMs + config.sessionRenewMs;
+    setFence(state, 'session', 'this node was removed from the network (weft peers remove)');
+    return;
+  }
+  if (stored === undefined || !known.ok || isMine(state, known.record.sessionId)) {
+    write(state, stored, nowMs);
+    return;
+  }
+  watchStranger(state, stored, known.record, nowMs);
+}
+
+function isMine(state: State, sessionId: string): boolean {
+  const { session } = state.durable;
+  return sessionId === session?.id || sessionId === session?.next;
+}
+
+/** Another process holds the session, or held it before the disk was lost or rolled back: it must stand still for its term. */
+function watchStranger(state: State, stored: StoredRecord, record: SessionRecord, nowMs: number): void {
+  const { session, config } = state;
+  const termMs = Math.max(record.termMs, config.sessionTermMs);
+  if (session.stored?.version !== stored.version || session.stored.uid !== stored.uid) {
+    if (session.status === 'held' || (session.status === 'foreign' && session.stored !== undefined))
+      session.moved = true;
+    session.stored = stored;
+    session.sinceMs = nowMs;
+  }
+  session.status = 'foreign';
+  if (nowMs >= session.sinceMs + termMs) {
+    strangerIsDead(state);
+    write(state, stored, nowMs);
+    return;
+  }
+  session.nextMs = Math.min(session.sinceMs + termMs, nowMs + config.sessionRenewMs);
+  const text = session.moved
+    ? `two agents, one name: another agent acts as ${config.self}; stop one of them, or give its machine an identity of its own`
+    : `another session of ${config.self} is not known to this disk: waiting until it has stood still for ${Math.round(termMs / 1000)} s`;
+  setFence(state, 'session', text);
+}
+
+/** The disk is not the one that the node went on with: its leases are taken from the kernel, as if it were empty. */
+function strangerIsDead(state: State): void {
+  if (state.durable.uid === undefined) return;
+  say(state, 'warn', 'another session went on from a later disk than this one: the leases are taken from the kernel');
+  persistPeer(state, { uid: undefined, seq: 0, blocks: [], doubt: undefined, overlay: [] });
+  state.recovery = 'none';
+}

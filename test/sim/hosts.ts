@@ -1,0 +1,132 @@
+// What befalls whole nodes: deleted while alive or dead, registered anew on the same machine, disks put back to an earlier copy.
+import type { Lease } from '#ipam-peer/events.ts';
+import { Violation } from './checks.ts';
+import type { SimPeer } from './peer.ts';
+import { crash } from './crash.ts';
+import { isGone } from './gone.ts';
+import type { World } from './world.ts';
+
+/** The node is deleted; its machine is off, or goes on for a while, perhaps cut off from the registry. */
+export function deleteNode(world: World, peer: SimPeer): void {
+  const { random, counters, registry } = world;
+  if (isGone(world, peer) || peer.retired) return;
+  // Somebody must be left to take over.
+  if (world.peers.filter((other) => other !== peer && !other.retired && !isGone(world, other)).length === 0) return;
+  counters.count('nodeDeleted');
+  world.note(`node of ${peer.name} deleted`);
+  registry.deleteNode(peer.name, peer.config.node.uid, random.chance(0.5));
+  for (const other of world.peers) tellNodes(world, other);
+  if (random.chance(0.4)) {
+    retire(world, peer);
+    return;
+  }
+  counters.count('nodeDeletedAlive');
+  // Its pods are cut off by the others: they count no more.
+  for (const pod of peer.pods.values()) forgetPod(world, peer, pod.lease);
+  if (random.chance(0.5) && peer.reachable) {
+    peer.reachable = false;
+    counters.count('partition');
+    world.agenda.add(world.nowMs + random.between(10, 10_000), { kind: 'heal', peer });
+  }
+  world.agenda.add(world.nowMs + random.between(100, 15_000), {
+    kind: random.chance(0.7) ? 'reRegister' : 'retire',
+    peer,
+  });
+}
+
+/** Power off, for good; its pods end. */
+export function retire(world: World, peer: SimPeer): void {
+  if (peer.retired) return;
+  world.note(`${peer.name} is off for good`);
+  if (!isGone(world, peer)) return;
+  peer.retired = true;
+  peer.crash();
+  for (const pod of peer.pods.values()) endPod(world, peer, pod.lease);
+  peer.pods.clear();
+}
+
+function endPod(world: World, peer: SimPeer, lease: Lease): void {
+  for (const address of lease.addresses) {
+    if (world.inUse.get(address) !== peer) continue;
+    world.inUse.delete(address);
+    world.freedAtMs.set(address, world.nowMs);
+  }
+}
+
+function forgetPod(world: World, peer: SimPeer, lease: Lease): void {
+  for (const address of lease.addresses) if (world.inUse.get(address) === peer) world.inUse.delete(address);
+}
+
+/** The machine joins again under a new uid; its agent starts anew, its pods live on until they are cut. */
+export function reRegister(world: World, peer: SimPeer): void {
+  if (peer.retired || !isGone(world, peer)) return;
+  world.counters.count('reRegistered');
+  world.note(`${peer.name} is registered anew`);
+  peer.crash();
+  peer.reidentify(`r${world.steps}`);
+  world.agenda.add(world.nowMs + world.random.between(1, 2000), { kind: 'start', peer });
+}
+
+/** Event `cut`: the pods of the earlier identity have lost their network. */
+export function wereCut(world: World, peer: SimPeer, leases: readonly Lease[]): void {
+  world.counters.count('cut', leases.length);
+  for (const lease of leases) {
+    endPod(world, peer, lease);
+    peer.pods.delete(lease.containerId);
+  }
+  world.feed(peer, { kind: 'cut', leases });
+}
+
+/** A record may be made only when no pod of an earlier identity is on the network any more. */
+export function checkPublished(peer: SimPeer): void {
+  for (const pod of peer.pods.values()) {
+    if (pod.identity !== peer.name)
+      throw new Violation(`${peer.name} shows itself while a pod of ${pod.identity} runs`);
+  }
+}
+
+export function saveDisks(world: World): void {
+  for (const peer of world.peers)
+    world.backups.set(peer, { atMs: world.nowMs, identity: peer.name, disk: peer.snapshot() });
+}
+
+/** The disk as it was some renewals ago; a copy that is younger cannot be told from the present one. */
+export function rollBackDisk(world: World, peer: SimPeer): void {
+  const saved = world.backups.get(peer);
+  const session = saved?.disk.peer.session;
+  if (saved === undefined || session === undefined || saved.identity !== peer.name || peer.retired) return;
+  const held = peer.disk.peer.session;
+  if (held === undefined || held.id === session.id || held.id === session.next || held.next === session.next) return;
+  peer.rollBack(saved.disk);
+  crash(world, peer, 'diskRolledBack');
+}
+
+/** Tells of the nodes that exist, soon or late; what is told is how they were when it was sent. */
+export function tellNodes(world: World, peer: SimPeer): void {
+  const { random, faults, counters } = world;
+  let delayMs = random.between(1, 200);
+  if (random.chance(faults.hintLate)) {
+    counters.count('nodesLate');
+    delayMs = random.between(200, 8000);
+  }
+  world.agenda.add(world.nowMs + delayMs, { kind: 'nodes', peer, gone: new Set(world.registry.goneNodes) });
+}
+
+/** After a change of what is known of the peers. */
+export function tellNodesSoon(world: World, peer: SimPeer): void {
+  if (world.registry.goneNodes.size === 0 || peer.nodesPending) return;
+  peer.nodesPending = true;
+  world.agenda.add(world.nowMs + 50, { kind: 'nodes', peer, gone: new Set(world.registry.goneNodes) });
+}
+
+export function feedNodes(world: World, peer: SimPeer, told: ReadonlySet<string>): void {
+  peer.nodesPending = false;
+  const { state } = peer;
+  if (state === undefined || !peer.reachable) return;
+  const gone = [...state.peers].filter(([, { record }]) => told.has(record.node.uid)).map(([name]) => name);
+  if (told.has(peer.config.node.uid)) gone.push(peer.name);
+  const text = gone.join(' ');
+  if (peer.toldGone === `${peer.epoch} ${text}`) return;
+  peer.toldGone = `${peer.epoch} ${text}`;
+  world.feed(peer, { kind: 'nodes', gone });
+}
