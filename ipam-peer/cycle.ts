@@ -190,16 +190,21 @@ function enterOwn(state: State, cycle: Cycle): void {
   read(state, cycle, 'peer', state.config.self);
 }
 
+function look(state: State): void {
+  if (!state.looked) emit(state, { kind: 'changed' });
+  state.looked = true;
+}
+
 function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
   state.ownChanged = false;
   // Whoever only follows the others has no session, and writes nothing; with a record of its own it is none of those.
   if (!isHeld(state)) {
     state.hasRecord = stored !== undefined;
+    if (!state.hasRecord) look(state);
     idle(state, at);
     return;
   }
-  if (!state.looked) emit(state, { kind: 'changed' });
-  state.looked = true;
+  look(state);
   if (stored === undefined) {
     if (!isObserving(state) && missing(state)) createOwn(state, cycle, at);
     else idle(state, at);

@@ -259,7 +259,9 @@ export function leasableBlocks(record: PeerRecord): readonly Cidr[] {
 
 /** True while this peer only follows the others' records. */
 export function isObserving(state: State): boolean {
-  const { config, durable, waiting, hasRecord } = state;
+  const { config, durable, waiting, hasRecord, session } = state;
+  // A session once begun goes on.
+  if (session.status !== 'asking' && session.status !== 'offline') return false;
   return config.joinOnUse && durable.uid === undefined && waiting.length === 0 && !hasRecord;
 }
 

@@ -3,6 +3,7 @@
 import { families } from '#ipam-peer/address.ts';
 import type { Answer, CoreEvent, Effect, Lease, Stamp } from '#ipam-peer/events.ts';
 import type { State } from '#ipam-peer/state.ts';
+import { isObserving } from '#ipam-peer/state.ts';
 import { step } from '#ipam-peer/step.ts';
 import { checkLeased, checkWorld, makeChecks, type Checks } from './checks.ts';
 import { Counters } from './counters.ts';
@@ -192,7 +193,7 @@ export class World {
     const state = peer.state;
     if (state === undefined) return;
     const restingBefore = restingIn(state);
-    if (peer.doubtful && state.session.status === 'held') peer.doubtful = false;
+    if (peer.doubtful && (state.session.status === 'held' || isObserving(state))) peer.doubtful = false;
     const { effects } = step(state, { ...event, nowMs: this.nowMs, random: this.random.next() });
     if (event.kind !== 'free') this.counters.count('restEnded', Math.max(0, restingBefore - restingIn(state)));
     const doctored = this.scenario.sabotage?.(effects, state) ?? effects;

@@ -174,6 +174,8 @@ describe('restart', () => {
         [undefined, ...(made[1]?.addresses ?? [])],
       ]),
     );
-    expect(poolOf(again, 'blue')).toMatchObject({ leasedAddresses: 1, ready: true });
+    // What rested was lost with the disk: the blocks are in quarantine first.
+    await until('all of it has rested', () => poolOf(again, 'blue')?.ready === true);
+    expect(poolOf(again, 'blue')).toMatchObject({ leasedAddresses: 1 });
   });
 });
