@@ -199,7 +199,7 @@ class Applier {
         const { ifname, alias, hostMac, routeLocalnet } = operation.link;
         return setLink({
           ifname,
-          address: hostMac,
+          ...(operation.setMac ? { address: hostMac } : {}),
           ifalias: alias,
           ifiFlags: linkFlag.up,
           ifiChange: linkFlag.up,

@@ -165,7 +165,7 @@ function podLinkOperations(
       found.up &&
       found.routeLocalnet === link.routeLocalnet;
     if (!same) {
-      halves.add.push({ kind: 'setPodLink', link });
+      halves.add.push({ kind: 'setPodLink', link, setMac: found.mac !== link.hostMac });
     }
   }
   return { halves, present };

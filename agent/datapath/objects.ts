@@ -185,7 +185,8 @@ export type OverlayOperation =
 
 /** Operations that are one rtnetlink message each. */
 export type MessageOperation =
-  | { readonly kind: 'setPodLink'; readonly link: DesiredPodLink }
+  /** `setMac` only where it differs: any write of a MAC, also of the same, makes the kernel forget the link's neighbours. */
+  | { readonly kind: 'setPodLink'; readonly link: DesiredPodLink; readonly setMac: boolean }
   | { readonly kind: 'doomPodLink'; readonly ifname: string }
   | { readonly kind: 'addAddress' | 'delAddress'; readonly address: LinkAddress }
   | { readonly kind: 'putFdb' | 'delFdb'; readonly entry: FdbEntry }

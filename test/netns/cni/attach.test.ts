@@ -98,14 +98,14 @@ test('DEL leaves the host and the pod as they were, however often and without th
   await added(pod);
   for (let time = 0; time < 3; time++)
     expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0, stdout: '' });
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
-  await expect.poll(() => kernelDump(pod), { timeout: 5000 }).toEqual(podBefore);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
+  await expect.poll(() => kernelDump(pod), { timeout: 15_000 }).toEqual(podBefore);
 
   await added(pod);
   await pod[Symbol.asyncDispose]();
   const env = { CNI_CONTAINERID: pod.name, CNI_NETNS: '' };
   expect(await host.cni('DEL', { netns: '', env })).toMatchObject({ code: 0, stdout: '' });
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
 });
 
 test('a second interface that cannot be had leaves the first alone', async () => {
@@ -117,7 +117,7 @@ test('a second interface that cannot be had leaves the first alone', async () =>
   expect(second).toMatchObject({ code: 1, json: { code: 101 } });
   expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
   await expect
-    .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 5000 })
+    .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 15_000 })
     .toEqual(before);
   await hostNetns.exec(['ping', '-c', '1', '-W', '2', first]);
   expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
@@ -167,7 +167,7 @@ describe('a second interface in one pod', () => {
     expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
     expect(await rules(pod)).toBe(rulesBefore);
     await expect
-      .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 5000 })
+      .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 15_000 })
       .toEqual(before);
     expect(await check('eth0', first)).toMatchObject({ code: 0 });
     for (const ns of [pod, other]) expect(await host.cni('DEL', { netns: ns.path })).toMatchObject({ code: 0 });
@@ -178,7 +178,7 @@ describe('a second interface in one pod', () => {
     await added(pod);
     const second = await also(pod);
     expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
-    await expect.poll(() => pod.exec(['ip', '-o', 'link']), { timeout: 5000 }).not.toContain('eth0');
+    await expect.poll(() => pod.exec(['ip', '-o', 'link']), { timeout: 15_000 }).not.toContain('eth0');
     await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(second)]);
     const conf = { prevResult: second.json };
     expect(await host.cni('CHECK', { netns: pod.path, ifname: 'net1', conf })).toMatchObject({ code: 0 });
@@ -210,7 +210,7 @@ test('sixteen at once have sixteen addresses, and nothing stays after their DEL'
   expect(new Set(runs.map((run) => addressOf(run))).size).toBe(16);
   const deleted = await Promise.all(pods.map((pod) => host.cni('DEL', { netns: pod.path })));
   expect(deleted.map(({ code }) => code)).toEqual(pods.map(() => 0));
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
   await Promise.all(pods.map((pod) => pod[Symbol.asyncDispose]()));
 });
 
@@ -263,7 +263,7 @@ test('GC takes what the runtime has forgotten, and only that', async () => {
   expect(await host.cni('GC', { netns: '', conf: { ...conf, name: 'another' } })).toMatchObject({ code: 0 });
   await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(run)]);
   expect(await host.cni('GC', { netns: '', conf })).toMatchObject({ code: 0, stdout: '' });
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
   await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(run)]);
   await host.cni('DEL', { netns: kept.path });
 });

@@ -82,7 +82,7 @@ test.each<[string, string, number, Partial<CniCallOptions>]>([
   expect(answer).toMatchObject({ code: 1, json: { code } });
   expect(String(answer.json?.['msg']).length).toBeGreaterThan(20);
   expect(answer.json?.['cniVersion']).toMatch(/^\d\.\d\.\d$/);
-  await expect.poll(dumps, { timeout: 5000 }).toEqual(before);
+  await expect.poll(dumps, { timeout: 15_000 }).toEqual(before);
   expect(await host.cni('STATUS', { netns: '' })).toMatchObject({ code: 0, stdout: '' });
 });
 
@@ -104,7 +104,7 @@ test('an interface that is there already is left as it is', async () => {
   await pod.exec(['ip', 'link', 'add', 'eth0', 'type', 'bridge']);
   const there = await dumps();
   expect(await host.cni('ADD', { netns: pod.path })).toMatchObject({ code: 1, json: { code: 101 } });
-  await expect.poll(dumps, { timeout: 5000 }).toEqual(there);
+  await expect.poll(dumps, { timeout: 15_000 }).toEqual(there);
   await pod.exec(['ip', 'link', 'del', 'eth0']);
   expect(await host.leasedAddresses()).toBe(0);
 });
@@ -118,5 +118,5 @@ test('ADD twice fails and leaves the first intact', async () => {
   await pod.exec(['ping', '-c', '1', '-W', '2', '192.168.50.1']);
   expect(await host.cni('CHECK', { netns: pod.path, conf: { prevResult: first.json } })).toMatchObject({ code: 0 });
   await host.cni('DEL', { netns: pod.path });
-  await expect.poll(dumps, { timeout: 5000 }).toEqual(before);
+  await expect.poll(dumps, { timeout: 15_000 }).toEqual(before);
 });

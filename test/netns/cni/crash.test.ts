@@ -70,7 +70,7 @@ test('killed with -9 and started again: no packet lost, STATUS fine all the time
 
   expect(await readdir(host.spoolDir)).toEqual([]);
   expect(await host.cni('DEL', { netns: later.path })).toMatchObject({ code: 0 });
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
   await one.exec(['ping', '-c', '1', '-W', '2', target]);
 });
 
@@ -93,7 +93,7 @@ test('killed with -9 in the middle of ADDs, then of DELs: a later DEL leaves not
     await starting;
   }
   for (const pod of pods) expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
   for (const pod of pods) expect(await host.cni('ADD', { netns: pod.path })).toMatchObject({ code: 0 });
   await Promise.all(pods.map((pod) => pod[Symbol.asyncDispose]()));
 });
@@ -130,5 +130,5 @@ test('pods that went while the agent was away are no findings when it starts, an
   expect(await readdir(host.spoolDir)).toEqual([]);
   expect(await host.leasedAddresses()).toBe(1);
   expect(await host.cni('DEL', { netns: stays.path })).toMatchObject({ code: 0 });
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
 });

@@ -92,7 +92,7 @@ test('host-local: reached, masqueraded off the node, checked, kept over a restar
   await run(['rm', join(dataDir, 'weft/10.99.0.2')]);
   expect(await call('CHECK', pod, conf)).toMatchObject({ code: 1, json: { code: 110 } });
   for (let time = 0; time < 2; time++) expect(await call('DEL', pod, conf)).toMatchObject({ code: 0, stdout: '' });
-  await expect.poll(dump, { timeout: 5000 }).toEqual(before);
+  await expect.poll(dump, { timeout: 15_000 }).toEqual(before);
   expect(await host.cni('DEL', { netns: own.path })).toMatchObject({ code: 0 });
 });
 
@@ -131,7 +131,7 @@ test('a failure leaves neither address nor link', async () => {
   expect(await call('ADD', two, sets)).toMatchObject({ code: 1, json: { code: 7 } });
   await two.exec(['ip', 'link', 'add', 'eth0', 'type', 'bridge']);
   expect(await call('ADD', two, hostLocal())).toMatchObject({ code: 1, json: { code: 101 } });
-  await expect.poll(dump, { timeout: 5000 }).toEqual(before);
+  await expect.poll(dump, { timeout: 15_000 }).toEqual(before);
   expect(await kept()).toEqual(keptBefore);
   expect(await call('DEL', one, tiny)).toMatchObject({ code: 0 });
 });
@@ -146,7 +146,7 @@ test('a DEL kept while no agent ran is forwarded, and one for a pod that no ADD 
   expect(await kept()).toEqual([address]);
   await host.start();
   await expect.poll(kept, { timeout: 10_000 }).toEqual([]);
-  await expect.poll(dump, { timeout: 5000 }).toEqual(before);
+  await expect.poll(dump, { timeout: 15_000 }).toEqual(before);
 
   // As after a crash between the plugin's ADD and the lease.
   const conf = JSON.stringify({ cniVersion: '1.0.0', name: 'weft', type: 'weft', ...hostLocal() });

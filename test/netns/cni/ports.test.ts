@@ -213,7 +213,7 @@ test('a mapping that no address of the pod can serve is refused', async () => {
     code: 1,
     json: { code: 7, details: 'runtimeConfig.portMappings.hostIP' },
   });
-  await expect.poll(() => kernelDump(hostNetns), { timeout: 5000 }).toEqual(before);
+  await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
 });
 
 describe('what a hand removes while no agent runs', () => {

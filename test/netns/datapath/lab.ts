@@ -269,7 +269,7 @@ export async function ping(from: TestNetns, to: string, options: readonly string
 }
 
 /** Retries `probe` until it is true; fails after `timeoutMs`, saying what was waited for. */
-export async function until(what: string, probe: () => Promise<boolean>, timeoutMs = 5000): Promise<void> {
+export async function until(what: string, probe: () => Promise<boolean>, timeoutMs = 20_000): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     if (await probe()) return;
