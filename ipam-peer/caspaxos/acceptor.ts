@@ -3,6 +3,7 @@
 
 import { compareBallots, zeroBallot, type Ballot } from './ballot.ts';
 import type { Cell } from './change.ts';
+import type { Sessions } from './session.ts';
 
 export interface Register {
   /** No prepare at or below and no accept below this ballot is answered with yes. */
@@ -21,17 +22,36 @@ export type AcceptorRequest =
   | {
       readonly kind: 'accept';
       readonly ballot: Ballot;
-      /** The voter id that answered the prepare: a voter whose disk was replaced in between must not accept. */
+      /** The voter id that answered the prepare: a voter that has started anew in between must not accept. */
       readonly voterId: string;
       readonly cell: Cell | null;
     };
 
+/** What a voter says about itself and the others beside its registers (join.ts). */
+export interface AcceptorSelf {
+  /** Its session. */
+  readonly voterId: string;
+  /** No ballot with this counter or a lower one is answered with yes. */
+  readonly floor: number;
+  /** The latest sessions that it knows of. */
+  readonly sessions: Sessions;
+}
+
+interface Content {
+  readonly voterId: string;
+  readonly accepted: Ballot;
+  readonly cell: Cell | null;
+  readonly sessions: Sessions;
+}
+
 export type AcceptorReply =
-  | { readonly kind: 'current'; readonly voterId: string; readonly accepted: Ballot; readonly cell: Cell | null }
-  | { readonly kind: 'promised'; readonly voterId: string; readonly accepted: Ballot; readonly cell: Cell | null }
+  | ({ readonly kind: 'current' } & Content)
+  | ({ readonly kind: 'promised' } & Content)
   | { readonly kind: 'accepted'; readonly voterId: string }
   | { readonly kind: 'outdated'; readonly voterId: string; readonly promised: Ballot }
-  | { readonly kind: 'otherVoter'; readonly voterId: string };
+  | { readonly kind: 'otherVoter'; readonly voterId: string }
+  /** Whoever asks may not write that. */
+  | { readonly kind: 'refused'; readonly voterId: string; readonly reason: string };
 
 export interface AcceptorStep {
   /** The same object as given when nothing changed: then there is nothing to make durable. */
@@ -39,29 +59,42 @@ export interface AcceptorStep {
   readonly reply: AcceptorReply;
 }
 
-export function acceptorStep(voterId: string, register: Register, request: AcceptorRequest): AcceptorStep {
+export function acceptorStep(self: AcceptorSelf, register: Register, request: AcceptorRequest): AcceptorStep {
+  const { voterId, sessions } = self;
   switch (request.kind) {
-    case 'read':
-      return { register, reply: { kind: 'current', voterId, accepted: register.accepted, cell: register.cell } };
+    case 'read': {
+      const { accepted, cell } = register;
+      return { register, reply: { kind: 'current', voterId, accepted, cell, sessions } };
+    }
     case 'prepare': {
-      if (compareBallots(request.ballot, register.promised) <= 0) return outdated(voterId, register);
+      const refusal = outdated(self, register, request.ballot);
+      if (refusal !== undefined) return refusal;
+      if (compareBallots(request.ballot, register.promised) === 0) return refuse(self, register, register.promised);
       const { accepted, cell } = register;
       return {
         register: { promised: request.ballot, accepted, cell },
-        reply: { kind: 'promised', voterId, accepted, cell },
+        reply: { kind: 'promised', voterId, accepted, cell, sessions },
       };
     }
     case 'accept': {
       if (request.voterId !== voterId) return { register, reply: { kind: 'otherVoter', voterId } };
-      if (compareBallots(request.ballot, register.promised) < 0) return outdated(voterId, register);
-      return {
-        register: { promised: request.ballot, accepted: request.ballot, cell: request.cell },
-        reply: { kind: 'accepted', voterId },
-      };
+      return (
+        outdated(self, register, request.ballot) ?? {
+          register: { promised: request.ballot, accepted: request.ballot, cell: request.cell },
+          reply: { kind: 'accepted', voterId },
+        }
+      );
     }
   }
 }
 
-function outdated(voterId: string, register: Register): AcceptorStep {
-  return { register, reply: { kind: 'outdated', voterId, promised: register.promised } };
+function outdated(self: AcceptorSelf, register: Register, ballot: Ballot): AcceptorStep | undefined {
+  if (compareBallots(ballot, register.promised) < 0) return refuse(self, register, register.promised);
+  // The lowest ballot that is above the floor: whoever is refused begins there.
+  if (ballot.counter <= self.floor) return refuse(self, register, { counter: self.floor + 1, proposer: '' });
+  return undefined;
+}
+
+function refuse(self: AcceptorSelf, register: Register, promised: Ballot): AcceptorStep {
+  return { register, reply: { kind: 'outdated', voterId: self.voterId, promised } };
 }

@@ -14,9 +14,12 @@
 import { ballotText, compareBallots, sameBallot, zeroBallot, type Ballot } from './ballot.ts';
 import type { AcceptorReply, AcceptorRequest } from './acceptor.ts';
 import { applyChange, type Attempts, type Cell, type Change, type Decision, type Verdict } from './change.ts';
+import { isSuperseded, type Sessions } from './session.ts';
 
 export type OperationResult =
   | { readonly kind: 'decided'; readonly decision: Decision; readonly cell: Cell | null }
+  /** The voters do not let this node write that. */
+  | { readonly kind: 'refused'; readonly reason: string }
   /** Nothing of this operation was ever sent for acceptance: it has no effect, now or later. */
   | { readonly kind: 'unreachable' }
   /** Sent for acceptance and not confirmed: it may have taken effect, or may yet. */
@@ -45,6 +48,7 @@ interface Seen {
   readonly voterId: string;
   readonly accepted: Ballot;
   readonly cell: Cell | null;
+  readonly sessions: Sessions;
 }
 
 type Phase = 'read' | 'prepare' | 'accept' | 'backoff' | 'done';
@@ -69,7 +73,9 @@ export interface Operation {
   readonly seen: ReadonlyMap<string, Seen>;
   readonly accepts: ReadonlySet<string>;
   readonly failed: ReadonlySet<string>;
-  readonly proposal: Pick<Verdict, 'cell' | 'decision' | 'answer'>;
+  readonly proposal: Pick<Verdict, 'cell' | 'fresh' | 'decision' | 'answer'>;
+  /** Why a voter does not let this node write the fresh content; ''. */
+  readonly refusal: string;
 }
 
 export interface OperationStep {
@@ -98,7 +104,8 @@ export function beginOperation(
     seen: new Map(),
     accepts: new Set(),
     failed: new Set(),
-    proposal: { cell: null, decision: 'ok', answer: null },
+    proposal: { cell: null, fresh: false, decision: 'ok', answer: null },
+    refusal: '',
   };
   if (change.kind !== 'read') return prepare(operation);
   return { operation, effects: sendAll(operation, () => ({ kind: 'read' })) };
@@ -127,8 +134,8 @@ function onReply(operation: Operation, round: number, voter: string, reply: Acce
     case 'promised': {
       const expected = reply.kind === 'current' ? 'read' : 'prepare';
       if (operation.phase !== expected || operation.seen.has(voter)) return unchanged(operation);
-      const seen = new Map(operation.seen).set(voter, reply);
-      return judge({ ...operation, seen, counter: Math.max(operation.counter, reply.accepted.counter) });
+      const counter = Math.max(operation.counter, reply.accepted.counter);
+      return judge(withoutSuperseded({ ...operation, counter, seen: new Map(operation.seen).set(voter, reply) }));
     }
     case 'accepted': {
       if (operation.phase !== 'accept' || round !== operation.round) return unchanged(operation);
@@ -141,7 +148,26 @@ function onReply(operation: Operation, round: number, voter: string, reply: Acce
     }
     case 'otherVoter':
       return judge(fail(operation, voter));
+    case 'refused':
+      return judge(fail({ ...operation, refusal: operation.proposal.fresh ? reply.reason : '' }, voter));
   }
+}
+
+/** What a voter has said before it started anew, or in a copy of it that goes on, counts for nothing (session.ts). */
+function withoutSuperseded(operation: Operation): Operation {
+  const seen = new Map(operation.seen);
+  const failed = new Set(operation.failed);
+  for (const [voter, { voterId }] of operation.seen) {
+    if (!isKnownLater(operation, voter, voterId)) continue;
+    seen.delete(voter);
+    failed.add(voter);
+  }
+  return seen.size === operation.seen.size ? operation : { ...operation, seen, failed };
+}
+
+function isKnownLater(operation: Operation, voter: string, voterId: string): boolean {
+  for (const { sessions } of operation.seen.values()) if (isSuperseded(voter, voterId, sessions)) return true;
+  return false;
 }
 
 /** A promise that arrives after a majority's: that voter gets the cell too, so that it does not lag behind. */
@@ -149,11 +175,13 @@ function onLatePromise(
   operation: Operation,
   round: number,
   voter: string,
-  reply: { readonly voterId: string },
+  reply: { readonly voterId: string; readonly sessions: Sessions },
 ): OperationStep {
   if (operation.proposedOn !== round || operation.seen.has(voter)) return unchanged(operation);
+  const { voterId, sessions } = reply;
+  if (isKnownLater(operation, voter, voterId)) return judge(fail(operation, voter));
   const { cell } = operation.proposal;
-  const seen = new Map(operation.seen).set(voter, { voterId: reply.voterId, accepted: zeroBallot, cell: null });
+  const seen = new Map(operation.seen).set(voter, { voterId, accepted: zeroBallot, cell: null, sessions });
   return {
     operation: { ...operation, seen },
     effects: [send(operation, voter, { kind: 'accept', ballot: operation.ballot, voterId: reply.voterId, cell })],
@@ -169,6 +197,11 @@ function judge(operation: Operation): OperationStep {
       return hopeless(operation) ? backoff(operation) : unchanged(operation);
     case 'accept':
       if (operation.accepts.size >= majority(operation)) return decide(operation);
+      if (hopeless(operation) && operation.refusal !== '') {
+        // No majority can come together any more, so it has no effect; unless one has let it pass, from which it may spread.
+        const reason = operation.refusal;
+        return finish(operation, operation.accepts.size === 0 ? { kind: 'refused', reason } : { kind: 'unknown' });
+      }
       return hopeless(operation) ? backoff(operation) : unchanged(operation);
     case 'backoff':
     case 'done':
@@ -233,9 +266,9 @@ function propose(operation: Operation): OperationStep {
   const version = ballotText(operation.ballot);
   const { attempts } = operation;
   const verdict = applyChange(operation.change, current?.cell ?? null, attempts, version);
-  const { cell, decision, answer } = verdict;
+  const { cell, fresh, decision, answer } = verdict;
   // What a whole majority has accepted already needs no second confirmation.
-  if (!verdict.fresh && agreedCell(operation) !== undefined) {
+  if (!fresh && agreedCell(operation) !== undefined) {
     return finish(operation, { kind: 'decided', decision, cell: answer });
   }
   const next: Operation = {
@@ -244,10 +277,11 @@ function propose(operation: Operation): OperationStep {
     round: operation.round + 1,
     proposedOn: operation.round,
     accepts: new Set(),
+    refusal: '',
     // Who refused the prepare is sent no accept: forgotten, it would be waited for until the operation's deadline.
     failed: operation.failed,
-    proposal: { cell, decision, answer },
-    attempts: verdict.fresh
+    proposal: { cell, fresh, decision, answer },
+    attempts: fresh
       ? { versions: [...(attempts?.versions ?? []), version], base: current?.cell?.version ?? '' }
       : attempts,
   };

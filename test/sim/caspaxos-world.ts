@@ -2,14 +2,7 @@
 // reorders messages; acceptors crash and come back with what was durable. Answers the history of operations, each with the
 // time it was called and the time it was answered. `plant` breaks one rule on purpose.
 
-import {
-  acceptorStep,
-  emptyRegister,
-  type AcceptorReply,
-  type AcceptorRequest,
-  type Register,
-} from '#ipam-peer/caspaxos/acceptor.ts';
-import { sameBallot, zeroBallot } from '#ipam-peer/caspaxos/ballot.ts';
+import type { AcceptorRequest } from '#ipam-peer/caspaxos/acceptor.ts';
 import type { CellValue, Change } from '#ipam-peer/caspaxos/change.ts';
 import {
   beginOperation,
@@ -19,8 +12,7 @@ import {
   type OperationEvent,
   type OperationResult,
 } from '#ipam-peer/caspaxos/proposer.ts';
-
-export type Plant = 'none' | 'promisesNotDurable' | 'acceptsNotDurable' | 'ballotReuse';
+import { Voters, type Network, type Plant } from './caspaxos-voters.ts';
 
 export interface WorldOptions {
   readonly seed: number;
@@ -49,15 +41,12 @@ export interface Counters {
   readonly lost: number;
   readonly duplicated: number;
   readonly crashes: number;
+  readonly wiped: number;
+  readonly rolledBack: number;
+  readonly cloned: number;
+  readonly joined: number;
   readonly operations: number;
   readonly unknown: number;
-}
-
-interface Acceptor {
-  readonly voterId: string;
-  durable: Register;
-  memory: Register;
-  downUntil: number;
 }
 
 interface Known {
@@ -96,12 +85,12 @@ export function runWorld(options: WorldOptions): { readonly history: readonly Ca
 class World {
   readonly #options: WorldOptions;
   readonly #random: () => number;
-  readonly #acceptors: ReadonlyMap<string, Acceptor>;
+  readonly #voters: Voters;
+  readonly #names: readonly string[];
   readonly #clients: readonly Client[];
   readonly #history: Call[] = [];
-  readonly #counters = { lost: 0, duplicated: 0, crashes: 0, operations: 0, unknown: 0 };
+  readonly #counters = { lost: 0, duplicated: 0, operations: 0, unknown: 0 };
   readonly #lossRate: number;
-  readonly #crashRate: number;
   readonly #slowRate: number;
   readonly #restMs: number;
   #agenda: { readonly at: number; readonly order: number; readonly act: () => void }[] = [];
@@ -114,16 +103,18 @@ class World {
     this.#random = seededRandom(options.seed);
     // The seed draws how hostile this world is, too.
     this.#lossRate = this.#random() * this.#random() * 0.4;
-    this.#crashRate = this.#random() * this.#random() * 0.2;
+    const crashRate = this.#random() * this.#random() * 0.2;
     this.#slowRate = this.#random() * this.#random() * 0.4;
     this.#restMs = this.#random() * 30;
-    const names = Array.from({ length: options.voters }, (_, at) => `v${at}`);
-    this.#acceptors = new Map(
-      names.map((name) => [
-        name,
-        { voterId: `id-${name}`, durable: emptyRegister, memory: emptyRegister, downUntil: 0 },
-      ]),
-    );
+    this.#names = Array.from({ length: options.voters }, (_, at) => `v${at}`);
+    const network: Network = {
+      random: this.#random,
+      now: () => this.#now,
+      later: (delay, act) => this.#later(delay, act),
+      transmit: (deliver) => this.#transmit(deliver),
+      busy: () => this.#clients.some((client) => client.left > 0 || client.call !== undefined),
+    };
+    this.#voters = new Voters(this.#names, { network, crashRate, clients: options.clients, plant: options.plant });
     this.#clients = Array.from({ length: options.clients }, (_, index) => ({
       index,
       left: options.operations,
@@ -143,7 +134,7 @@ class World {
       this.#now = next.at;
       next.act();
     }
-    return { history: this.#history, counters: this.#counters };
+    return { history: this.#history, counters: { ...this.#counters, ...this.#voters.counters } };
   }
 
   #takeNext(): { readonly at: number; readonly act: () => void } {
@@ -170,7 +161,7 @@ class World {
     const change = this.#drawChange(client);
     // A proposer that reuses ballots: every operation of every client starts over with the same name and counter.
     const proposer = this.#options.plant === 'ballotReuse' ? 'same' : `c${client.index}.${client.generation}`;
-    const step = beginOperation(change, [...this.#acceptors.keys()], proposer, 0);
+    const step = beginOperation(change, this.#names, proposer, 0);
     client.operation = step.operation;
     client.awaited = 0;
     const { generation } = client;
@@ -263,7 +254,7 @@ class World {
     this.#transmit(() => {
       copies += 1;
       const original = copies === 1;
-      const reply = this.#receive(voter, request);
+      const reply = this.#voters.receive(voter, client.index, request);
       if (reply === undefined) return;
       this.#transmit(() => {
         const event = { kind: 'reply', round, voter, reply } as const;
@@ -292,40 +283,15 @@ class World {
     return this.#random() < this.#slowRate ? this.#random() * 120 : 1 + this.#random() * 6;
   }
 
-  #receive(voter: string, request: AcceptorRequest): AcceptorReply | undefined {
-    const acceptor = this.#acceptors.get(voter);
-    if (acceptor === undefined || this.#now < acceptor.downUntil) return undefined;
-    const { register, reply } = acceptorStep(acceptor.voterId, this.#before(acceptor.memory, request), request);
-    acceptor.memory = register;
-    const { plant } = this.#options;
-    const forgetful =
-      (plant === 'promisesNotDurable' && request.kind === 'prepare') ||
-      (plant === 'acceptsNotDurable' && request.kind === 'accept');
-    if (!forgetful) acceptor.durable = register;
-    // A crash before the answer leaves, or after.
-    const crash = this.#random() < this.#crashRate;
-    if (!crash) return reply;
-    this.#counters.crashes += 1;
-    acceptor.memory = acceptor.durable;
-    acceptor.downUntil = this.#now + (this.#random() < 0.5 ? 0 : this.#random() * 60);
-    return this.#random() < 0.5 ? reply : undefined;
-  }
-
-  /** Acceptors promise a ballot once, which alone defuses reused ballots: planting their reuse takes that away, too. */
-  #before(register: Register, request: AcceptorRequest): Register {
-    const again = request.kind === 'prepare' && sameBallot(request.ballot, register.promised);
-    if (this.#options.plant !== 'ballotReuse' || !again) return register;
-    return { ...register, promised: zeroBallot };
-  }
-
   #answer(client: Client, result: OperationResult): void {
     const { call } = client;
     if (call === undefined) throw new Error('an answer without a call');
     const cell = result.kind === 'decided' ? result.cell : null;
     const live = cell !== null && cell.value !== null;
     const found = live ? Number(cell.value['content']) : 0;
+    // Voters of this world let everybody write, so none refuses.
     const outcome =
-      result.kind === 'unreachable' ? 'noEffect' : result.kind === 'unknown' ? 'unknown' : result.decision;
+      result.kind === 'unreachable' ? 'noEffect' : result.kind === 'decided' ? result.decision : 'unknown';
     if (outcome === 'unknown') this.#counters.unknown += 1;
     this.#history.push({ ...call, answeredAt: this.#now, outcome, found });
     if (outcome === 'ok') {

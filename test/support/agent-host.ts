@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { createKeys } from '#agent/registry/peers/keys.ts';
+import { createVoterDisk } from '#agent/registry/peers/store.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 import { runShim, type ShimOptions, type ShimRun } from '#test/support/shim.ts';
 
@@ -75,6 +76,7 @@ export class AgentHost implements AsyncDisposable {
     };
     const host = new AgentHost(directory, netns, { ...usual, ...settings });
     await mkdir(join(directory, 'state'), { recursive: true });
+    createVoterDisk(join(directory, 'state/voter.db'));
     await writeFile(join(directory, 'config.json'), JSON.stringify(host.settings));
     return host;
   }

@@ -10,14 +10,22 @@ import type { Voter } from '#agent/registry/peers/voter.ts';
 import {
   acceptorPath,
   changesPath,
+  copyPath,
+  helloPath,
   maxAnswerBytes,
   parseAcceptorReply,
   parseChangesAnswer,
+  parseCopyAnswer,
+  parseHelloReply,
   type AcceptorCall,
   type ChangesAnswer,
   type ChangesCall,
+  type CopyAnswer,
+  type CopyCall,
+  type HelloCall,
 } from '#agent/registry/peers/wire.ts';
 import type { AcceptorReply } from '#ipam-peer/caspaxos/acceptor.ts';
+import type { HelloReply } from '#ipam-peer/caspaxos/join.ts';
 
 export interface VoterAddress {
   readonly name: string;
@@ -33,8 +41,16 @@ export interface VoterLink {
   close(): void;
 }
 
+/** What a voter asks of another one. */
+export interface FellowLink extends VoterLink {
+  hello(call: HelloCall, signal: AbortSignal): Promise<HelloReply>;
+  copy(call: CopyCall, signal: AbortSignal): Promise<CopyAnswer>;
+}
+
 /** A voter that takes longer counts as down for this round: a commit to disk is milliseconds, a slow disk a second. */
 const callTimeoutMs = 2000;
+/** A page of registers may hold megabytes. */
+const copyTimeoutMs = 10_000;
 
 export function localLink(name: string, voter: Voter): VoterLink {
   return {
@@ -45,7 +61,7 @@ export function localLink(name: string, voter: Voter): VoterLink {
   };
 }
 
-export function remoteLink(voter: VoterAddress, tls: TlsFiles, log: Pick<Logger, 'info' | 'warn'>): VoterLink {
+export function remoteLink(voter: VoterAddress, tls: TlsFiles, log: Pick<Logger, 'info' | 'warn'>): FellowLink {
   const agent = new Agent({
     ...tls,
     keepAlive: true,
@@ -75,6 +91,8 @@ export function remoteLink(voter: VoterAddress, tls: TlsFiles, log: Pick<Logger,
       checked(voter, parseAcceptorReply(await call(acceptorPath, body, callTimeoutMs, signal))),
     changes: async (body, signal) =>
       checked(voter, parseChangesAnswer(await call(changesPath, body, callTimeoutMs + body.waitMs, signal))),
+    hello: async (body, signal) => checked(voter, parseHelloReply(await call(helloPath, body, callTimeoutMs, signal))),
+    copy: async (body, signal) => checked(voter, parseCopyAnswer(await call(copyPath, body, copyTimeoutMs, signal))),
     close: () => agent.destroy(),
   };
 }

@@ -6,6 +6,7 @@ import type { VoterLink } from '#agent/registry/peers/link.ts';
 import type { ChangedKey } from '#agent/registry/peers/wire.ts';
 import type { RecordKind, RegistryRecord } from '#agent/registry/registry.ts';
 import { ballotText } from '#ipam-peer/caspaxos/ballot.ts';
+import { isSuperseded, type Sessions } from '#ipam-peer/caspaxos/session.ts';
 
 /** Reads that run at the same time. */
 const readsAtOnce = 16;
@@ -18,7 +19,7 @@ export async function listKeys(
   signal: AbortSignal,
 ): Promise<readonly RegistryRecord[]> {
   signal.throwIfAborted();
-  const answers = await firstMajority(links, (link) => keysOf(link, kind, signal));
+  const answers = (await firstMajority(links, (link) => keysOf(link, kind, signal))).map(({ keys }) => keys);
   const majority = Math.floor(links.length / 2) + 1;
   const records: RegistryRecord[] = [];
   const doubtful: string[] = [];
@@ -38,20 +39,24 @@ export async function listKeys(
   return records.toSorted((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-async function keysOf(
-  link: VoterLink,
-  kind: RecordKind,
-  signal: AbortSignal,
-): Promise<ReadonlyMap<string, ChangedKey>> {
+interface Keys {
+  readonly voter: string;
+  readonly voterId: string;
+  readonly sessions: Sessions;
+  readonly keys: ReadonlyMap<string, ChangedKey>;
+}
+
+async function keysOf(link: VoterLink, kind: RecordKind, signal: AbortSignal): Promise<Keys> {
   const keys = new Map<string, ChangedKey>();
   let after = 0;
-  let voterId = '';
+  let diskId = '';
   for (;;) {
-    const answer = await link.changes({ kind, after, voterId, waitMs: 0 }, signal);
-    if (voterId !== '' && answer.voterId !== voterId) keys.clear();
+    const answer = await link.changes({ kind, after, diskId, waitMs: 0 }, signal);
+    const { voterId, sessions } = answer;
+    if (diskId !== '' && answer.diskId !== diskId) keys.clear();
     for (const entry of answer.entries) keys.set(entry.name, entry);
-    ({ change: after, voterId } = answer);
-    if (!answer.more) return keys;
+    ({ change: after, diskId } = answer);
+    if (!answer.more) return { voter: link.name, voterId, sessions, keys };
   }
 }
 
@@ -72,27 +77,32 @@ function agreedKey(
   return undefined;
 }
 
-/** The answers of the first majority; all of them would mean waiting for a voter that is down. */
-function firstMajority<T>(links: readonly VoterLink[], ask: (link: VoterLink) => Promise<T>): Promise<readonly T[]> {
+/** The answers of the first majority; all of them would mean waiting for a voter that is down. Superseded ones do not count. */
+function firstMajority(links: readonly VoterLink[], ask: (link: VoterLink) => Promise<Keys>): Promise<readonly Keys[]> {
   const majority = Math.floor(links.length / 2) + 1;
   return new Promise((resolve, reject) => {
-    const answers: T[] = [];
+    const answers: Keys[] = [];
     let failed = 0;
-    for (const link of links) {
-      ask(link).then(
-        (answer) => {
-          answers.push(answer);
-          if (answers.length === majority) resolve([...answers]);
-        },
-        (cause: unknown) => {
-          failed += 1;
-          if (failed === links.length - majority + 1) {
-            reject(
-              new WeftError('registry', `no majority of the voters answers: ${(cause as Error).message}`, { cause }),
-            );
-          }
-        },
+    let cause: unknown;
+    const judge = (): void => {
+      const standing = answers.filter(
+        ({ voter, voterId }) => !answers.some(({ sessions }) => isSuperseded(voter, voterId, sessions)),
       );
+      if (standing.length >= majority) return resolve(standing);
+      if (failed + answers.length < links.length) return;
+      const why = cause instanceof Error ? `: ${cause.message}` : '';
+      reject(new WeftError('registry', `no majority of the voters answers${why}`, { cause }));
+    };
+    for (const link of links) {
+      ask(link)
+        .then(
+          (answer) => void answers.push(answer),
+          (error: unknown) => {
+            failed += 1;
+            cause = error;
+          },
+        )
+        .then(judge, reject);
     }
   });
 }

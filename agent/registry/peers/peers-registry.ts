@@ -4,15 +4,24 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { WeftError } from '#agent/errors.ts';
-import { localLink, remoteLink, type VoterAddress, type VoterLink } from '#agent/registry/peers/link.ts';
+import { createChecks } from '#agent/registry/peers/checks.ts';
+import {
+  localLink,
+  remoteLink,
+  type FellowLink,
+  type VoterAddress,
+  type VoterLink,
+} from '#agent/registry/peers/link.ts';
 import { listKeys } from '#agent/registry/peers/list.ts';
 import { createProposer, type Proposer } from '#agent/registry/peers/proposer.ts';
+import { createSeat } from '#agent/registry/peers/seat.ts';
 import { startVoterServer, type VoterServer } from '#agent/registry/peers/server.ts';
-import { openVoterStore, type VoterStore } from '#agent/registry/peers/store.ts';
-import { readTlsFiles, type TlsPaths } from '#agent/registry/peers/tls.ts';
+import { openVoterStore } from '#agent/registry/peers/store.ts';
+import { readTlsFiles, type TlsFiles, type TlsPaths } from '#agent/registry/peers/tls.ts';
 import { createVoter } from '#agent/registry/peers/voter.ts';
 import { watchKeys } from '#agent/registry/peers/watch.ts';
 import { maxValueBytes, recordKey } from '#agent/registry/peers/wire.ts';
+import { mayWrite, type WriterRule } from '#agent/registry/peers/writers.ts';
 import type {
   DeleteOutcome,
   RecordKind,
@@ -35,8 +44,13 @@ export interface PeersRegistryOptions {
   /** The voter's database file; not touched on a node that does not vote. */
   readonly statePath: string;
   readonly log: Pick<Logger, 'info' | 'warn'>;
+  /** How long a voter that starts waits for the others before it goes by its own disk; default 5 s. */
+  readonly trustAfterMs?: number;
+  /** Who may write what; replaced only by tests that let two nodes write one record. */
+  readonly rule?: WriterRule;
 }
 
+const trustAfterMs = 5000;
 const namePattern = /^[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?$/;
 
 /**
@@ -51,34 +65,67 @@ export async function openPeersRegistry(options: PeersRegistryOptions): Promise<
   }
   const tls = await readTlsFiles(options.tls);
   const me = voters.find((voter) => voter.name === self);
-  let store: VoterStore | undefined;
-  let server: VoterServer | undefined;
-  let own: VoterLink | undefined;
-  if (me !== undefined) {
-    store = openVoterStore(options.statePath);
-    const voter = createVoter(store);
-    own = localLink(self, voter);
-    const listen = options.listen ?? me;
-    try {
-      server = await startVoterServer(voter, tls, listen);
-    } catch (cause) {
-      store[Symbol.dispose]();
-      const where = `${listen.address}:${listen.port}`;
-      throw new WeftError('invalidSetting', `cannot listen on ${where}: ${(cause as Error).message}`, { cause });
-    }
-    log.info({ address: listen.address, port: server.port, voterId: store.voterId }, 'voting');
-  }
-  const links = voters.map((voter) => (voter.name === self && own !== undefined ? own : remoteLink(voter, tls, log)));
   const life = new AbortController();
+  const remote = voters.filter((voter) => voter !== me).map((voter) => remoteLink(voter, tls, log));
+  let voting: Voting | undefined;
+  if (me !== undefined) {
+    try {
+      voting = await startVoting(options, me, tls, remote, life.signal);
+    } catch (error) {
+      for (const link of remote) link.close();
+      throw error;
+    }
+  }
+  const all = voting === undefined ? remote : [voting.link, ...remote];
+  const links = voters.flatMap(({ name }) => all.filter((link) => link.name === name));
   const close = async (): Promise<void> => {
     life.abort();
     for (const link of links) link.close();
-    await server?.[Symbol.asyncDispose]();
-    // Requests that arrived just now still have their batch to run.
-    await new Promise((resolve) => setImmediate(resolve));
-    store?.[Symbol.dispose]();
+    await voting?.close();
   };
   return registryOver(self, links, createProposer(links, life.signal), life.signal, close);
+}
+
+interface Voting {
+  readonly link: VoterLink;
+  close(): Promise<void>;
+}
+
+/** Opens the disk, listens, begins to join. */
+async function startVoting(
+  { self, voters, listen: elsewhere, statePath, rule = mayWrite, ...options }: PeersRegistryOptions,
+  me: VoterAddress,
+  tls: TlsFiles,
+  fellows: readonly FellowLink[],
+  life: AbortSignal,
+): Promise<Voting> {
+  const { log } = options;
+  const store = openVoterStore(statePath);
+  let server: VoterServer;
+  try {
+    const names = voters.map(({ name }) => name);
+    const seat = createSeat({ trustAfterMs, ...options, self, voters: names, fellows, store });
+    const voter = createVoter(store, seat, createChecks({ store, fellows, rule }), life);
+    const listen = elsewhere ?? me;
+    try {
+      server = await startVoterServer(voter, tls, listen);
+    } catch (cause) {
+      const where = `${listen.address}:${listen.port}`;
+      throw new WeftError('invalidSetting', `cannot listen on ${where}: ${(cause as Error).message}`, { cause });
+    }
+    log.info({ address: listen.address, port: server.port, diskId: store.diskId }, 'this node is a voter');
+    seat.start(life);
+    const close = async (): Promise<void> => {
+      await server[Symbol.asyncDispose]();
+      // Requests that arrived just now still have their batch to run.
+      await new Promise((resolve) => setImmediate(resolve));
+      store[Symbol.dispose]();
+    };
+    return { link: localLink(self, voter), close };
+  } catch (error) {
+    store[Symbol.dispose]();
+    throw error;
+  }
 }
 
 function registryOver(
@@ -125,13 +172,13 @@ function registryOver(
     create: async (kind, name, value, signal) => {
       const reason = refusal(name, value);
       if (reason !== undefined) return { kind: 'refused', reason };
-      return write(kind, name, { kind: 'create', uid: randomUUID(), writer: self, value }, signal);
+      return write(kind, name, { kind: 'create', uid: randomUUID(), writer: self, value: asStored(value) }, signal);
     },
     update: async (record, value, signal) => {
       const { kind, name, uid, version } = record;
       const reason = refusal(name, value);
       if (reason !== undefined) return { kind: 'refused', reason };
-      return write(kind, name, { kind: 'update', uid, version, writer: self, value }, signal);
+      return write(kind, name, { kind: 'update', uid, version, writer: self, value: asStored(value) }, signal);
     },
     delete: async ({ kind, name, uid, version }, signal): Promise<DeleteOutcome> => {
       if (!validName(name)) return { kind: 'notFound' };
@@ -145,6 +192,7 @@ function registryOver(
 /** undefined: the operation took effect. */
 function failureOf(result: OperationResult): Exclude<DeleteOutcome, { readonly kind: 'ok' }> | undefined {
   if (result.kind === 'unreachable') return { kind: 'unknown', reason: 'no majority of the voters answers' };
+  if (result.kind === 'refused') return { kind: 'refused', reason: result.reason };
   if (result.kind === 'unknown') return { kind: 'unknown', reason: 'sent, not confirmed by a majority of the voters' };
   switch (result.decision) {
     case 'ok':
@@ -161,6 +209,11 @@ function failureOf(result: OperationResult): Exclude<DeleteOutcome, { readonly k
 function recordOf(kind: RecordKind, name: string, cell: Cell | null): RegistryRecord | undefined {
   if (cell === null || cell.value === null) return undefined;
   return { kind, name, uid: cell.uid, version: cell.version, value: cell.value };
+}
+
+/** As every voter reads it back, so that equal contents compare equal. */
+function asStored(value: RecordValue): RecordValue {
+  return JSON.parse(JSON.stringify(value)) as RecordValue;
 }
 
 function validName(name: string): boolean {

@@ -12,9 +12,15 @@ import {
   acceptorPath,
   changesCallSchema,
   changesPath,
+  copyCallSchema,
+  copyPath,
+  helloCallSchema,
+  helloPath,
   maxRequestBytes,
   type AcceptorCall,
   type ChangesCall,
+  type CopyCall,
+  type HelloCall,
 } from '#agent/registry/peers/wire.ts';
 
 export interface VoterServer extends AsyncDisposable {
@@ -49,6 +55,12 @@ export async function startVoterServer(
     reply.raw.once('close', () => gone.abort());
     return voter.changes(request.body, AbortSignal.any([gone.signal, closing.signal]));
   });
+  server.post<{ Body: HelloCall }>(helloPath, { schema: { body: helloCallSchema } }, async (request) =>
+    voter.hello(request.body, callerOf(request)),
+  );
+  server.post<{ Body: CopyCall }>(copyPath, { schema: { body: copyCallSchema } }, async (request) =>
+    voter.copy(request.body, callerOf(request)),
+  );
   await server.listen({ host: listen.address, port: listen.port });
   return {
     port: (server.server.address() as AddressInfo).port,

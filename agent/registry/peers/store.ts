@@ -11,10 +11,19 @@ import type { RecordKind } from '#agent/registry/registry.ts';
 import { recordKey, type ChangedKey } from '#agent/registry/peers/wire.ts';
 import { emptyRegister, type Register } from '#ipam-peer/caspaxos/acceptor.ts';
 import type { Cell } from '#ipam-peer/caspaxos/change.ts';
+import type { Membership } from '#ipam-peer/caspaxos/join.ts';
 
 export interface VoterStore extends Disposable {
-  /** Made once with the file; a voter whose disk was replaced has another. */
-  readonly voterId: string;
+  /** Made once with the file; tells whether a number of a change is one of this disk. */
+  readonly diskId: string;
+  readonly path: string;
+  membership(): Membership;
+  /** On disk on return, together with what `batch` writes. Throws WeftError('store'): then nothing was written. */
+  keepMembership(membership: Membership, batch?: () => void): void;
+  /** The highest counter that a register has promised. */
+  highestCounter(): number;
+  /** Registers by key, those after `after`. */
+  registersAfter(after: string, limit: number): readonly KeyedRegister[];
   read(key: string): Register;
   /** Inside `commit` only. */
   write(key: string, register: Register): void;
@@ -26,7 +35,12 @@ export interface VoterStore extends Disposable {
   changedKeys(kind: RecordKind, after: number, limit: number): readonly (ChangedKey & { readonly change: number })[];
 }
 
-const formatVersion = 1;
+export interface KeyedRegister {
+  readonly key: string;
+  readonly register: Register;
+}
+
+const formatVersion = 2;
 // '0' follows '/' in ASCII: the keys of a kind are those between `kind/` and `kind0`.
 const schema = `
   CREATE TABLE IF NOT EXISTS voter (id TEXT NOT NULL) STRICT;
@@ -38,6 +52,8 @@ const schema = `
     change INTEGER NOT NULL
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX IF NOT EXISTS registers_change ON registers (change);
+  CREATE TABLE IF NOT EXISTS membership (session TEXT NOT NULL, floor INTEGER NOT NULL, member INTEGER NOT NULL) STRICT;
+  CREATE TABLE IF NOT EXISTS sessions (voter TEXT PRIMARY KEY, session TEXT NOT NULL) STRICT, WITHOUT ROWID;
 `;
 
 interface Row {
@@ -50,13 +66,24 @@ interface Row {
   readonly change: number;
 }
 
-/** Opens or makes the file (0600, directories 0700). Throws WeftError('store'). */
-export function openVoterStore(path: string): VoterStore {
+/**
+ * Makes the disk of a voter that has never voted; one that is there stays as it is. Only `weft init` and the restoring of a
+ * registry may do that: a voter that finds no such disk takes it for lost. Throws WeftError('store').
+ */
+export function createVoterDisk(path: string): void {
+  openVoterStore(path, 'member')[Symbol.dispose]();
+}
+
+/**
+ * Opens the file (0600, directories 0700); one that is made now is no member's, unless that is asked for.
+ * Throws WeftError('store').
+ */
+export function openVoterStore(path: string, whenMade: 'member' | 'new' = 'new'): VoterStore {
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     const database = new DatabaseSync(path, { timeout: 2000 });
     try {
-      return prepareStore(database, path);
+      return prepareStore(database, path, whenMade);
     } catch (error) {
       database.close();
       throw error;
@@ -66,7 +93,7 @@ export function openVoterStore(path: string): VoterStore {
   }
 }
 
-function prepareStore(database: DatabaseSync, path: string): VoterStore {
+function prepareStore(database: DatabaseSync, path: string, whenMade: 'member' | 'new'): VoterStore {
   // Exclusive before WAL: then the WAL index lives in memory and the lock is held from the first write on.
   database.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL');
   chmodSync(path, 0o600);
@@ -79,13 +106,18 @@ function prepareStore(database: DatabaseSync, path: string): VoterStore {
     found = { id: randomUUID() };
     database.prepare('INSERT INTO voter (id) VALUES (?)').run(found.id);
   }
+  if (database.prepare('SELECT 1 FROM membership').get() === undefined) {
+    // The format before this one knew members only.
+    const member = whenMade === 'member' || format === 1 ? 1 : 0;
+    database.prepare('INSERT INTO membership VALUES (?, 0, ?)').run('0.new', member);
+  }
   database.exec(`PRAGMA user_version = ${formatVersion}`);
   database.exec('COMMIT');
   syncDirectory(dirname(path));
   return storeOn(database, found.id, path);
 }
 
-function storeOn(database: DatabaseSync, voterId: string, path: string): VoterStore {
+function storeOn(database: DatabaseSync, diskId: string, path: string): VoterStore {
   const selectOne = database.prepare('SELECT * FROM registers WHERE key = ?');
   const selectChanged = database.prepare(
     'SELECT * FROM registers WHERE change > ? AND key > ? AND key < ? AND cell IS NOT NULL ORDER BY change LIMIT ?',
@@ -99,8 +131,20 @@ function storeOn(database: DatabaseSync, voterId: string, path: string): VoterSt
        version = excluded.version, cell = excluded.cell`,
   );
   const lastChange = (): number => (selectLast.get() as { readonly change: number }).change;
+  const commit = (batch: () => void): void => {
+    try {
+      database.exec('BEGIN IMMEDIATE');
+      batch();
+      database.exec('COMMIT');
+    } catch (error) {
+      if (database.isTransaction) database.exec('ROLLBACK');
+      throw storeError(path, error);
+    }
+  };
   return {
-    voterId,
+    diskId,
+    path,
+    ...membershipOn(database, commit),
     read: (key) => {
       const row = selectOne.get(key) as Row | undefined;
       return row === undefined ? emptyRegister : registerOf(row);
@@ -114,16 +158,7 @@ function storeOn(database: DatabaseSync, voterId: string, path: string): VoterSt
       const numbers = [promised.counter, promised.proposer, acceptedCounter, acceptedProposer] as const;
       upsert.run(key, ...numbers, version, content, change);
     },
-    commit: (batch) => {
-      try {
-        database.exec('BEGIN IMMEDIATE');
-        batch();
-        database.exec('COMMIT');
-      } catch (error) {
-        if (database.isTransaction) database.exec('ROLLBACK');
-        throw storeError(path, error);
-      }
-    },
+    commit,
     lastChange,
     changedKeys: (kind, after, limit) => {
       const prefix = recordKey(kind, '');
@@ -132,7 +167,41 @@ function storeOn(database: DatabaseSync, voterId: string, path: string): VoterSt
         return cell === null ? [] : [{ name: row.key.slice(prefix.length), accepted, cell, change: row.change }];
       });
     },
-    [Symbol.dispose]: () => database.close(),
+    [Symbol.dispose]: () => {
+      if (database.isOpen) database.close();
+    },
+  };
+}
+
+function membershipOn(
+  database: DatabaseSync,
+  commit: VoterStore['commit'],
+): Pick<VoterStore, 'membership' | 'keepMembership' | 'highestCounter' | 'registersAfter'> {
+  const selectOwn = database.prepare('SELECT session, floor, member FROM membership');
+  const updateOwn = database.prepare('UPDATE membership SET session = ?, floor = ?, member = ?');
+  const selectSessions = database.prepare('SELECT voter, session FROM sessions');
+  const putSession = database.prepare('INSERT OR REPLACE INTO sessions VALUES (?, ?)');
+  const selectHighest = database.prepare('SELECT coalesce(max(promised_counter), 0) AS counter FROM registers');
+  const selectPage = database.prepare('SELECT * FROM registers WHERE key > ? ORDER BY key LIMIT ?');
+  return {
+    membership: () => {
+      const own = selectOwn.get() as { readonly session: string; readonly floor: number; readonly member: number };
+      const rows = selectSessions.all() as unknown as readonly { readonly voter: string; readonly session: string }[];
+      const sessions = Object.fromEntries(rows.map(({ voter, session }) => [voter, session]));
+      return { session: own.session, floor: own.floor, member: own.member === 1, sessions };
+    },
+    keepMembership: ({ session, floor, member, sessions }, batch) =>
+      commit(() => {
+        batch?.();
+        updateOwn.run(session, floor, member ? 1 : 0);
+        for (const [voter, latest] of Object.entries(sessions)) putSession.run(voter, latest);
+      }),
+    highestCounter: () => (selectHighest.get() as { readonly counter: number }).counter,
+    registersAfter: (after, limit) =>
+      (selectPage.all(after, limit) as unknown as readonly Row[]).map((row) => ({
+        key: row.key,
+        register: registerOf(row),
+      })),
   };
 }
 

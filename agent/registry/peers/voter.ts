@@ -1,27 +1,34 @@
 // A voter: the pure acceptor over its durable store. Requests that arrive together share one commit; whoever waits for changes
 // is woken after the commit that made one.
 
-import { WeftError } from '#agent/errors.ts';
+import type { Checks } from '#agent/registry/peers/checks.ts';
+import type { Seat } from '#agent/registry/peers/seat.ts';
 import type { RecordKind } from '#agent/registry/registry.ts';
 import type { VoterStore } from '#agent/registry/peers/store.ts';
 import {
-  maxValueBytes,
   pageLimit,
   type AcceptorCall,
   type ChangesAnswer,
   type ChangesCall,
+  type CopyAnswer,
+  type CopyCall,
+  type HelloCall,
 } from '#agent/registry/peers/wire.ts';
-import { acceptorStep, type AcceptorReply } from '#ipam-peer/caspaxos/acceptor.ts';
+import { acceptorStep, type AcceptorReply, type AcceptorSelf } from '#ipam-peer/caspaxos/acceptor.ts';
+import type { HelloReply } from '#ipam-peer/caspaxos/join.ts';
 
 /** Who asks: the node name that the certificate authority put into the caller's certificate. */
 export interface Caller {
   readonly nodeName: string;
 }
 
+/** Every call throws WeftError('registry') while the voter has not joined, or where the caller may not ask. */
 export interface Voter {
-  readonly voterId: string;
-  /** Answers when what it promises or accepts is on disk. Throws WeftError('store'), WeftError('registry') when refused. */
+  /** Answers when what it promises or accepts is on disk. Throws WeftError('store'). */
   acceptor(call: AcceptorCall, caller: Caller): Promise<AcceptorReply>;
+  /** For other voters: on disk when answered. */
+  hello(call: HelloCall, caller: Caller): HelloReply;
+  copy(call: CopyCall, caller: Caller): CopyAnswer;
   /** Answers at once when there is something, else when there is, at the latest after `waitMs`. */
   changes(call: ChangesCall, signal: AbortSignal): Promise<ChangesAnswer>;
 }
@@ -32,7 +39,8 @@ interface Pending {
   readonly reject: (error: unknown) => void;
 }
 
-export function createVoter(store: VoterStore): Voter {
+/** `life` ends the questions that a check asks other voters. */
+export function createVoter(store: VoterStore, seat: Seat, checks: Checks, life: AbortSignal): Voter {
   let queue: Pending[] = [];
   const waiters = new Set<{ readonly kind: string; readonly wake: () => void }>();
 
@@ -42,10 +50,11 @@ export function createVoter(store: VoterStore): Voter {
     const replies: AcceptorReply[] = [];
     const changedKinds = new Set<string>();
     try {
+      const self = seat.self();
       store.commit(() => {
         for (const { call } of batch) {
           const before = store.read(call.key);
-          const { register, reply } = acceptorStep(store.voterId, before, call.request);
+          const { register, reply } = acceptorStep(self, before, call.request);
           if (register !== before) store.write(call.key, register);
           if (register.cell?.version !== before.cell?.version) changedKinds.add(kindOf(call.key));
           replies.push(reply);
@@ -60,21 +69,26 @@ export function createVoter(store: VoterStore): Voter {
   };
 
   return {
-    voterId: store.voterId,
     acceptor: async (call, caller) => {
-      checkCall(call, caller);
-      if (call.request.kind === 'read') return acceptorStep(store.voterId, store.read(call.key), call.request).reply;
+      const self = seat.self();
+      const { reply } = acceptorStep(self, store.read(call.key), call.request);
+      // What changes nothing needs neither a check nor a commit.
+      if (reply.kind !== 'promised' && reply.kind !== 'accepted') return reply;
+      const reason = await checks(call, caller.nodeName, life);
+      if (reason !== undefined) return { kind: 'refused', voterId: self.voterId, reason: reason.slice(0, 2000) };
       return new Promise((resolve, reject) => {
         if (queue.length === 0) setImmediate(flush);
         queue.push({ call, resolve, reject });
       });
     },
+    hello: (call, { nodeName }) => seat.hello(nodeName, call),
+    copy: (call, { nodeName }) => seat.copy(nodeName, call),
     changes: async (call, signal) => {
       const deadline = performance.now() + call.waitMs;
       for (;;) {
-        const answer = answerChanges(store, call);
+        const answer = answerChanges(store, seat.self(), call);
         const remainingMs = deadline - performance.now();
-        if (answer.entries.length > 0 || answer.voterId !== call.voterId || remainingMs <= 0 || signal.aborted) {
+        if (answer.entries.length > 0 || answer.diskId !== call.diskId || remainingMs <= 0 || signal.aborted) {
           return answer;
         }
         await nextChange(waiters, call.kind, remainingMs, signal);
@@ -83,26 +97,14 @@ export function createVoter(store: VoterStore): Voter {
   };
 }
 
-/**
- * What a voter refuses whatever the ballot says. The place where a record's writer is compared with the certificate
- * (design/ipam "A record says who may write it"): `caller` is proven by TLS, `cell.writer` is only claimed.
- */
-function checkCall(call: AcceptorCall, caller: Caller): void {
-  if (call.request.kind !== 'accept' || call.request.cell === null) return;
-  const { value } = call.request.cell;
-  if (value !== null && Buffer.byteLength(JSON.stringify(value)) > maxValueBytes) {
-    throw new WeftError('registry', `${call.key} from ${caller.nodeName} is larger than ${maxValueBytes} bytes`);
-  }
-}
-
-function answerChanges(store: VoterStore, call: ChangesCall): ChangesAnswer {
-  const { voterId } = store;
+function answerChanges(store: VoterStore, { voterId, sessions }: AcceptorSelf, call: ChangesCall): ChangesAnswer {
+  const { diskId } = store;
   // A counter of another disk, or of this one before it was set back, says nothing.
-  const known = call.voterId === voterId && call.after <= store.lastChange();
+  const known = call.diskId === diskId && call.after <= store.lastChange();
   const after = known ? call.after : 0;
   const rows = store.changedKeys(call.kind, after, pageLimit);
   const entries = rows.map(({ name, accepted, cell }) => ({ name, accepted, cell }));
-  return { voterId, change: rows.at(-1)?.change ?? after, entries, more: rows.length === pageLimit };
+  return { diskId, voterId, sessions, change: rows.at(-1)?.change ?? after, entries, more: rows.length === pageLimit };
 }
 
 function nextChange(

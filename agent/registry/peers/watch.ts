@@ -147,15 +147,15 @@ function follow(
   const caughtUp = Promise.withResolvers<void>();
   const poll = async (): Promise<void> => {
     let after = 0;
-    let voterId = '';
+    let diskId = '';
     let silentSince: number | undefined;
     while (!signal.aborted) {
       try {
         // The first one does not wait, nor one after a failure: a voter that stays silent is found out soon.
-        const waitMs = voterId === '' || silentSince !== undefined ? 0 : pollWaitMs;
-        const answer = await link.changes({ kind, after, voterId, waitMs }, signal);
+        const waitMs = diskId === '' || silentSince !== undefined ? 0 : pollWaitMs;
+        const answer = await link.changes({ kind, after, diskId, waitMs }, signal);
         for (const changed of answer.entries) board.report(link.name, changed);
-        ({ change: after, voterId } = answer);
+        ({ change: after, diskId } = answer);
         silentSince = undefined;
         if (!answer.more) caughtUp.resolve();
       } catch {

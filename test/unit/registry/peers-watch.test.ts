@@ -34,7 +34,7 @@ class ScriptedVoter implements VoterLink {
     this.#wake = Promise.withResolvers();
     const entries = this.#pending;
     this.#pending = [];
-    return { voterId: `id-${this.name}`, change: this.#change, entries, more: false };
+    return { diskId: `id-${this.name}`, voterId: '1.s', sessions: {}, change: this.#change, entries, more: false };
   }
 
   acceptor(): never {

@@ -4,8 +4,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { openVoterStore, type VoterStore } from '#agent/registry/peers/store.ts';
-import { createVoter } from '#agent/registry/peers/voter.ts';
+import { createChecks } from '#agent/registry/peers/checks.ts';
+import { createSeat } from '#agent/registry/peers/seat.ts';
+import { createVoterDisk, openVoterStore, type VoterStore } from '#agent/registry/peers/store.ts';
+import { createVoter, type Voter } from '#agent/registry/peers/voter.ts';
 import type { AcceptorCall } from '#agent/registry/peers/wire.ts';
 import type { AcceptorReply, AcceptorRequest } from '#ipam-peer/caspaxos/acceptor.ts';
 import { WeftError } from '#agent/errors.ts';
@@ -14,9 +16,12 @@ const caller = { nodeName: 'host1' };
 const signal = new AbortController().signal;
 let directory: string;
 let store: VoterStore;
+/** The session of the voter that was made last. */
+let voterId = '';
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'weft-voter-'));
+  createVoterDisk(join(directory, 'voter.db'));
   store = openVoterStore(join(directory, 'voter.db'));
 });
 afterEach(async () => {
@@ -35,7 +40,17 @@ function call(key: string, request: AcceptorRequest): AcceptorCall {
 
 function accept(key: string, counter: number, value: Record<string, unknown> | null): AcceptorCall {
   const cell = { uid: 'u', version: `${counter}.p`, writer: 'host1', lineage: [], value };
-  return call(key, { kind: 'accept', ballot: ballot(counter), voterId: store.voterId, cell });
+  return call(key, { kind: 'accept', ballot: ballot(counter), voterId, cell });
+}
+
+/** The only voter, which lets everybody write everything. */
+function makeVoter(over: VoterStore): Voter {
+  const log = { info: () => undefined, warn: () => undefined };
+  const options = { self: 'host1', voters: ['host1'], fellows: [], store: over, log: log as never, trustAfterMs: 0 };
+  const seat = createSeat(options);
+  seat.start(signal);
+  ({ voterId } = seat.self());
+  return createVoter(over, seat, createChecks({ store: over, fellows: [], rule: () => undefined }), signal);
 }
 
 /** The store as given, counting commits; `failing` makes them fail as a full disk does. */
@@ -55,12 +70,12 @@ function watched(state: { commits: number; failing: boolean }): VoterStore {
 
 describe('a voter', () => {
   it('forgets neither a promise nor an accepted cell over a restart', async () => {
-    const voter = createVoter(store);
+    const voter = makeVoter(store);
     await voter.acceptor(call('peer/a', { kind: 'prepare', ballot: ballot(5) }), caller);
     await voter.acceptor(accept('peer/b', 7, { x: 1 }), caller);
     store[Symbol.dispose]();
     store = openVoterStore(join(directory, 'voter.db'));
-    const again = createVoter(store);
+    const again = makeVoter(store);
     expect(await again.acceptor(call('peer/a', { kind: 'prepare', ballot: ballot(5) }), caller)).toMatchObject({
       kind: 'outdated',
       promised: ballot(5),
@@ -73,7 +88,7 @@ describe('a voter', () => {
 
   it('answers nothing while its disk takes nothing, and works again afterwards', async () => {
     const state = { commits: 0, failing: true };
-    const voter = createVoter(watched(state));
+    const voter = makeVoter(watched(state));
     const prepare = call('peer/a', { kind: 'prepare', ballot: ballot(5) });
     await expect(voter.acceptor(prepare, caller)).rejects.toMatchObject({ kind: 'store' });
     expect(store.read('peer/a').promised.counter).toBe(0);
@@ -83,7 +98,7 @@ describe('a voter', () => {
 
   it('commits once for requests that come together, in their order', async () => {
     const state = { commits: 0, failing: false };
-    const voter = createVoter(watched(state));
+    const voter = makeVoter(watched(state));
     const replies = await Promise.all(
       [3, 2, 4].map((counter) => voter.acceptor(call('peer/a', { kind: 'prepare', ballot: ballot(counter) }), caller)),
     );
@@ -92,17 +107,17 @@ describe('a voter', () => {
   });
 
   it('does not accept what was prepared with a voter of another id', async () => {
-    const voter = createVoter(store);
+    const voter = makeVoter(store);
     const request = { kind: 'accept', ballot: ballot(1), voterId: 'the disk before', cell: null } as const;
     expect(await voter.acceptor(call('peer/a', request), caller)).toEqual({
       kind: 'otherVoter',
-      voterId: store.voterId,
+      voterId,
     });
   });
 
   it('wakes who waits for a kind when content of that kind changes, and no one else', async () => {
-    const voter = createVoter(store);
-    const ask = { after: 0, voterId: store.voterId, waitMs: 2000 } as const;
+    const voter = makeVoter(store);
+    const ask = { after: 0, diskId: store.diskId, waitMs: 2000 } as const;
     const began = performance.now();
     const peers = voter.changes({ ...ask, kind: 'peer' }, signal);
     const universes = voter.changes({ ...ask, kind: 'universe', waitMs: 200 }, signal);
@@ -115,28 +130,28 @@ describe('a voter', () => {
     const { change } = await peers;
     const quiet = voter.changes({ ...ask, kind: 'peer', after: change, waitMs: 100 }, signal);
     const { cell } = store.read('peer/a');
-    await voter.acceptor(call('peer/a', { kind: 'accept', ballot: ballot(9), voterId: store.voterId, cell }), caller);
+    await voter.acceptor(call('peer/a', { kind: 'accept', ballot: ballot(9), voterId, cell }), caller);
     expect((await quiet).entries).toEqual([]);
   });
 
-  it('tells everything anew to who comes from another voter id', async () => {
-    const voter = createVoter(store);
+  it('tells everything anew to who comes from another disk', async () => {
+    const voter = makeVoter(store);
     await voter.acceptor(accept('peer/a', 1, { x: 1 }), caller);
-    const answer = await voter.changes({ kind: 'peer', after: 99, voterId: 'the disk before', waitMs: 2000 }, signal);
-    expect(answer).toMatchObject({ voterId: store.voterId, entries: [{ name: 'a' }], more: false });
-    const { voterId } = store;
-    const setBack = await voter.changes({ kind: 'peer', after: 99, voterId, waitMs: 2000 }, signal);
+    const answer = await voter.changes({ kind: 'peer', after: 99, diskId: 'the disk before', waitMs: 2000 }, signal);
+    expect(answer).toMatchObject({ diskId: store.diskId, entries: [{ name: 'a' }], more: false });
+    const { diskId } = store;
+    const setBack = await voter.changes({ kind: 'peer', after: 99, diskId, waitMs: 2000 }, signal);
     expect(setBack).toMatchObject({ entries: [{ name: 'a' }], change: 1 });
   });
 
   it('pages, and tells of a tombstone', async () => {
-    const voter = createVoter(store);
+    const voter = makeVoter(store);
     await Promise.all(Array.from({ length: 130 }, (_, at) => voter.acceptor(accept(`peer/n${at}`, 1, { at }), caller)));
     await voter.acceptor(accept('peer/n0', 2, null), caller);
     const names: string[] = [];
     let after = 0;
     for (let more = true; more;) {
-      const page = await voter.changes({ kind: 'peer', after, voterId: store.voterId, waitMs: 0 }, signal);
+      const page = await voter.changes({ kind: 'peer', after, diskId: store.diskId, waitMs: 0 }, signal);
       names.push(...page.entries.map(({ name, cell }) => (cell.value === null ? `-${name}` : name)));
       ({ change: after, more } = page);
     }
@@ -145,9 +160,10 @@ describe('a voter', () => {
   });
 
   it('refuses a value that is too large', async () => {
-    const voter = createVoter(store);
-    await expect(voter.acceptor(accept('peer/a', 1, { x: 'x'.repeat(70_000) }), caller)).rejects.toMatchObject({
-      kind: 'registry',
+    const voter = makeVoter(store);
+    expect(await voter.acceptor(accept('peer/a', 1, { x: 'x'.repeat(70_000) }), caller)).toMatchObject({
+      kind: 'refused',
+      reason: expect.stringContaining('larger than 65536 bytes'),
     });
   });
 });

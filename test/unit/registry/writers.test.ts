@@ -1,0 +1,149 @@
+// Who may write which record: the rule, and that voters hold to it whatever a caller claims. Real TLS.
+
+import { request } from 'node:https';
+import { afterEach, describe, expect, it } from 'vitest';
+import { readTlsFiles } from '#agent/registry/peers/tls.ts';
+import { mayWrite, type RecordWrite } from '#agent/registry/peers/writers.ts';
+import type { Registry } from '#agent/registry/registry.ts';
+import { createPeersCluster, type PeersCluster } from '#test/support/peers-cluster.ts';
+
+const signal = new AbortController().signal;
+const disposals: (() => Promise<unknown>)[] = [];
+
+afterEach(async () => {
+  for (const dispose of disposals.splice(0).toReversed()) await dispose();
+}, 20_000);
+
+const mine = 'host1.1a2b3c4d';
+const theirs = 'host2.5e6f7a8b';
+const value = { schema: 1, node: { name: 'host2', uid: 'u2' }, seq: 3, blocks: [{ cidr: '10.32.0.0/13' }] };
+const heir = { name: mine, uid: 'uid-of-host1' };
+
+describe('the rule', () => {
+  const dead = (): boolean => false;
+  const peer = (name: string, before: object | null, after: object | null): RecordWrite => ({
+    kind: 'peer',
+    name,
+    before: before as RecordWrite['before'],
+    after: after as RecordWrite['after'],
+  });
+
+  it.for<readonly [string, RecordWrite]>([
+    ['its own record', peer(mine, null, { ...value, node: { name: 'host1', uid: 'u1' } })],
+    ['the end of its own record', peer(mine, value, null)],
+    ["itself as another's heir", peer(theirs, value, { ...value, heir, seq: 4 })],
+    ['the end of what it is the heir of', peer(theirs, { ...value, heir }, null)],
+    [
+      'itself as heir in the place of one that is gone',
+      peer(theirs, { ...value, heir: { name: 'host3.00000000', uid: 'x' } }, { ...value, heir }),
+    ],
+    [
+      'itself as founder',
+      { kind: 'universe', name: 'default', before: { ranges: [] }, after: { ranges: [], founder: heir } },
+    ],
+    ['its session', { kind: 'session', name: mine, before: null, after: {} }],
+  ])('lets host1 write %s', ([, write]) => {
+    expect(mayWrite('host1', write, dead)).toBeUndefined();
+  });
+
+  it.for<readonly [string, RecordWrite]>([
+    ["another's record", peer(theirs, null, value)],
+    ["another's blocks", peer(theirs, value, { ...value, blocks: [] })],
+    ["another's blocks beside the heir", peer(theirs, value, { ...value, heir, blocks: [] })],
+    ['a third as heir', peer(theirs, value, { ...value, heir: { name: 'host3.00000000', uid: 'x' } })],
+    ["the end of another's record", peer(theirs, value, null)],
+    ["another node's name into its own", peer(mine, null, value)],
+    [
+      'its own heir away',
+      peer(
+        mine,
+        { ...value, node: { name: 'host1' }, heir: { name: theirs, uid: 'x' } },
+        { ...value, node: { name: 'host1', uid: 'u' } },
+      ),
+    ],
+    ['a record whose name only begins like its own', peer('host1.x.1a2b3c4d', null, value)],
+    [
+      'another founder',
+      { kind: 'universe', name: 'default', before: {}, after: { founder: { name: theirs, uid: 'x' } } },
+    ],
+    [
+      'over a founder',
+      { kind: 'universe', name: 'default', before: { founder: { name: theirs, uid: 'x' } }, after: { founder: heir } },
+    ],
+    ['the end of the universe', { kind: 'universe', name: 'default', before: {}, after: null }],
+    ["another's session", { kind: 'session', name: theirs, before: {}, after: {} }],
+  ])('does not let host1 write %s', ([, write]) => {
+    expect(mayWrite('host1', write, dead)).toMatch(/./);
+  });
+
+  it('does not let it replace an heir that lives', () => {
+    const write = peer(theirs, { ...value, heir: { name: 'host3.00000000', uid: 'x' } }, { ...value, heir });
+    expect(mayWrite('host1', write, (name, uid) => name === 'host3.00000000' && uid === 'x')).toContain('has an heir');
+  });
+});
+
+describe('voters', { timeout: 60_000 }, () => {
+  async function start(): Promise<readonly [PeersCluster, ...Registry[]]> {
+    const peers = await createPeersCluster(3, { rule: mayWrite });
+    disposals.push(async () => peers[Symbol.asyncDispose]());
+    const all = await Promise.all(['host1', 'host2', 'host3', 'client1'].map((name) => peers.open(name)));
+    disposals.push(() => Promise.all(all.map((registry) => registry.close())));
+    return [peers, ...all];
+  }
+
+  it('refuse with the reason what the writer may not write, and let the heir in', async () => {
+    const [, one, two, , client] = (await start()) as [PeersCluster, Registry, Registry, Registry, Registry];
+    const made = await two.create('peer', theirs, value, signal);
+    if (made.kind !== 'ok') throw new Error(JSON.stringify(made));
+    expect(await client.update(made.record, { ...value, blocks: [] }, signal)).toMatchObject({
+      kind: 'refused',
+      reason: expect.stringContaining('client1'),
+    });
+    expect(await one.delete(made.record, signal)).toMatchObject({ kind: 'refused' });
+    expect(await two.get('peer', theirs, signal)).toEqual(made.record);
+    const inherited = await one.update(made.record, { ...value, heir, seq: 4 }, signal);
+    if (inherited.kind !== 'ok') throw new Error(JSON.stringify(inherited));
+    expect(await one.delete(inherited.record, signal)).toEqual({ kind: 'ok' });
+    expect(await client.get('peer', theirs, signal)).toBeUndefined();
+  });
+
+  it('accept neither a cell in the name of another nor one that nobody has', async () => {
+    const [peers, , two] = await start();
+    await two?.create('peer', theirs, value, signal);
+    const current = await ask(peers, { kind: 'read' });
+    const ballot = { counter: 1000, proposer: 'evil' };
+    const promised = await ask(peers, { kind: 'prepare', ballot });
+    expect(promised).toMatchObject({ kind: 'promised' });
+    const { voterId, cell } = promised as { readonly voterId: string; readonly cell: Record<string, unknown> };
+    const forged = { ...cell, value: { ...value, blocks: [] } };
+    const accept = (proposed: unknown): Promise<unknown> =>
+      ask(peers, { kind: 'accept', ballot, voterId, cell: proposed });
+    expect(await accept({ ...forged, version: '1000.evil' })).toMatchObject({ kind: 'refused' });
+    expect(await accept({ ...forged, version: '1000.evil', writer: 'client1' })).toMatchObject({ kind: 'refused' });
+    // As if it confirmed what host2 wrote.
+    expect(await accept(forged)).toMatchObject({ error: expect.stringContaining('confirms') });
+    expect(await accept(null)).toMatchObject({ error: expect.stringContaining('says that it has none') });
+    expect(await ask(peers, { kind: 'read' })).toEqual(current);
+    // What is really there may be confirmed by anybody.
+    expect(await accept(cell)).toMatchObject({ kind: 'accepted' });
+  });
+
+  async function ask(peers: PeersCluster, body: unknown): Promise<unknown> {
+    const keys = peers.keys.get('client1');
+    if (keys === undefined) throw new Error('no keys');
+    const tls = await readTlsFiles(keys);
+    const options = { ...tls, agent: false, host: '127.0.0.1', port: peers.voters[0]?.port, path: '/v1/acceptor' };
+    return new Promise((resolve, reject) => {
+      const outgoing = request(
+        { ...options, method: 'POST', headers: { 'content-type': 'application/json' } },
+        (incoming) => {
+          let text = '';
+          incoming.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+          incoming.on('end', () => resolve(JSON.parse(text)));
+        },
+      );
+      outgoing.on('error', reject);
+      outgoing.end(JSON.stringify({ key: `peer/${theirs}`, request: body }));
+    });
+  }
+});
