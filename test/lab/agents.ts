@@ -6,7 +6,6 @@ import { request } from 'node:http';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createKeys } from '#agent/registry/peers/keys.ts';
-import { createVoterDisk } from '#agent/registry/peers/store.ts';
 import type { Status } from '#agent/observe/status.ts';
 import { conflistPath, onHost } from '#test/lab/hosts.ts';
 import type { Host } from '#test/lab/hosts.ts';
@@ -14,6 +13,7 @@ import { poll } from '#test/lab/run.ts';
 import type { Runner } from '#test/lab/run.ts';
 import { labDirectory } from '#test/lab/state.ts';
 
+const voterDisk = fileURLToPath(new URL('voter-disk.ts', import.meta.url));
 const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
 
 export const logPath = (host: Pick<Host, 'name'>): string => join(labDirectory, `${host.name}.log`);
@@ -37,7 +37,7 @@ export async function configureHosts(runner: Runner, hosts: readonly Host[], sig
       const files = { 'ca.pem': own.ca, 'node.pem': own.cert, 'node-key.pem': own.key };
       for (const [name, path] of Object.entries(files))
         await writeFile(join(folder, name), readFileSync(path), { mode: 0o600 });
-      if (voters.includes(host.name)) createVoterDisk(join(host.root, 'var/lib/weft/voter.db'));
+      if (voters.includes(host.name)) await runner.output(onHost(host, [process.execPath, voterDisk]), { signal });
       const settings = { registry: 'peers', nodes, voters, logFormat: 'text' };
       await writeFile(join(host.root, 'etc/weft/config.json'), JSON.stringify(settings, null, 2));
       await runner.output(onHost(host, [process.execPath, weft, 'install']), { signal });
