@@ -56,9 +56,9 @@ describe('CASPaxos', () => {
     ['acceptsNotDurable', 25],
     ['ballotReuse', 1],
     ['newDiskTrusted', 100],
-    ['joinWithoutFloor', 1430],
+    ['joinWithoutFloor', 9225],
     ['joinWithoutCopy', 80],
-    ['sessionsUnsaid', 1010],
+    ['sessionsUnsaid', 2285],
   ])('finds the planted bug %s', ([plant, from]) => {
     let found = 0;
     for (let seed = from; seed < from + 3000 && found === 0; seed += 1) {
