@@ -5,6 +5,7 @@
 import { askStatus } from '#agent/cli/client.ts';
 import { installPlugin } from '#agent/cli/install.ts';
 import { ipamText, peersText, statusText } from '#agent/cli/text.ts';
+import { UsageError } from '#agent/cli/usage-error.ts';
 import { loadConfig } from '#agent/config.ts';
 import { hostPort } from '#agent/config/formats.ts';
 import { settingsHelp } from '#agent/config/help.ts';
@@ -19,6 +20,8 @@ const usage = `Usage: weft COMMAND [OPTION …]
   weft peers             the nodes and how they are reached
   weft ipam              who holds which part of the range
   weft agent [SETTING …] run the agent (weft agent --help lists the settings)
+  weft init HOST=ADDR …  keys and settings for hosts without Kubernetes (weft init --help)
+  weft voters            who votes, without Kubernetes; replace and restore them (weft voters --help)
   weft install [DIR]     put the CNI plugin into DIR (setting cniBinDir)
   weft version           version of this program
   weft help              this text
@@ -33,8 +36,6 @@ interface Output {
   readonly err: (text: string) => void;
 }
 
-class UsageError extends Error {}
-
 const reports: Readonly<Record<string, { text: (status: Status) => string; json: (status: Status) => unknown }>> = {
   status: { text: statusText, json: (status) => status },
   peers: { text: peersText, json: ({ peers }) => peers },
@@ -43,7 +44,7 @@ const reports: Readonly<Record<string, { text: (status: Status) => string; json:
     json: ({ ranges, reserved, addresses, peers }) => ({ ranges, reserved, addresses, peers }),
   },
 };
-const others = ['agent', 'install', 'version', 'help'];
+const others = ['agent', 'init', 'voters', 'install', 'version', 'help'];
 
 /** Runs one command line (without program names); resolves to the exit code. `weft agent` resolves when the agent runs. */
 export async function weft(
@@ -56,6 +57,7 @@ export async function weft(
     if (['help', '--help', '-h'].includes(command)) out(usage);
     else if (['version', '--version'].includes(command)) out(`${version}\n`);
     else if (command === 'agent') return await runAgent(rest, env, out);
+    else if (command === 'init' || command === 'voters') out(await hostCommand(command, rest));
     else if (command === 'install') out(`${await install(rest, env)}\n`);
     else await report(command, rest, env, out);
     return 0;
@@ -131,6 +133,17 @@ async function runAgent(
   // oxlint-disable-next-line no-restricted-imports -- `weft agent` is the door to main
   const { runAgent: start } = await import('#agent/main.ts');
   return start(rest, env);
+}
+
+/** Loaded only now, so that reports do not pay for the registry. */
+async function hostCommand(command: 'init' | 'voters', rest: readonly string[]): Promise<string> {
+  const help = rest.includes('--help') || rest.includes('-h');
+  if (command === 'init') {
+    const { init, initUsage } = await import('#agent/cli/init.ts');
+    return help ? initUsage : init(rest, process.stdin);
+  }
+  const { voters, votersUsage } = await import('#agent/cli/voters.ts');
+  return help ? votersUsage : voters(rest);
 }
 
 async function install(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {

@@ -1,11 +1,10 @@
 // One agent a host, with its default paths, the registry `peers`, and keys that the lab makes.
 
 import { existsSync, openSync, readFileSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { createKeys } from '#agent/registry/peers/keys.ts';
 import type { Status } from '#agent/observe/status.ts';
 import { conflistPath, onHost } from '#test/lab/hosts.ts';
 import type { Host } from '#test/lab/hosts.ts';
@@ -13,36 +12,27 @@ import { poll } from '#test/lab/run.ts';
 import type { Runner } from '#test/lab/run.ts';
 import { labDirectory } from '#test/lab/state.ts';
 
-const voterDisk = fileURLToPath(new URL('voter-disk.ts', import.meta.url));
 const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
 
 export const logPath = (host: Pick<Host, 'name'>): string => join(labDirectory, `${host.name}.log`);
 
-/** One voter for one or two hosts, three otherwise. */
-export function votersOf(names: readonly string[]): readonly string[] {
-  return names.slice(0, names.length < 3 ? 1 : 3);
-}
+const weftOn = (host: Host, ...args: readonly string[]): readonly string[] =>
+  onHost(host, [process.execPath, '--disable-warning=ExperimentalWarning', weft, ...args]);
 
-/** Keys, configuration and plugin on every host, in its own folders. */
+/** Keys, settings and plugin on every host, as an operator makes them: `weft init` on the first, its files on the others. */
 export async function configureHosts(runner: Runner, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
-  const nodes = hosts.map(({ name, address }) => ({ name, addresses: [address] }));
-  const keys = await createKeys(join(labDirectory, 'keys'), nodes);
-  const voters = votersOf(hosts.map(({ name }) => name));
+  const [first] = hosts;
+  if (first === undefined) return;
+  const plugins = Promise.all(hosts.map((host) => runner.output(weftOn(host, 'install'), { signal })));
+  const all = hosts.map(({ name, address }) => `${name}=${address}`);
+  await runner.output(weftOn(first, 'init', ...all), { signal });
   await Promise.all(
-    hosts.map(async (host) => {
-      const own = keys.find(({ name }) => name === host.name);
-      if (own === undefined) throw new Error(`no keys for ${host.name}`);
-      const folder = join(host.root, 'etc/weft/tls');
-      await mkdir(folder, { mode: 0o700 });
-      const files = { 'ca.pem': own.ca, 'node.pem': own.cert, 'node-key.pem': own.key };
-      for (const [name, path] of Object.entries(files))
-        await writeFile(join(folder, name), readFileSync(path), { mode: 0o600 });
-      if (voters.includes(host.name)) await runner.output(onHost(host, [process.execPath, voterDisk]), { signal });
-      const settings = { registry: 'peers', nodes, voters, logFormat: 'text' };
-      await writeFile(join(host.root, 'etc/weft/config.json'), JSON.stringify(settings, null, 2));
-      await runner.output(onHost(host, [process.execPath, weft, 'install']), { signal });
+    hosts.slice(1).map(async (host) => {
+      const stdin = await readFile(join(first.root, 'etc/weft/cluster', `${host.name}.json`), 'utf8');
+      await runner.output(weftOn(host, 'init', '--from', '-'), { signal, stdin });
     }),
   );
+  await plugins;
 }
 
 /** An agent's process; `ended` is undefined while it runs. */
@@ -53,11 +43,7 @@ export interface Agent {
 
 export function startAgent(runner: Runner, host: Host): Agent {
   const log = openSync(logPath(host), 'a', 0o600);
-  const child = runner.start(onHost(host, [process.execPath, '--disable-warning=ExperimentalWarning', weft, 'agent']), [
-    'ignore',
-    log,
-    log,
-  ]);
+  const child = runner.start(weftOn(host, 'agent', '--log-format', 'text'), ['ignore', log, log]);
   let ended: string | undefined;
   child.on('close', (code, signal) => (ended = `exit ${code ?? signal}`));
   child.on('error', (error) => (ended = error.message));

@@ -56,7 +56,9 @@ function traces(): unknown {
     netns: existsSync('/run/netns') ? readdirSync('/run/netns').toSorted() : [],
     mounts: readFileSync('/proc/self/mounts', 'utf8')
       .split('\n')
-      .map((line) => line.split(' ')[1]),
+      .map((line) => line.split(' ')[1] ?? '')
+      // Builds of images on this machine come and go beside the test.
+      .filter((path) => !path.startsWith('/var/cache/weft/')),
     links: readdirSync('/sys/class/net').toSorted(),
     folders: folders.filter((folder) => existsSync(folder)),
     lab: existsSync(join(directory, 'lab')),

@@ -5,7 +5,7 @@ import { WeftError } from '#agent/errors.ts';
 import type { FellowLink } from '#agent/registry/peers/link.ts';
 import type { VoterStore } from '#agent/registry/peers/store.ts';
 import { maxValueBytes, type AcceptorCall } from '#agent/registry/peers/wire.ts';
-import { sameCell, type WriterRule } from '#agent/registry/peers/writers.ts';
+import { sameCell, type LookUp, type WriterRule } from '#agent/registry/peers/writers.ts';
 import type { RecordKind } from '#agent/registry/registry.ts';
 import { ballotText } from '#ipam-peer/caspaxos/ballot.ts';
 import type { Cell } from '#ipam-peer/caspaxos/change.ts';
@@ -37,9 +37,9 @@ export function createChecks({ store, fellows, rule }: ChecksOptions): Checks {
     );
     return cells.find((cell) => cell !== null && fits(cell)) ?? undefined;
   };
-  const isLive = (name: string, uid: string): boolean => {
+  const lookUp: LookUp = (name) => {
     const { cell } = store.read(`peer/${name}`);
-    return cell !== null && cell.value !== null && cell.uid === uid;
+    return cell === null || cell.value === null ? undefined : { uid: cell.uid, value: cell.value };
   };
 
   return async ({ key, request }, caller, signal) => {
@@ -73,6 +73,6 @@ export function createChecks({ store, fellows, rule }: ChecksOptions): Checks {
       before: before?.value ?? null,
       after: cell.value,
     };
-    return rule(caller, write, isLive);
+    return rule(caller, write, lookUp);
   };
 }

@@ -1,6 +1,7 @@
 // Who may write which record, told by the node name in the writer's certificate (design/ipam: "a record says who may write it, and
-// voters check that"). A node writes its own records. Of another's it may only write itself in as heir, and remove what it is the
-// heir of. The founder of a universe is written once, by itself.
+// voters check that"). A node writes its own records. Into another's `Peer` it may write itself as heir; as the heir (or the heir
+// of an heir that died too) it may drop grants and delete the record. Any node may declare another one gone in its session, which
+// is what `weft peers remove` does. The founder of a universe is written once, by itself.
 
 import { isDeepStrictEqual } from 'node:util';
 import type { RecordKind } from '#agent/registry/registry.ts';
@@ -15,24 +16,18 @@ export interface RecordWrite {
   readonly after: CellValue | null;
 }
 
-/**
- * undefined: allowed, otherwise the reason. `isLive` tells whether an incarnation of a peer record is there, as far as this voter
- * knows.
- */
-export type WriterRule = (
-  node: string,
-  write: RecordWrite,
-  isLive: (name: string, uid: string) => boolean,
-) => string | undefined;
+/** A `Peer` as far as this voter knows; undefined: there is none. */
+export type LookUp = (name: string) => { readonly uid: string; readonly value: CellValue } | undefined;
 
-export const mayWrite: WriterRule = (node, write, isLive) => {
+/** undefined: allowed, otherwise the reason. */
+export type WriterRule = (node: string, write: RecordWrite, lookUp: LookUp) => string | undefined;
+
+export const mayWrite: WriterRule = (node, write, lookUp) => {
   switch (write.kind) {
     case 'peer':
-      return isOwn(node, write.name) ? ownPeer(node, write) : othersPeer(node, write, isLive);
+      return isOwn(node, write.name) ? ownPeer(node, write) : othersPeer(node, write, lookUp);
     case 'session':
-      return isOwn(node, write.name) || write.name === node
-        ? undefined
-        : `${write.name} is the session of another node`;
+      return isOwn(node, write.name) ? undefined : othersSession(node, write, lookUp);
     case 'universe':
       return universe(node, write);
   }
@@ -53,26 +48,53 @@ function ownPeer(node: string, { name, before, after }: RecordWrite): string | u
   return undefined;
 }
 
-function othersPeer(
-  node: string,
-  { name, before, after }: RecordWrite,
-  isLive: Parameters<WriterRule>[2],
-): string | undefined {
+function othersPeer(node: string, { name, before, after }: RecordWrite, lookUp: LookUp): string | undefined {
   if (before === null) return `${name} is of another node than ${node}`;
   const heir = refOf(before['heir']);
-  if (after === null) {
-    return heir !== undefined && isOwn(node, heir.name) ? undefined : `${node} is not the heir of ${name}`;
-  }
+  const inherits = heir !== undefined && isHeir(node, heir, lookUp);
+  if (after === null) return inherits ? undefined : `${node} is not the heir of ${name}`;
   const named = refOf(after['heir']);
-  if (named === undefined || !isOwn(node, named.name)) return `${node} may only write itself into ${name}, as its heir`;
-  if (heir !== undefined && heir.uid !== named.uid && isLive(heir.name, heir.uid)) {
+  const changesHeir = !isDeepStrictEqual(before['heir'], after['heir']);
+  if (changesHeir && (named === undefined || !isOwn(node, named.name))) {
+    return `${node} may only write itself into ${name}, as its heir`;
+  }
+  if (changesHeir && heir !== undefined && !inherits && lookUp(heir.name)?.uid === heir.uid) {
     return `${name} has an heir already, ${heir.name}`;
   }
+  if (!changesHeir && !inherits) return `${name} is of another node than ${node}`;
   for (const field of new Set([...Object.keys(before), ...Object.keys(after)])) {
-    if (field === 'heir' || field === 'seq') continue;
-    if (!isDeepStrictEqual(before[field], after[field])) return `${node} may not change ${field} of ${name}`;
+    if (field === 'heir' || field === 'seq' || isDeepStrictEqual(before[field], after[field])) continue;
+    if (field === 'granting' && inherits && isPartOf(after[field], before[field])) continue;
+    return `${node} may not change ${field} of ${name}`;
   }
   return undefined;
+}
+
+/** The heir is of this node, or died and has left to one that is. */
+function isHeir(node: string, heir: Ref, lookUp: LookUp): boolean {
+  let at: Ref | undefined = heir;
+  for (let steps = 0; at !== undefined && steps < longestLineage; steps += 1) {
+    if (isOwn(node, at.name)) return true;
+    const record = lookUp(at.name);
+    at = record?.uid === at.uid ? refOf(record.value['heir']) : undefined;
+  }
+  return false;
+}
+
+const longestLineage = 16;
+
+function isPartOf(part: unknown, whole: unknown): boolean {
+  if (part === undefined) return true;
+  if (!Array.isArray(part) || !Array.isArray(whole)) return false;
+  return part.every((item) => whole.some((other) => isDeepStrictEqual(item, other)));
+}
+
+function othersSession(node: string, { name, before, after }: RecordWrite, lookUp: LookUp): string | undefined {
+  const refused = `${name} is the session of another node than ${node}`;
+  if (before === null) return refused;
+  // What is left of a node whose record is gone serves nobody.
+  if (after === null) return lookUp(name) === undefined ? undefined : refused;
+  return after['removed'] === true && isDeepStrictEqual({ ...before, removed: true }, after) ? undefined : refused;
 }
 
 function universe(node: string, { name, before, after }: RecordWrite): string | undefined {
@@ -84,7 +106,12 @@ function universe(node: string, { name, before, after }: RecordWrite): string | 
   return founder !== undefined && isOwn(node, founder.name) ? undefined : `${node} may found ${name} only for itself`;
 }
 
-function refOf(value: unknown): { readonly name: string; readonly uid: string } | undefined {
+interface Ref {
+  readonly name: string;
+  readonly uid: string;
+}
+
+function refOf(value: unknown): Ref | undefined {
   if (typeof value !== 'object' || value === null || !('name' in value) || !('uid' in value)) return undefined;
   const { name, uid } = value;
   return typeof name === 'string' && typeof uid === 'string' ? { name, uid } : undefined;

@@ -3,7 +3,7 @@
 import { request } from 'node:https';
 import { afterEach, describe, expect, it } from 'vitest';
 import { readTlsFiles } from '#agent/registry/peers/tls.ts';
-import { mayWrite, type RecordWrite } from '#agent/registry/peers/writers.ts';
+import { mayWrite, type LookUp, type RecordWrite } from '#agent/registry/peers/writers.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { createPeersCluster, type PeersCluster } from '#test/support/peers-cluster.ts';
 
@@ -20,7 +20,8 @@ const value = { schema: 1, node: { name: 'host2', uid: 'u2' }, seq: 3, blocks: [
 const heir = { name: mine, uid: 'uid-of-host1' };
 
 describe('the rule', () => {
-  const dead = (): boolean => false;
+  const third = { name: 'host3.00000000', uid: 'x' };
+  const nobody: LookUp = () => undefined;
   const peer = (name: string, before: object | null, after: object | null): RecordWrite => ({
     kind: 'peer',
     name,
@@ -33,24 +34,21 @@ describe('the rule', () => {
     ['the end of its own record', peer(mine, value, null)],
     ["itself as another's heir", peer(theirs, value, { ...value, heir, seq: 4 })],
     ['the end of what it is the heir of', peer(theirs, { ...value, heir }, null)],
-    [
-      'itself as heir in the place of one that is gone',
-      peer(theirs, { ...value, heir: { name: 'host3.00000000', uid: 'x' } }, { ...value, heir }),
-    ],
+    ['itself as heir in the place of one that is gone', peer(theirs, { ...value, heir: third }, { ...value, heir })],
     [
       'itself as founder',
       { kind: 'universe', name: 'default', before: { ranges: [] }, after: { ranges: [], founder: heir } },
     ],
     ['its session', { kind: 'session', name: mine, before: null, after: {} }],
   ])('lets host1 write %s', ([, write]) => {
-    expect(mayWrite('host1', write, dead)).toBeUndefined();
+    expect(mayWrite('host1', write, nobody)).toBeUndefined();
   });
 
   it.for<readonly [string, RecordWrite]>([
     ["another's record", peer(theirs, null, value)],
     ["another's blocks", peer(theirs, value, { ...value, blocks: [] })],
     ["another's blocks beside the heir", peer(theirs, value, { ...value, heir, blocks: [] })],
-    ['a third as heir', peer(theirs, value, { ...value, heir: { name: 'host3.00000000', uid: 'x' } })],
+    ['a third as heir', peer(theirs, value, { ...value, heir: third })],
     ["the end of another's record", peer(theirs, value, null)],
     ["another node's name into its own", peer(mine, null, value)],
     [
@@ -73,12 +71,35 @@ describe('the rule', () => {
     ['the end of the universe', { kind: 'universe', name: 'default', before: {}, after: null }],
     ["another's session", { kind: 'session', name: theirs, before: {}, after: {} }],
   ])('does not let host1 write %s', ([, write]) => {
-    expect(mayWrite('host1', write, dead)).toMatch(/./);
+    expect(mayWrite('host1', write, nobody)).toMatch(/./);
   });
 
-  it('does not let it replace an heir that lives', () => {
-    const write = peer(theirs, { ...value, heir: { name: 'host3.00000000', uid: 'x' } }, { ...value, heir });
-    expect(mayWrite('host1', write, (name, uid) => name === 'host3.00000000' && uid === 'x')).toContain('has an heir');
+  it('lets it replace an heir only that is gone, or whose heir it is', () => {
+    const write = peer(theirs, { ...value, heir: third }, { ...value, heir });
+    const alive: LookUp = (name) => (name === third.name ? { uid: 'x', value: {} } : undefined);
+    expect(mayWrite('host1', write, alive)).toContain('has an heir');
+    const diedToo: LookUp = (name) => (name === third.name ? { uid: 'x', value: { heir } } : undefined);
+    expect(mayWrite('host1', write, diedToo)).toBeUndefined();
+    expect(mayWrite('host1', peer(theirs, { ...value, heir: third }, null), diedToo)).toBeUndefined();
+  });
+
+  it('lets an heir drop grants, and add none', () => {
+    const grants = [{ id: 1 }, { id: 2 }];
+    const inherited = { ...value, heir, granting: grants };
+    const change = (granting: unknown): RecordWrite => peer(theirs, inherited, { ...inherited, granting, seq: 9 });
+    expect(mayWrite('host1', change([{ id: 2 }]), nobody)).toBeUndefined();
+    expect(mayWrite('host1', change([{ id: 3 }]), nobody)).toContain('granting');
+    expect(mayWrite('host2', { ...change([]), name: mine }, nobody)).toMatch(/./);
+  });
+
+  it('lets any node declare another gone, and no more', () => {
+    const before = { sessionId: 's', renewals: 3 };
+    const session = (after: RecordWrite['after']): RecordWrite => ({ kind: 'session', name: theirs, before, after });
+    const alive: LookUp = () => ({ uid: 'x', value: {} });
+    expect(mayWrite('host1', session({ ...before, removed: true }), alive)).toBeUndefined();
+    expect(mayWrite('host1', session({ ...before, removed: true, renewals: 4 }), alive)).toMatch(/./);
+    expect(mayWrite('host1', session(null), alive)).toMatch(/./);
+    expect(mayWrite('host1', session(null), nobody)).toBeUndefined();
   });
 });
 
