@@ -114,9 +114,9 @@ async function settingsFor(
   const list = (name: string): readonly string[] | undefined => options.get(name)?.split(',');
   return {
     nodes,
-    voters: agreed('--voters', list('--voters'), before?.['voters'], 'weft voters replace changes them') ?? [
-      ...names.slice(0, names.length < 3 ? 1 : 3),
-    ],
+    voters:
+      agreed('--voters', list('--voters'), before?.['voters'], 'weft voters replace changes them') ??
+      names.slice(0, names.length < 3 ? 1 : 3),
     ranges: agreed('--ranges', list('--ranges'), before?.['ranges'], 'they are read once, when the first host starts'),
   };
 }
