@@ -5,7 +5,7 @@ import { sameCidr } from './cidr.ts';
 import { isFarOff, sameTexts } from './describe.ts';
 import { publishedFreeNow } from './grant.ts';
 import { type Block, type Grant, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
-import { isObserving, type Known, selfRef, type State } from './state.ts';
+import { type Heard, isObserving, type Known, selfRef, type State } from './state.ts';
 import { quarantineEndMs } from './quarantine.ts';
 import { isHeld } from './session.ts';
 import { pullDueMs, pullsFrom, spareDueMs } from './spare.ts';
@@ -53,7 +53,7 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
   if (state.durable.doubt === stored.version) return true;
   if (record.granting.some((grant) => looksSettled(state, grant, self))) return true;
   if (record.blocks.some((block) => looksCleared(state, block))) return true;
-  if (grantsHeard(state, record, self)) return true;
+  if (heard(state, self).grants) return true;
   if (!sameTexts(record.underlay, state.underlay)) return true;
   return families.some(
     (family) =>
@@ -84,26 +84,37 @@ function looksCleared(state: State, block: Block): boolean {
   return !source.record.granting.some((grant) => grant.id === via.id);
 }
 
-function grantsHeard(state: State, own: PeerRecord, self: RecordRef): boolean {
+/** With 5,000 peers that all want of the founder, each event would go through all of them: it is worked out once for each change. */
+function heard(state: State, self: RecordRef): Heard {
+  if (state.heard.version !== state.interestVersion) {
+    state.heard = {
+      version: state.interestVersion,
+      wanters: wanters(state, self),
+      pullers: pullers(state, self),
+      grants: grantsHeard(state, self),
+    };
+  }
+  return state.heard;
+}
+
+function grantsHeard(state: State, self: RecordRef): boolean {
+  const own = state.confirmed?.record.blocks ?? [];
   for (const name of state.interest) {
     const peer = state.peers.get(name);
     const untaken = peer?.record.granting.some(
-      (grant) => sameRef(grant.to, self) && !own.blocks.some((block) => isVia(block.via, peer.stored, grant.id)),
+      (grant) => sameRef(grant.to, self) && !own.some((block) => isVia(block.via, peer.stored, grant.id)),
     );
     if (untaken === true) return true;
   }
   return false;
 }
 
-/** Peers whose want is heard and not answered by a pending grant. */
 function wanters(state: State, self: RecordRef): readonly string[] {
-  const granting = state.confirmed?.record.granting ?? [];
+  const granted = new Set((state.confirmed?.record.granting ?? []).map(({ to, cidr }) => `${cidr.family} ${to.uid}`));
   return [...state.interest].filter((name) => {
     const peer = state.peers.get(name);
     return families.some(
-      (family) =>
-        sameRef(peer?.record.wants[family], self) &&
-        !granting.some((grant) => grant.cidr.family === family && sameRef(grant.to, peer?.stored)),
+      (family) => sameRef(peer?.record.wants[family], self) && !granted.has(`${family} ${peer?.stored.uid ?? ''}`),
     );
   });
 }
@@ -119,7 +130,9 @@ function pullers(state: State, self: RecordRef): readonly string[] {
 }
 
 function hasWants(state: State, self: RecordRef): boolean {
-  return state.interest.size > 0 && (wanters(state, self).length > 0 || pullers(state, self).length > 0);
+  if (state.interest.size === 0) return false;
+  const { wanters, pullers } = heard(state, self);
+  return wanters.length > 0 || pullers.length > 0;
 }
 
 /** Notes when the first unserved want was heard, so that those close behind it are served with it. */
@@ -145,8 +158,8 @@ export function toRead(state: State, own: PeerRecord, self: RecordRef, dead: rea
     const donor = own.wants[family];
     if (donor !== undefined) names.add(donor.name);
   }
-  for (const name of wanters(state, self)) names.add(name);
-  for (const name of pullers(state, self)) names.add(name);
+  const { wanters, pullers } = heard(state, self);
+  for (const name of [...wanters, ...pullers]) names.add(name);
   if (own.pulls !== undefined) names.add(own.pulls.from.name);
   names.delete(state.config.self);
   return [...names].slice(0, readsLimit);

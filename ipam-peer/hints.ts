@@ -71,7 +71,7 @@ export function learn(
 }
 
 export function forget(state: State, name: string): void {
-  state.interest.delete(name);
+  if (state.interest.delete(name)) state.interestVersion++;
   state.heirOf.delete(name);
   state.spares.delete(name);
   state.malformed.delete(name);
@@ -88,8 +88,9 @@ function markInterest(state: State, peer: Known<PeerRecord>): void {
   const concerns =
     self !== undefined &&
     (asks(record, self) || pullsFrom(record, self) || record.granting.some((grant) => sameRef(grant.to, self)));
+  const before = state.interest.delete(stored.name);
   if (concerns) state.interest.add(stored.name);
-  else state.interest.delete(stored.name);
+  if (before || concerns) state.interestVersion++;
   if (self !== undefined && sameRef(record.heir, self)) state.heirOf.add(stored.name);
   else state.heirOf.delete(stored.name);
 }

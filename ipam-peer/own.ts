@@ -40,6 +40,7 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   const known: Known<PeerRecord> = { stored, record };
   const newIdentity = state.confirmed?.stored.uid !== stored.uid;
   state.confirmed = known;
+  state.interestVersion++;
   setFence(state, 'own', '');
   adopt(state, known);
   refreshUsable(state);

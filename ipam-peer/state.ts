@@ -94,6 +94,18 @@ export interface Ask {
   exhausted: boolean;
 }
 
+/** What others want of this peer and have granted to it, as last heard. */
+export interface Heard {
+  /** Of the interest that this was worked out for. */
+  readonly version: number;
+  /** Peers whose want is heard and not answered by a pending grant. */
+  readonly wanters: readonly string[];
+  /** Peers that pull a spare block of this one. */
+  readonly pullers: readonly string[];
+  /** True when somebody grants what is not taken yet. */
+  readonly grants: boolean;
+}
+
 export interface State {
   readonly config: Config;
   durable: DurablePeer;
@@ -110,6 +122,10 @@ export interface State {
   readonly malformed: Map<string, string>;
   /** Peers whose hint grants to this peer or wants from it. */
   readonly interest: Set<string>;
+  /** Changes with the set and with the records of those in it, and with the own record. */
+  interestVersion: number;
+  /** What the records of those in `interest` come to, so that it is not worked out again at each event. */
+  heard: Heard;
   listed: boolean;
   /** True once the own record was read, there or not. */
   looked: boolean;
@@ -192,6 +208,8 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     peers: new Map(),
     malformed: new Map(),
     interest: new Set(),
+    interestVersion: 0,
+    heard: { version: -1, wanters: [], pullers: [], grants: false },
     listed: false,
     looked: false,
     nextListMs: nowMs,

@@ -43,7 +43,9 @@ async function answer({ registry, nodeExists }: Outside, effect: RegistryEffect,
     }
     case 'node': {
       if (nodeExists !== undefined) return { kind: 'node', exists: await nodeExists(effect.node, signal) };
-      const session = parseSession((await registry.get('session', effect.name, signal))?.value);
+      // A node is removed once, by the session of its record in the default pool.
+      const name = effect.name.replace(/\.pool-[a-z0-9-]+$/, '');
+      const session = parseSession((await registry.get('session', name, signal))?.value);
       return { kind: 'node', exists: !(session.ok && session.record.removed) };
     }
   }

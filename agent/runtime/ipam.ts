@@ -40,7 +40,7 @@ export interface Delegate {
 
 export interface LeaseRequest extends AttachmentKey {
   readonly owner: LeaseOwner;
-  /** Name of the pool; absent: the one that names the pod's namespace, else `default`. */
+  /** Name of the pool; absent: the one that has the address asked for, else that names the pod's namespace, else `default`. */
   readonly pool?: string;
   /** Addresses asked for by name (the `ips` capability); plain addresses without prefix length. Empty: any. */
   readonly addresses: readonly string[];

@@ -118,7 +118,8 @@ class Pools {
       throw new WeftError('attachmentExists', `container ${request.containerId} already has ${request.ifname}`);
     }
     const { pool: asked, ...rest } = request;
-    const name = asked ?? this.#ofNamespace(request.owner.podNamespace ?? '') ?? defaultUniverse;
+    const told = asked ?? this.#ofAddress(request.addresses[0]) ?? this.#ofNamespace(request.owner.podNamespace ?? '');
+    const name = told ?? defaultUniverse;
     if (name === defaultUniverse) return await this.main.lease(rest, signal);
     const pool = this.#running.get(name) ?? (await this.#lookUp(name, signal));
     return await pool.lease({ ...rest, pool: name }, signal);
@@ -128,6 +129,14 @@ class Pools {
     if (namespace === '') return undefined;
     const pools = [...this.#known.values()].filter((known) => known.namespaces.includes(namespace));
     return pools.map(({ name }) => name).toSorted()[0];
+  }
+
+  /** The further pool in whose ranges the address lies. */
+  #ofAddress(text: string | undefined): string | undefined {
+    const block = text === undefined ? undefined : parseCidr(`${text}/${text.includes(':') ? 128 : 32}`);
+    if (block === undefined) return undefined;
+    const pools = [...this.#known.values()];
+    return pools.find(({ ranges }) => ranges.some((range) => overlapsText(range, block)))?.name;
   }
 
   /** A pool that was made a moment ago may not have been heard of yet. */
@@ -192,15 +201,7 @@ class Pools {
   /** What no further pool has in its ranges is the default's. */
   async #mine(name: string, leases: readonly Lease[], signal: AbortSignal): Promise<readonly Lease[]> {
     await this.#hearAll(signal);
-    const poolOf = ({ addresses }: Lease): string => {
-      const block = parseCidr(`${addresses[0] ?? ''}/${addresses[0]?.includes(':') === true ? 128 : 32}`);
-      const pools = [...this.#known.values()];
-      const holder = pools.find(
-        ({ ranges }) => block !== undefined && ranges.some((text) => overlapsText(text, block)),
-      );
-      return holder?.name ?? defaultUniverse;
-    };
-    const mine = leases.filter((lease) => poolOf(lease) === name);
+    const mine = leases.filter((lease) => (this.#ofAddress(lease.addresses[0]) ?? defaultUniverse) === name);
     return name === defaultUniverse ? mine : mine.map((lease) => ({ ...lease, pool: name }));
   }
 

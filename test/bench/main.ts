@@ -5,11 +5,12 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 import { benchAdd } from '#test/bench/add.ts';
+import { benchIpam } from '#test/bench/ipam.ts';
 import type { Bench, Figures } from '#test/bench/figures.ts';
 import { tableOf } from '#test/bench/figures.ts';
 
 /** A bench's figures go into the document under the names that it gives them. */
-const benches: Readonly<Record<string, Bench>> = { add: benchAdd };
+const benches: Readonly<Record<string, Bench>> = { add: benchAdd, ipam: benchIpam };
 
 const insideMark = 'BENCH_INSIDE';
 

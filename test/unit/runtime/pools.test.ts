@@ -89,6 +89,34 @@ describe('a pool added to a running cluster', () => {
   });
 });
 
+describe('addresses asked for by name', () => {
+  test('choose the pool that has them; one that cannot be had says why', async () => {
+    await using nodes = await IpamNodes.create();
+    const [one, other] = await two(nodes);
+    addUniverse(nodes, 'blue', { ranges: ['10.64.0.0/23'], reserved: ['10.64.0.64/26'] });
+    await until('both serve blue', () => [one, other].every((ipam) => poolOf(ipam, 'blue') !== undefined));
+    const lease = await one.lease(request('a', ['10.64.0.9']), soon());
+    expect(lease).toMatchObject({ pool: 'blue', addresses: ['10.64.0.9'] });
+    const why = async (ipam: RunningIpam, address: string, pool?: string): Promise<string> => {
+      const wish = { ...request('b', [address]), ...(pool !== undefined && { pool }) };
+      return (await failure(ipam.lease(wish, soon()))).message;
+    };
+    expect(await why(one, '10.64.0.9')).toBe('10.64.0.9 is in use by pod default/pod-a');
+    expect(await why(one, '10.64.0.65')).toBe('10.64.0.65 is reserved in this pool');
+    expect(await why(one, '10.64.1.255')).toBe('10.64.1.255 is the network or broadcast address of the pool');
+    expect(await why(one, '10.64.0.9', 'default')).toBe('10.64.0.9 is outside the pool 10.32.0.0/12');
+    expect(await why(one, '192.0.2.1')).toBe('192.0.2.1 is outside the pool 10.32.0.0/12');
+    one.release(lease, lease.generation);
+    expect(await why(one, '10.64.0.9')).toBe('10.64.0.9 was freed a moment ago and rests before it is used again');
+    const away = await other.lease(inPool('c', 'blue'), soon());
+    await until(
+      'node1 knows node2’s block',
+      () => poolOf(one, 'blue')?.peers.some((peer) => !peer.self && peer.blocks.length > 0) === true,
+    );
+    expect(await why(one, away.addresses[0] ?? '')).toMatch(/belongs to node node2, not to this node$/);
+  });
+});
+
 describe('what cannot be served', () => {
   test('an unknown pool is a clear error, and costs no lease', async () => {
     await using nodes = await IpamNodes.create();
