@@ -44,6 +44,8 @@ const char *text_end(struct text *text) {
 }
 
 void text_json(struct text *text, const char *bytes, size_t length) {
+  // Nothing was read: no arithmetic on a null pointer.
+  if (length == 0) bytes = "";
   text_add(text, "\"", 1);
   size_t from = 0;
   for (size_t at = 0; at < length; at++) {

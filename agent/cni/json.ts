@@ -16,6 +16,21 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/**
+ * The value with each key's first letter in lower case, at every depth. go-cni, and with it containerd and nerdctl, sends the capabilities'
+ * values under the names of its Go fields (`HostPort`); Go's decoder, for which they are meant, does not mind.
+ */
+export function withGoNames(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withGoNames);
+  if (!isObject(value)) return value;
+  const named: Record<string, unknown> = {};
+  for (const [key, item] of Object.entries(value)) {
+    const name = key.charAt(0).toLowerCase() + key.slice(1);
+    if (name === key || !Object.hasOwn(value, name)) named[name] = withGoNames(item);
+  }
+  return named;
+}
+
 /** Throws WeftError('invalidConfig'). */
 export function objects(value: unknown, where: string): readonly JsonObject[] {
   if (!Array.isArray(value) || !value.every((item) => isObject(item)))

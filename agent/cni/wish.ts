@@ -4,7 +4,17 @@
 import type { BandwidthLimit, LinkOptions } from '#agent/runtime/ipam.ts';
 import { type Family, formatAddress, parseAddress } from '#ipam-peer/address.ts';
 import { containsAddress, parseCidr } from '#ipam-peer/cidr.ts';
-import { type Dns, invalid, isObject, type JsonObject, objects, quote, stringList, unsupported } from './json.ts';
+import {
+  type Dns,
+  invalid,
+  isObject,
+  type JsonObject,
+  objects,
+  quote,
+  stringList,
+  unsupported,
+  withGoNames,
+} from './json.ts';
 import { parsePortMappings } from './port-mappings.ts';
 
 /** One range of the `ipRanges` capability, canonical. */
@@ -60,8 +70,8 @@ export function parseWish(runtimeConfig: unknown, args: unknown): Wish {
   }
   const annotations = parseAnnotations(given['io.kubernetes.cri.pod-annotations']);
   const mac = parseMac(given['mac'], 'runtimeConfig.mac') ?? parseMac(annotations.get('mac'), `${annotationPrefix}mac`);
-  const portMappings = parsePortMappings(given['portMappings']);
-  const bandwidth = parseBandwidth(given['bandwidth']);
+  const portMappings = parsePortMappings(withGoNames(given['portMappings']));
+  const bandwidth = parseBandwidth(withGoNames(given['bandwidth']));
   return {
     link: {
       ...(mac === undefined ? {} : { mac }),
@@ -73,8 +83,8 @@ export function parseWish(runtimeConfig: unknown, args: unknown): Wish {
       parseIps(argsIps(args), 'args.cni.ips'),
       parseIps(splitList(annotations.get('ips')), `${annotationPrefix}ips`),
     ),
-    ipRanges: parseIpRanges(given['ipRanges']),
-    dns: parseRuntimeDns(given['dns']),
+    ipRanges: parseIpRanges(withGoNames(given['ipRanges'])),
+    dns: parseRuntimeDns(withGoNames(given['dns'])),
     annotations,
   };
 }

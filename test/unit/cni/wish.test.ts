@@ -59,6 +59,25 @@ test('what a runtime gives becomes what the link shall have', () => {
   });
 });
 
+test('containerd and nerdctl name the fields as Go does', () => {
+  // Recorded from nerdctl 2.1.2 (go-cni); containerd sends the same.
+  const recorded =
+    '{"portMappings":[{"HostPort":8085,"ContainerPort":80,"Protocol":"tcp","HostIP":"0.0.0.0"}],' +
+    '"bandwidth":{"IngressRate":8000000,"IngressBurst":2000000,"EgressRate":0,"EgressBurst":0},' +
+    '"ipRanges":[[{"Subnet":"10.40.0.0/16","RangeStart":"","RangeEnd":"","Gateway":""}]],' +
+    '"dns":{"Servers":["10.96.0.10"],"Searches":null,"Options":null}}';
+  expect(parseWish(JSON.parse(recorded), undefined)).toMatchObject({
+    link: {
+      portMappings: [{ protocol: 'tcp', hostPort: 8085, containerPort: 80, hostIp: '0.0.0.0' }],
+      bandwidth: { ingress: { bitsPerSecond: 8_000_000 } },
+    },
+    ipRanges: [[{ subnet: '10.40.0.0/16' }]],
+    dns: { nameservers: ['10.96.0.10'] },
+  });
+  const both = { portMappings: [{ hostPort: 1, HostPort: 2, containerPort: 3 }] };
+  expect(parseWish(both, undefined).link.portMappings).toEqual([{ protocol: 'tcp', hostPort: 1, containerPort: 3 }]);
+});
+
 test('nothing asked for is nothing', () => {
   for (const given of [undefined, null, {}, { portMappings: null, bandwidth: {}, ips: null, dns: {}, mac: '' }]) {
     expect(parseWish(given, given)).toEqual(noWish);
