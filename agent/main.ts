@@ -33,6 +33,7 @@ import type { StatusSources } from '#agent/observe/status.ts';
 import { version } from '#agent/observe/version.ts';
 import { leasesFromLinks } from '#agent/recovery.ts';
 import type { Registry } from '#agent/registry/registry.ts';
+import { withSharedWatch } from '#agent/registry/shared-watch.ts';
 import { withDelegatedLeases } from '#agent/runtime/delegated.ts';
 import { openPools, type PoolOpening } from '#agent/runtime/pools.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
@@ -132,7 +133,7 @@ async function start(given: Start): Promise<void> {
   parts.discovery = discovery;
   stack.defer(() => discovery.close());
 
-  const registry = await openRegistry(config, step('registry'));
+  const registry = withSharedWatch(await openRegistry(config, step('registry')));
   stack.defer(() => registry.close());
 
   const datapath = createDatapath({ settings: datapathSettings(config, parts.underlay), log: step('datapath') });
