@@ -41,6 +41,7 @@ export interface Config {
   readonly conflistPath: string;
   readonly cniBinDir: string;
   readonly overlayMode: 'vxlan' | 'direct' | 'auto';
+  readonly probeIntervalMs: number;
   readonly vxlanPort: number;
   readonly vxlanVni: number;
   readonly mtuBytes: number;

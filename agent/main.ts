@@ -23,6 +23,8 @@ import { openDiscovery, openRegistry, serviceRangesOf } from '#agent/engines.ts'
 import { errorCatalogue, toWeftError } from '#agent/errors.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
 import { follow } from '#agent/follow.ts';
+import { startHealth } from '#agent/health.ts';
+import type { Health } from '#agent/health.ts';
 import { createLogger } from '#agent/observe/log.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import { createMetrics } from '#agent/observe/metrics.ts';
@@ -52,6 +54,7 @@ interface Parts {
   discovery?: Discovery;
   ipam?: RunningIpam;
   datapath?: KernelDatapath;
+  health?: Health;
 }
 
 /** A stop that hangs must not hold up an upgrade: the kernel state stays either way. */
@@ -93,6 +96,8 @@ function statusSources(config: Config, parts: Parts): StatusSources {
     ipam: () => currentView(parts),
     leases: () => parts.ipam?.leases() ?? [],
     datapath: () => parts.datapath?.status(),
+    paths: () => parts.health?.paths() ?? new Map(),
+    conditions: () => parts.health?.conditions() ?? [],
     nowMs: () => Date.now(),
   };
 }
@@ -149,6 +154,9 @@ async function start(given: Start): Promise<void> {
   const bridged = stack.use(new BridgedAddresses(datapathSettings(config, parts.underlay)));
   const begin = async (): Promise<void> => {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
+    const health = startHealth({ config, datapath, log: log.child({ part: 'health' }) });
+    parts.health = health;
+    stack.defer(() => health.stop());
     stack.defer(follow(config, log, { ipam, datapath, bridged, discovery, underlay: parts.underlay }));
   };
   const served = { ipam, datapath, bridged, ...(lost ? {} : { beforeServing: begin }) };

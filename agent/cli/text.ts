@@ -2,7 +2,7 @@
 
 import { grouped } from '#agent/observe/counts.ts';
 import type { PeerStatus, PoolStatus } from '#agent/observe/pools.ts';
-import type { Status } from '#agent/observe/status.ts';
+import type { ReachedPeer, Status } from '#agent/observe/status.ts';
 
 /** Rows under a heading, columns as wide as their widest cell, two blanks apart. */
 export function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -64,16 +64,28 @@ export function statusText(status: Status): string {
 
 const nameOf = (peer: PeerStatus): string => (peer.self ? `${peer.nodeName} (this node)` : peer.nodeName);
 
+function pathCells({ path }: ReachedPeer): readonly string[] {
+  if (path === null) return ['-', '-', '-', '-'];
+  const { via, rttMs, lossPercent, pathMtuBytes } = path;
+  return [
+    via,
+    rttMs === undefined ? '-' : `${rttMs.toPrecision(3)} ms`,
+    lossPercent === undefined ? '-' : `${lossPercent} %`,
+    pathMtuBytes === undefined ? '-' : `${pathMtuBytes}`,
+  ];
+}
+
 /** `weft peers` */
 export function peersText({ peers }: Status): string {
   if (peers.length === 0) return 'no peers known yet\n';
   return table(
-    ['NODE', 'UNDERLAY', 'OVERLAY', 'BLOCKS', 'RECORD'],
+    ['NODE', 'UNDERLAY', 'OVERLAY', 'BLOCKS', 'VIA', 'ROUND TRIP', 'LOSS', 'PATH MTU', 'RECORD'],
     peers.map((peer) => [
       nameOf(peer),
       peer.underlayAddress ?? 'unknown',
       orNone(peer.overlayAddresses),
       `${peer.blocks.length}`,
+      ...pathCells(peer),
       peer.name,
     ]),
   );

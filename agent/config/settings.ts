@@ -266,6 +266,14 @@ const properties = {
     default: [],
     description: 'Destinations outside the overlay that see pod addresses as they are.',
   }),
+  probeIntervalMs: Type.Integer({
+    group: 'Overlay',
+    minimum: 0,
+    maximum: 3_600_000,
+    unit: 'ms',
+    default: 10_000,
+    description: 'How often each peer is probed (round trip, loss, path MTU); at most 20 peers a second. 0: never.',
+  }),
   resyncMs: Type.Integer({
     group: 'Overlay',
     minimum: 1000,

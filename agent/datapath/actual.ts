@@ -13,9 +13,9 @@ import { dumpRoutes, prefixOf, routeType } from '#agent/netlink/route.ts';
 import type { Route } from '#agent/netlink/route.ts';
 
 import { readFirewall } from './firewall.ts';
-import type { ForeignDrop } from './firewall.ts';
 import { gatewayCidr } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
+import type { NftChain } from './nft-objects.ts';
 import type {
   ActualNeighbour,
   ActualOverlay,
@@ -45,7 +45,8 @@ export interface KernelReading {
   readonly ifindexes: ReadonlyMap<string, number>;
   /** The link that holds the underlay address. */
   readonly underlay: Underlay | undefined;
-  readonly foreignDrops: readonly ForeignDrop[];
+  /** Of nftables, all but those of our table. */
+  readonly foreignChains: readonly NftChain[];
 }
 
 /** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
@@ -99,7 +100,7 @@ export async function readKernel(
       ...underlay.facts,
       neighbours: await underlayNeighbours(io, settings, underlay.link, signal),
     },
-    foreignDrops: firewall.foreignDrops,
+    foreignChains: firewall.foreignChains,
   };
 }
 

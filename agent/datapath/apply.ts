@@ -29,6 +29,20 @@ export interface Refusal {
   readonly errno?: number;
 }
 
+/** Without these a new pod would not work; any other refusal is a finding. */
+const essential: ReadonlySet<Operation['kind']> = new Set([
+  'loadFirewall',
+  'addElement',
+  'addOverlay',
+  'setOverlay',
+  'delOverlay',
+  'addAddress',
+]);
+
+export function isEssential({ operation }: Refusal): boolean {
+  return essential.has(operation.kind);
+}
+
 /** Beyond this many messages a batch runs on a pool thread. */
 const synchronousMessages = 200;
 

@@ -1,6 +1,7 @@
 // What the CNI verbs and main see of the datapath. Inside: desired (pure) -> diff (pure) -> apply, on the state that
 // `actual` reads from the kernel by dumps.
 
+import type { Condition } from '#agent/findings.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
 /** What ADD must build for one pod, beyond its lease. */
@@ -57,14 +58,8 @@ export interface Datapath {
   stop(): Promise<void>;
 }
 
-/** A named condition with a next step, for `weft status`, the log and the status page. */
-export interface DatapathFinding {
-  /** Stable name, camel case: `duplicatePeerAddress`, `podLinkMissing`, … */
-  readonly name: string;
-  /** What it is about: a peer, a link, an address. */
-  readonly subject: string;
-  readonly message: string;
-}
+/** A named condition with a next step (agent/findings.ts), for `weft status`, the log and the status page. */
+export type DatapathFinding = Condition;
 
 export interface DatapathStatus {
   readonly ready: boolean;
@@ -79,5 +74,7 @@ export interface DatapathStatus {
   readonly reconciles: number;
   /** Writes of rounds that nobody asked for: what notifications or the periodic comparison found. */
   readonly repairs: number;
+  /** All writes of rounds, asked for or not. */
+  readonly writes: number;
   readonly findings: readonly DatapathFinding[];
 }

@@ -36,7 +36,7 @@ export interface DesiredInput {
 }
 
 /** Bytes that VXLAN adds around an inner IP packet: Ethernet, VXLAN, UDP and the outer IP header. */
-const overheadBytes = { 4: 50, 6: 70 } as const;
+export const overheadBytes = { 4: 50, 6: 70 } as const;
 
 /** Below it the kernel takes IPv6 off a device (RFC 8200, section 5). */
 const ipv6MinMtuBytes = 1280;

@@ -1,24 +1,22 @@
-// What a round tells the operator: the plan's own findings, and what reading and writing the kernel showed.
+// What a round has found that a person should know, as named findings (docs/troubleshooting.md says what to do about each). Pure.
 import { errno } from '#agent/netlink/netlink-error.ts';
 
 import type { KernelReading } from './actual.ts';
 import type { Refusal } from './apply.ts';
 import type { DesiredState, Finding } from './objects.ts';
-import type { DatapathSettings } from './settings.ts';
 
-export interface Round {
+export interface RoundOutcome {
   readonly desired: DesiredState;
   readonly reading: KernelReading;
   readonly refusals: readonly Refusal[];
-  /** Forwarding that cannot be switched on. */
   readonly notForwarding: readonly Finding[];
+  /** About firewalls of the host. */
+  readonly foreign: readonly Finding[];
 }
 
-/** The findings of a round, in the order in which they are shown. */
-export function roundFindings(
-  { desired, reading, refusals, notForwarding }: Round,
-  settings: Pick<DatapathSettings, 'vxlanPort'>,
-): readonly Finding[] {
+/** Findings of one round, those of the planning first. */
+export function roundFindings(outcome: RoundOutcome): readonly Finding[] {
+  const { desired, reading, refusals, notForwarding, foreign } = outcome;
   const findings: Finding[] = [...desired.findings];
   const present = new Set(reading.state.podLinks.map((link) => link.ifname));
   for (const { ifname } of desired.podLinks) {
@@ -28,12 +26,7 @@ export function roundFindings(
   if (reading.underlay && !reading.underlay.up) {
     findings.push({ name: 'underlayDown', subject: reading.underlay.ifname, message: 'the underlay link is down' });
   }
-  findings.push(...notForwarding);
-  for (const { hook, chain } of reading.foreignDrops) {
-    const what = hook === 'forward' ? 'pod traffic' : `UDP port ${settings.vxlanPort}`;
-    const message = `chain ${chain} drops by policy and may drop ${what}`;
-    findings.push({ name: hook === 'forward' ? 'forwardPolicyDrops' : 'inputPolicyDrops', subject: chain, message });
-  }
+  findings.push(...notForwarding, ...foreign);
   return [...findings, ...refusals.map(findingOf)];
 }
 

@@ -79,11 +79,11 @@ export async function readFirewall(
   io: KernelIo,
   table: string,
   signal?: AbortSignal,
-): Promise<ActualFirewall & { readonly foreignDrops: readonly ForeignDrop[] }> {
+): Promise<ActualFirewall & { readonly foreignChains: readonly NftChain[] }> {
   const chains = await io.netfilter.dumpAsync(dumpChains(), signal);
   const own = chains.filter((chain) => chain.nfgenFamily === tableFamily.inet && chain.table === table);
-  const foreignDrops = chains.filter((chain) => !own.includes(chain)).flatMap(foreignDrop);
-  if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignDrops };
+  const foreignChains = chains.filter((chain) => !own.includes(chain));
+  if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignChains };
   const rules = await io.netfilter.dumpAsync(dumpRules(tableFamily.inet, table), signal);
   const lines = [
     ...own.map(chainLine),
@@ -97,21 +97,7 @@ export async function readFirewall(
     if (keys) elements[set] = keys;
     else lines.push(`set ${set} is missing`);
   }
-  return { fingerprint: orderFingerprint(lines), elements, foreignDrops };
-}
-
-/** A foreign base chain that drops by policy what Weft may need: `forward` for pods, `input` for the overlay's UDP. */
-export interface ForeignDrop {
-  readonly hook: 'forward' | 'input';
-  readonly chain: string;
-}
-
-function foreignDrop(chain: NftChain): readonly ForeignDrop[] {
-  const hook = hookNames[chain.hook?.hooknum ?? -1];
-  const family = Object.entries(tableFamily).find(([, number]) => number === chain.nfgenFamily)?.[0] ?? '';
-  const served = chain.nfgenFamily === tableFamily.inet || chain.nfgenFamily === tableFamily.ipv4;
-  if (!served || chain.policy !== policyDrop || (hook !== 'forward' && hook !== 'input')) return [];
-  return [{ hook, chain: `${family === 'ipv4' ? 'ip' : family} ${chain.table} ${chain.name}` }];
+  return { fingerprint: orderFingerprint(lines), elements, foreignChains };
 }
 
 function chainLine(chain: NftChain): string {

@@ -50,3 +50,10 @@ function keepListening(io: KernelIo, log: Log): void {
     log.info({ link: ifname }, 'the link goes on taking routes from router advertisements while the node forwards');
   }
 }
+
+/** Whether the overlay device has IPv6, or would have it. */
+export function hasIpv6(io: Pick<KernelIo, 'readSysctl'>, overlayDevice: string): boolean {
+  const off =
+    io.readSysctl(`net/ipv6/conf/${overlayDevice}/disable_ipv6`) ?? io.readSysctl('net/ipv6/conf/default/disable_ipv6');
+  return off === '0';
+}

@@ -1,11 +1,12 @@
 // The datapath of one node: rounds of desired -> actual -> diff -> apply, asked for by reconcile, by kernel notifications
 // and by the clock, beside attach and detach that work on single pods without waiting for a round.
+import type { ProbeScene } from '#agent/probe/scene.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 
 import { readKernel } from './actual.ts';
 import type { KernelReading } from './actual.ts';
-import { applyOperations } from './apply.ts';
+import { applyOperations, isEssential } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
 import { familyOf } from './cidr.ts';
@@ -16,8 +17,10 @@ import { diff } from './diff.ts';
 import { noDirect } from './direct.ts';
 import { DirectPaths } from './direct-paths.ts';
 import { Expected } from './expected.ts';
+import { ensureForwarding, hasIpv6 } from './forwarding.ts';
 import { roundFindings } from './findings.ts';
-import { ensureForwarding } from './forwarding.ts';
+import type { RoundOutcome } from './findings.ts';
+import { ForeignFirewalls } from './foreign-firewall.ts';
 import { parseAlias } from './identity.ts';
 import type { LinkAlias } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
@@ -29,6 +32,7 @@ import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
 import { QuickLooks } from './quick-looks.ts';
 import { PodLinkReaper } from './reaper.ts';
 import { Rounds } from './rounds.ts';
+import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
 import { forgetFlows } from './udp-flows.ts';
 import { busyNamesOf, namesOf, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
@@ -62,6 +66,8 @@ export interface KernelDatapath extends Datapath {
   drained(): Promise<void>;
   /** Overlay mode `auto`: the peers (record names) that packets reach directly from now on; all others through the overlay. */
   setDirect(peers: ReadonlySet<string>): Promise<void>;
+  /** What the probes ask about; undefined before the overlay is there. */
+  scene(): ProbeScene | undefined;
 }
 
 /** Opens sockets in the settings' namespace; throws NetlinkError when it cannot. Nothing is written before `start`. */
@@ -85,6 +91,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #rounds: Rounds;
   readonly #pods = new WantedPods();
   readonly #direct: DirectPaths;
+  readonly #foreign: ForeignFirewalls;
   readonly #stop = new AbortController();
   #view: IpamView | undefined;
   #desired: DesiredState | undefined;
@@ -102,6 +109,7 @@ class NodeDatapath implements KernelDatapath {
   #lastReconcileMs: number | undefined;
   #reconciles = 0;
   #repairs = 0;
+  #writes = 0;
   #settled = false;
   #ipv6 = false;
   #notForwarding: readonly Finding[] = [];
@@ -116,6 +124,7 @@ class NodeDatapath implements KernelDatapath {
       onRefused: (reason) => options.log.warn({ reason }, 'doomed pod links could not be deleted, trying again'),
     });
     this.#direct = new DirectPaths(this.#io, options.settings);
+    this.#foreign = new ForeignFirewalls(this.#io, options.settings);
     this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper };
     this.#rounds = new Rounds(() => this.#round());
   }
@@ -202,6 +211,12 @@ class NodeDatapath implements KernelDatapath {
     await this.#rounds.request();
   }
 
+  scene(): ProbeScene | undefined {
+    const [desired, view, expected, underlay] = [this.#desired, this.#view, this.#expected, this.#reading?.underlay];
+    if (!desired || !view || !expected || !underlay) return undefined;
+    return probeScene({ mode: this.#settings.overlayMode, view, desired, expected, underlay, macs: this.#direct.macs });
+  }
+
   status(): DatapathStatus {
     const desired = this.#desired;
     const waitingFor = desired === undefined ? 'the first round' : desired.waitingFor;
@@ -217,6 +232,7 @@ class NodeDatapath implements KernelDatapath {
       lastReconcileMs: this.#lastReconcileMs,
       reconciles: this.#reconciles,
       repairs: this.#repairs,
+      writes: this.#writes,
       findings: this.#findings,
     };
   }
@@ -277,7 +293,7 @@ class NodeDatapath implements KernelDatapath {
     let retry = true;
     try {
       this.#notForwarding = ensureForwarding(this.#io, this.#options.log, servesIpv6(view) ? [4, 6] : [4]);
-      this.#ipv6 = this.#hasIpv6();
+      this.#ipv6 = hasIpv6(this.#io, this.#settings.overlayDevice);
       const underlayAddress = underlayAddressOf(view, this.#settings);
       const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
       this.#reading = reading;
@@ -289,13 +305,16 @@ class NodeDatapath implements KernelDatapath {
       const refusals = await this.#apply(operations, reading, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
       this.#direct.note(refusals);
-      this.#settled = !refusals.some(({ operation }) => essential.has(operation.kind));
+      const foreign = await this.#foreign.open(reading.foreignChains, view.ranges);
+      this.#writes += foreign.writes;
+      this.#settled = !refusals.some(isEssential);
       retry = refusals.length > 0;
       if (!retry) this.#applied = view;
       this.#reconciles++;
+      this.#writes += operations.length;
       if (!asked) this.#repairs += operations.length;
       this.#lastReconcileMs = performance.now() - began;
-      this.#report(desired, reading, refusals);
+      this.#report({ desired, reading, refusals, notForwarding: this.#notForwarding, foreign: foreign.findings });
     } finally {
       const objects = this.#expected?.size ?? 0;
       this.#schedule(retry ? retryMs : Math.max(this.#settings.comparePeriodMs, objects * perObjectMs));
@@ -365,16 +384,8 @@ class NodeDatapath implements KernelDatapath {
     }
   }
 
-  #hasIpv6(): boolean {
-    const off =
-      this.#io.readSysctl(`net/ipv6/conf/${this.#settings.overlayDevice}/disable_ipv6`) ??
-      this.#io.readSysctl('net/ipv6/conf/default/disable_ipv6');
-    return off === '0';
-  }
-
-  #report(desired: DesiredState, reading: KernelReading, refusals: readonly Refusal[]): void {
-    const notForwarding = this.#notForwarding;
-    const findings = roundFindings({ desired, reading, refusals, notForwarding }, this.#settings);
+  #report(outcome: RoundOutcome): void {
+    const findings = roundFindings(outcome);
     const known = new Set(this.#findings.map((finding) => JSON.stringify(finding)));
     for (const finding of findings) {
       if (!known.has(JSON.stringify(finding))) this.#options.log.warn({ ...finding }, 'finding');
@@ -386,13 +397,3 @@ class NodeDatapath implements KernelDatapath {
 function overlayAddressesOf({ overlayAddresses }: IpamView): ReadonlyMap<Family, string> {
   return new Map(overlayAddresses.map((address) => [familyOf(address), address]));
 }
-
-/** Without these a new pod would not work; any other refusal is a finding. */
-const essential: ReadonlySet<Operation['kind']> = new Set([
-  'loadFirewall',
-  'addElement',
-  'addOverlay',
-  'setOverlay',
-  'delOverlay',
-  'addAddress',
-]);

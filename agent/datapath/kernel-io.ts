@@ -14,6 +14,8 @@ export interface KernelIo extends Disposable {
   nftWrites(): number;
   /** A file below the sysctl tree, `net/ipv4/ip_forward`; undefined when it is not there. */
   readSysctl(name: string): string | undefined;
+  /** A small file as the namespace sees it, such as below /proc/net; undefined when it cannot be read. */
+  readFile(path: string): string | undefined;
   /** Throws NetlinkError when the file cannot be written. */
   writeSysctl(name: string, value: string): void;
 }
@@ -35,6 +37,13 @@ export function openKernelIo(settings: Pick<DatapathSettings, 'netnsPath' | 'sys
     readSysctl: (name) => {
       try {
         return readNetnsFile(netnsPath, `${sysctlRoot}/${name}`);
+      } catch {
+        return undefined;
+      }
+    },
+    readFile: (path) => {
+      try {
+        return readNetnsFile(netnsPath, path);
       } catch {
         return undefined;
       }

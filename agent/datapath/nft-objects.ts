@@ -1,7 +1,7 @@
 // Chains and rules of nftables over nfnetlink (linux/netfilter/nf_tables.h; NFTA_* names camel-cased): what is needed to
 // recognise a loaded table and to see foreign drop policies. Read without libnftables on purpose: its listing walks
 // everything that anybody loaded, and an object that it does not know ends the process by an assertion (nft 1.0.6).
-import { AttributeSet, be32, beS32, binary, nested, string } from '#agent/netlink/attributes.ts';
+import { AttributeSet, be32, be64, beS32, binary, nested, string } from '#agent/netlink/attributes.ts';
 import type { WithUnknown } from '#agent/netlink/attributes.ts';
 import { messageFlag, MessageFormat } from '#agent/netlink/message.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
@@ -34,6 +34,9 @@ export interface RuleAttributes extends WithUnknown {
   readonly chain?: string;
   /** Type-length-value records of user space; nft keeps comments here. */
   readonly userdata?: Uint8Array;
+  readonly handle?: bigint;
+  /** The rule itself, undecoded. */
+  readonly expressions?: Uint8Array;
 }
 
 export type NftRule = NfgenHeader & RuleAttributes;
@@ -57,7 +60,13 @@ export const ruleFormat: MessageFormat<NfgenHeader, RuleAttributes> = new Messag
   'nft rule',
   4,
   header,
-  new AttributeSet<RuleAttributes>({ table: [1, string], chain: [2, string], userdata: [7, binary] }),
+  new AttributeSet<RuleAttributes>({
+    table: [1, string],
+    chain: [2, string],
+    handle: [3, be64],
+    expressions: [4, binary],
+    userdata: [7, binary],
+  }),
 );
 
 export interface GenerationAttributes extends WithUnknown {
@@ -93,6 +102,11 @@ export function dumpChains(): NetlinkRequest<NftChain> {
 /** The rules of one table, chain by chain in order. Nothing where there is no such table. */
 export function dumpRules(nfgenFamily: number, table: string): NetlinkRequest<NftRule> {
   return dump('dumpRules', getRule, ruleFormat, { nfgenFamily, table });
+}
+
+/** The rules of one chain; without `chain` of the whole table. */
+export function dumpChainRules(nfgenFamily: number, table: string, chain: string | undefined): NetlinkRequest<NftRule> {
+  return dump('dumpChainRules', getRule, ruleFormat, { nfgenFamily, table, ...(chain === undefined ? {} : { chain }) });
 }
 
 /** NFTNL_UDATA_RULE_COMMENT (libnftnl/udata.h). */

@@ -1,5 +1,6 @@
 // Kernel objects as plain values, in two tenses: what should be (`Desired…`) and what is (`Actual…`). Objects refer to links
 // by name and to nexthops by gateway, never by a number that the kernel chose; apply.ts resolves those when it writes.
+import type { Condition } from '#agent/findings.ts';
 
 import type { SetElements, SetName } from './set-shapes.ts';
 
@@ -93,12 +94,8 @@ export interface DesiredState {
   readonly findings: readonly Finding[];
 }
 
-/** A condition that a person should know; same shape as DatapathFinding. */
-export interface Finding {
-  readonly name: string;
-  readonly subject: string;
-  readonly message: string;
-}
+/** A condition that a person should know. */
+export type Finding = Condition;
 
 /** The link of the overlay's name as it is. `undefined` members: not a VXLAN device. */
 export interface ActualOverlay {

@@ -101,5 +101,6 @@ NAPI_MODULE_INIT() {
   init_netlink(env, exports);
   init_monitor(env, exports);
   init_nftables(env, exports);
+  init_probe(env, exports);
   return exports;
 }

@@ -72,6 +72,31 @@ export interface NativeAddon {
   nftRun(handle: NftablesHandle, commands: string, outputFlags: number): NftablesResult;
   nftRunAsync(handle: NftablesHandle, commands: string, outputFlags: number): Promise<NftablesResult>;
   nftClose(handle: NftablesHandle): void;
+  /** Family 4 or 6: an ICMP echo socket; 0: a packet socket for `packetSend`. Closed by `netlinkClose`. */
+  probeOpen(family: 0 | 4 | 6, netnsPath: string | null): number;
+  /** Returns 0, or the errno of the refusal. */
+  probeSend(
+    fd: number,
+    family: 4 | 6,
+    to: string,
+    source: string,
+    id: number,
+    sequence: number,
+    payload: Buffer,
+  ): number;
+  packetSend(
+    fd: number,
+    family: 4 | 6,
+    to: string,
+    source: string,
+    id: number,
+    sequence: number,
+    payload: Buffer,
+    ifindex: number,
+    mac: string,
+  ): number;
+  /** Records as probe.c describes them. */
+  probeReceive(fd: number, family: 4 | 6, most: number): Buffer;
 }
 
 let loaded: NativeAddon | undefined;

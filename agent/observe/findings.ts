@@ -1,12 +1,14 @@
 // What an operator should look at, derived from the status: each with a name that stays, a sentence, and the next step.
 
 import { grouped } from '#agent/observe/counts.ts';
+import { findingCatalogue } from '#agent/findings.ts';
+import type { Condition, FindingKind, FindingName } from '#agent/findings.ts';
 import type { Status } from '#agent/observe/status.ts';
 
 export interface Finding {
   /** Stable, camel case: what alerts and the docs refer to. */
-  readonly name: string;
-  readonly severity: 'warning' | 'error';
+  readonly name: FindingName;
+  readonly severity: FindingKind['severity'];
   readonly message: string;
   readonly nextStep: string;
 }
@@ -15,15 +17,19 @@ export interface Finding {
 export const registrySilentAfterMs = 900_000;
 const fullBelowAddresses = 8;
 
-/** Findings of a status that has none yet. Pure. */
-export function findingsOf(status: Omit<Status, 'findings'>): readonly Finding[] {
+/** Findings of a status that has none yet, and of conditions that no part of the status shows. Pure. */
+export function findingsOf(
+  status: Omit<Status, 'findings'>,
+  conditions: readonly Condition[] = [],
+): readonly Finding[] {
   return [
     ...readyFindings(status),
     ...registryFindings(status),
     ...addressFindings(status),
     ...poolFindings(status),
     ...peerFindings(status),
-    ...datapathFindings(status),
+    ...(status.datapath?.findings ?? []).map(findingOf),
+    ...conditions.map(findingOf),
   ];
 }
 
@@ -94,24 +100,8 @@ function peerFindings({ peers }: Known): readonly Finding[] {
   }));
 }
 
-/** What a person does about the datapath's findings; those not here the agent puts right by itself. */
-const datapathSteps: Readonly<Record<string, string>> = {
-  duplicatePeerAddress: 'Give each node an underlay address of its own; a cloned machine keeps its original’s.',
-  duplicatePeerMac: 'Remove the state directory of the younger one of two cloned machines and restart its agent.',
-  underlayDown: 'Bring the link up; the overlay follows by itself.',
-  underlayFamily: 'Give all nodes an underlay address of one family.',
-  forwardingOff: 'Switch on net.ipv4.ip_forward (sysctl -w net.ipv4.ip_forward=1) and find out what switches it off.',
-  routeConflict: 'Remove that route, or choose a range that does not overlap the routes of the hosts.',
-  forwardPolicyDrops: 'Allow forwarding from and to the pods’ links in that chain, or set its policy to accept.',
-  inputPolicyDrops: 'Allow the overlay’s UDP port from the other nodes in that chain.',
-  podLinkMissing: 'Recreate that pod: something removed its link.',
-};
-
-function datapathFindings({ datapath }: Known): readonly Finding[] {
-  return (datapath?.findings ?? []).map(({ name, subject, message }) => ({
-    name,
-    severity: 'warning',
-    message: `${subject}: ${message}`,
-    nextStep: datapathSteps[name] ?? 'The agent tries again by itself; its log has the kernel’s words.',
-  }));
+/** A condition with what the catalogue knows of it. */
+export function findingOf({ name, subject, message }: Condition): Finding {
+  const { severity, nextStep } = findingCatalogue[name];
+  return { name, severity, message: `${subject}: ${message}`, nextStep };
 }

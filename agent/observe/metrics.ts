@@ -3,9 +3,10 @@
 
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { DatapathStatus } from '#agent/datapath/datapath.ts';
+import type { PeerPath } from '#agent/probe/scene.ts';
 import { buildStatus } from '#agent/observe/status.ts';
 import type { PoolStatus } from '#agent/observe/pools.ts';
-import type { Status, StatusSources } from '#agent/observe/status.ts';
+import type { ReachedPeer, Status, StatusSources } from '#agent/observe/status.ts';
 
 export interface Metrics {
   /** Text in Prometheus' exposition format. */
@@ -136,6 +137,35 @@ const readings: readonly Reading[] = [
     help: 'How long the last comparison took.',
     read: (_, d) => seconds(d.lastReconcileMs ?? 0),
   },
+  {
+    name: 'weft_peer_paths',
+    help: 'Peers by what the probes say: ok, lossy, silent, unknown (not probed yet).',
+    label: 'state',
+    read: (s) => pathStates(s.peers),
+  },
+  {
+    name: 'weft_peers_direct',
+    help: 'Peers that packets reach without the overlay (overlay modes direct and auto).',
+    read: (s) => s.peers.filter(({ path }) => path?.via === 'direct').length,
+  },
+  {
+    name: 'weft_peer_round_trip_seconds',
+    help: 'Round trip of the last answered probe through the overlay. Per-peer series: see above.',
+    label: 'peer',
+    read: (s) => perPeer(s.peers, ({ rttMs }) => (rttMs === undefined ? undefined : seconds(rttMs))),
+  },
+  {
+    name: 'weft_peer_loss_ratio',
+    help: 'Part of the last 20 probes through the overlay that got no answer, 0 to 1.',
+    label: 'peer',
+    read: (s) => perPeer(s.peers, ({ lossPercent }) => (lossPercent === undefined ? undefined : lossPercent / 100)),
+  },
+  {
+    name: 'weft_peer_path_mtu_bytes',
+    help: "Largest IP packet that reaches the peer's underlay address whole, up to what the overlay needs.",
+    label: 'peer',
+    read: (s) => perPeer(s.peers, ({ pathMtuBytes }) => pathMtuBytes),
+  },
   { name: 'process_resident_memory_bytes', help: 'Resident memory.', read: () => process.memoryUsage.rss() },
   {
     name: 'process_cpu_seconds_total',
@@ -147,6 +177,31 @@ const readings: readonly Reading[] = [
     },
   },
 ];
+
+const mostPeerSeries = 100;
+
+/** With more peers than that only those that something is wrong with: the number of series must not grow with the cluster. */
+function perPeer(peers: readonly ReachedPeer[], pick: (path: PeerPath) => number | undefined): Value {
+  const others = peers.filter(({ self }) => !self);
+  const shown = others.length <= mostPeerSeries ? others : others.filter((peer) => pathState(peer) !== 'ok');
+  const values = shown.slice(0, mostPeerSeries).flatMap(({ nodeName, path }) => {
+    const value = path === null ? undefined : pick(path);
+    return value === undefined ? [] : [[nodeName, value] as const];
+  });
+  return Object.fromEntries(values);
+}
+
+function pathState({ path }: ReachedPeer): 'ok' | 'lossy' | 'silent' | 'unknown' {
+  if (path?.lossPercent === undefined) return 'unknown';
+  if (path.lossPercent === 0) return 'ok';
+  return path.lossPercent === 100 ? 'silent' : 'lossy';
+}
+
+function pathStates(peers: readonly ReachedPeer[]): Value {
+  const states = { ok: 0, lossy: 0, silent: 0, unknown: 0 };
+  for (const peer of peers) if (!peer.self) states[pathState(peer)]++;
+  return states;
+}
 
 function write(metric: Gauge | Counter, label: string | undefined, value: Value, counter: boolean): void {
   // A counter is read from its owner as a total: start it again and add the whole.
@@ -219,7 +274,8 @@ export function metricsMarkdown(descriptions: readonly MetricDescription[]): str
     '# Metrics',
     '',
     'Served as `/metrics` on TCP 6782 (setting `metricsListen`), in the format of Prometheus. Units are in the names.',
-    'No label carries a pod, container or peer, so that the number of series does not grow with the cluster.',
+    'No label carries a pod or container. Series with the label `peer` are there for every peer up to 100 of them; with more, only for peers',
+    'that the probes find something wrong with (at most 100), so that the number of series does not grow with the cluster.',
     '',
     'This page is generated from `agent/observe/metrics.ts`; a test compares the two.',
     '',

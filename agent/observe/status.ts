@@ -2,11 +2,13 @@
 // afresh at each question from what the parts say; pure but for the sources it asks.
 
 import type { DatapathStatus } from '#agent/datapath/datapath.ts';
+import type { Condition } from '#agent/findings.ts';
 import { findingsOf } from '#agent/observe/findings.ts';
 import type { Finding } from '#agent/observe/findings.ts';
 import { poolStatus, sharesOf } from '#agent/observe/pools.ts';
 import type { PeerStatus, PoolStatus } from '#agent/observe/pools.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
+import type { PeerPath } from '#agent/probe/scene.ts';
 
 /** What a status is made from. A part that is not there yet is undefined. */
 export interface StatusSources {
@@ -19,7 +21,16 @@ export interface StatusSources {
   readonly ipam: () => IpamView | undefined;
   readonly leases: () => readonly Lease[];
   readonly datapath: () => DatapathStatus | undefined;
+  /** By record name, as the probes have found it. */
+  readonly paths?: () => ReadonlyMap<string, PeerPath>;
+  /** What the probes and the checks of the host have found. */
+  readonly conditions?: () => readonly Condition[];
   readonly nowMs: () => number;
+}
+
+export interface ReachedPeer extends PeerStatus {
+  /** Null for this node, and before the first probe. */
+  readonly path: PeerPath | null;
 }
 
 export interface LeaseStatus {
@@ -46,7 +57,7 @@ export interface Status {
   readonly reserved: readonly string[];
   readonly overlayAddresses: readonly string[];
   readonly addresses: { readonly free: number; readonly leased: number; readonly resting: number };
-  readonly peers: readonly PeerStatus[];
+  readonly peers: readonly ReachedPeer[];
   /** Every pool, `default` first; `addresses` above is that one's. */
   readonly pools: readonly PoolStatus[];
   readonly datapath: DatapathStatus | null;
@@ -81,6 +92,8 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
   const datapath = sources.datapath();
   const leases = sources.leases();
   const nowMs = sources.nowMs();
+  const paths = sources.paths?.();
+  const withShares = sharesOf(view?.ranges ?? [], view?.reserved ?? []);
   const status = {
     version: sources.version,
     nodeName: sources.nodeName,
@@ -96,7 +109,7 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
       leased: view?.leasedAddresses ?? 0,
       resting: view?.restingAddresses ?? 0,
     },
-    peers: (view?.peers ?? []).map(sharesOf(view?.ranges ?? [], view?.reserved ?? [])),
+    peers: (view?.peers ?? []).map((peer) => ({ ...withShares(peer), path: paths?.get(peer.name) ?? null })),
     pools: (view?.pools ?? []).map(poolStatus),
     datapath: datapath ?? null,
     leases: leases
@@ -105,7 +118,7 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
       .map((lease) => leaseStatus(lease)),
     leasesTotal: leases.length,
   };
-  return { ...status, findings: findingsOf(status) };
+  return { ...status, findings: findingsOf(status, sources.conditions?.()) };
 }
 
 function leaseStatus(lease: Lease): LeaseStatus {

@@ -5,12 +5,19 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 import { benchAdd } from '#test/bench/add.ts';
-import { benchIpam } from '#test/bench/ipam.ts';
+import { benchDatapath } from '#test/bench/datapath.ts';
 import type { Bench, Figures } from '#test/bench/figures.ts';
 import { tableOf } from '#test/bench/figures.ts';
+import { benchIpam } from '#test/bench/ipam.ts';
+import { benchPeers } from '#test/bench/peers.ts';
 
 /** A bench's figures go into the document under the names that it gives them. */
-const benches: Readonly<Record<string, Bench>> = { add: benchAdd, ipam: benchIpam };
+const benches: Readonly<Record<string, Bench>> = {
+  add: benchAdd,
+  ipam: benchIpam,
+  peers: benchPeers,
+  datapath: benchDatapath,
+};
 
 const insideMark = 'BENCH_INSIDE';
 

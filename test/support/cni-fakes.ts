@@ -152,6 +152,7 @@ export class FakeDatapath implements Datapath {
       lastReconcileMs: undefined,
       reconciles: 0,
       repairs: 0,
+      writes: 0,
       findings: [],
     };
   }

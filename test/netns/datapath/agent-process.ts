@@ -2,12 +2,17 @@
 // and the leases; prints `ready` once it has started.
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
+import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
-const input = JSON.parse(process.argv[2] ?? '') as { view: IpamView; leases: readonly Lease[] };
+const input = JSON.parse(process.argv[2] ?? '') as {
+  view: IpamView;
+  leases: readonly Lease[];
+  settings?: Partial<DatapathSettings>;
+};
 const silent = (): void => {};
 const datapath = createDatapath({
-  settings: { ...defaultDatapathSettings, comparePeriodMs: 50 },
+  settings: { ...defaultDatapathSettings, comparePeriodMs: 50, ...input.settings },
   log: { debug: silent, info: silent, warn: silent, error: silent },
 });
 await datapath.start(input.view, input.leases);

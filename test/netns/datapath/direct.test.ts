@@ -79,7 +79,7 @@ describe('direct routes', () => {
     await outside.exec(['ip', 'route', 'add', '10.32.0.0/13', 'via', a.underlay]);
     const before = await counter(a.netns, 'direct_stranger');
     await expect(ping(outside, near.lease.addresses[0] ?? '', ['-I', far.lease.addresses[0] ?? ''])).rejects.toThrow();
-    expect(await counter(a.netns, 'direct_stranger')).toBe(before + 1);
+    expect(await counter(a.netns, 'direct_stranger')).toBeGreaterThan(before);
   });
 
   it('a peer behind a router stays on VXLAN', async () => {

@@ -97,16 +97,6 @@ describe('firewall of two hosts', () => {
     expect([...listed.matchAll(/packets (\d+)/g)].map((match) => Number(match[1]))).toEqual([1, 1]);
   });
 
-  it('names a foreign chain that drops forwarded traffic by policy', async () => {
-    const { netns, datapath } = lab.host(0);
-    await netns.exec(['nft', 'add table ip filter']);
-    await netns.exec(['nft', 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }']);
-    await lab.host(0).reconcile();
-    expect(datapath.status().findings).toEqual([
-      expect.objectContaining({ name: 'forwardPolicyDrops', subject: 'ip filter FORWARD' }),
-    ]);
-  });
-
   it('a removed pod neither sends nor receives, while its link still waits for deletion', async () => {
     await using slow = await Lab.create(2, { settings: { reapQuietMs: 60_000, reapLatestMs: 60_000 } });
     const pod = await slow.host(0).addPod();

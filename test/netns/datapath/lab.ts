@@ -169,12 +169,15 @@ export class Lab implements AsyncDisposable {
   readonly #stack: AsyncDisposableStack;
   /** On the hosts' switch, outside the overlay, with no route to it. */
   readonly outside: TestNetns;
+  /** The switch: bridge `br0` with ports `port0`, `port1`, … */
+  readonly wire: TestNetns;
   readonly families: readonly Family[];
   readonly underlay: Family;
   viewPatch: (view: IpamView) => IpamView = (view) => view;
 
-  private constructor(stack: AsyncDisposableStack, outside: TestNetns, options: HostOptions) {
+  private constructor(stack: AsyncDisposableStack, outside: TestNetns, wire: TestNetns, options: HostOptions) {
     this.#stack = stack;
+    this.wire = wire;
     this.families = options.families ?? [4];
     this.underlay = options.underlay ?? 4;
     this.outside = outside;
@@ -188,7 +191,7 @@ export class Lab implements AsyncDisposable {
     await wire.exec(['ip', 'link', 'set', 'br0', 'up']);
     const outside = stack.use(await TestNetns.create('outside'));
     await plug(wire, outside, 'out', [outsideAddress, outsideAddress6, 'fe80::c8']);
-    const lab = new Lab(stack.move(), outside, options);
+    const lab = new Lab(stack.move(), outside, wire, options);
     const onIpv6 = lab.underlay === 6 || lab.families.includes(6);
     try {
       for (let index = 0; index < count; index++) {
@@ -263,9 +266,9 @@ async function plug(wire: TestNetns, netns: TestNetns, port: string, addresses: 
   await netns.exec(['ip', 'link', 'set', 'eth0', 'addrgenmode', 'none', 'up']);
 }
 
-/** One answered echo request; throws with ping's words otherwise. */
+/** One answered echo request; throws with ping's words otherwise. Not `-W`, which after an ICMP error waits for ten seconds. */
 export async function ping(from: TestNetns, to: string, options: readonly string[] = []): Promise<string> {
-  return from.exec(['ping', '-n', '-c', '1', '-W', '5', ...options, to]);
+  return from.exec(['ping', '-n', '-c', '1', '-w', '3', ...options, to]);
 }
 
 /** Retries `probe` until it is true; fails after `timeoutMs`, saying what was waited for. */

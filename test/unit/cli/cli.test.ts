@@ -89,9 +89,9 @@ describe('reports', () => {
   it('peers', async () => {
     const { out } = await ask(['peers']);
     expect(out.split('\n').slice(0, 3)).toEqual([
-      'NODE               UNDERLAY   OVERLAY    BLOCKS  RECORD',
-      'host1 (this node)  192.0.2.1  10.32.0.1  1       host1.00000001',
-      'host2              192.0.2.2  10.32.0.2  1       host2.00000002',
+      'NODE               UNDERLAY   OVERLAY    BLOCKS  VIA  ROUND TRIP  LOSS  PATH MTU  RECORD',
+      'host1 (this node)  192.0.2.1  10.32.0.1  1       -    -           -     -         host1.00000001',
+      'host2              192.0.2.2  10.32.0.2  1       -    -           -     -         host2.00000002',
     ]);
   });
 

@@ -41,6 +41,7 @@ export const datapathStatus: DatapathStatus = {
   lastReconcileMs: 4,
   reconciles: 7,
   repairs: 1,
+  writes: 40,
   findings: [],
 };
 

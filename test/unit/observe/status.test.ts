@@ -75,7 +75,7 @@ describe('findings', () => {
   });
 
   it('what the datapath found', () => {
-    const findings = [{ name: 'podLinkMissing', subject: 'weftp1', message: 'it is gone' }];
+    const findings = [{ name: 'podLinkMissing' as const, subject: 'weftp1', message: 'it is gone' }];
     const found = buildStatus(sources({ datapath: () => ({ ...datapathStatus, findings }) }), 0).findings;
     expect(found).toMatchObject([{ name: 'podLinkMissing', message: 'weftp1: it is gone' }]);
   });

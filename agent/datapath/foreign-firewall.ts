@@ -1,0 +1,243 @@
+// Firewalls of the host whose policy drops what Weft needs (Docker's FORWARD, ufw's INPUT and FORWARD, a hand-made table): an accept
+// in our own table cannot overrule a drop in a later chain, so two tagged accept rules stand at the head of the chain that drops,
+// in the backend that owns it. Nothing else of a foreign table is touched, and `weft clean` takes the rules away.
+//
+//   forward  iifname "weftp*" accept, oifname "weftp*" accept
+//   input    udp dport <overlay's port> accept   (strangers were dropped in prerouting already)
+//
+// iptables-nft is nftables with names of its own: rules are put there natively, and iptables lists them as its own. Legacy iptables
+// has another kernel interface, which only its own program speaks.
+import { execFile } from 'node:child_process';
+
+import { tableFamily } from '#agent/netlink/set-element.ts';
+import { toWeftError } from '#agent/errors.ts';
+
+import type { KernelIo } from './kernel-io.ts';
+import { commentOf, dumpChainRules } from './nft-objects.ts';
+import type { NftChain, NftRule } from './nft-objects.ts';
+import type { Finding } from './objects.ts';
+import type { DatapathSettings } from './settings.ts';
+
+/** A foreign base chain that drops by policy what Weft may need: `forward` for pods, `input` for the overlay's UDP. */
+export interface ForeignDrop {
+  readonly hook: ForeignHook;
+  /** `ip filter FORWARD`, as nft names it. */
+  readonly chain: string;
+  readonly family: number;
+  readonly table: string;
+  readonly name: string;
+}
+
+export type ForeignHook = 'forward' | 'input';
+
+/** By this comment our rules are known, also after iptables-save and iptables-restore have made a match of it. */
+export const acceptTag = 'weft:accept';
+
+const familyNames: Readonly<Record<number, string>> = {
+  [tableFamily.inet]: 'inet',
+  [tableFamily.ipv4]: 'ip',
+  [tableFamily.ipv6]: 'ip6',
+};
+
+/** Where a chain is one that may drop; undefined otherwise. `hook` by number as in linux/netfilter.h. */
+function foreignDropOf(chain: NftChain): ForeignDrop | undefined {
+  const hooks: Readonly<Record<number, ForeignHook>> = { 1: 'input', 2: 'forward' };
+  const hook = hooks[chain.hook?.hooknum ?? -1];
+  const family = familyNames[chain.nfgenFamily];
+  const { table = '', name = '' } = chain;
+  if (hook === undefined || family === undefined || chain.policy !== 0) return undefined;
+  return { hook, chain: `${family} ${table} ${name}`, family: chain.nfgenFamily, table, name };
+}
+
+/** The rules of a hook in nft's language, without chain and comment. */
+function acceptRules(hook: ForeignHook, settings: DatapathSettings): readonly string[] {
+  if (hook === 'input') return [`udp dport ${settings.vxlanPort} counter accept`];
+  return podLinkPatterns(settings).flatMap((pattern) => [
+    `iifname "${pattern}" counter accept`,
+    `oifname "${pattern}" counter accept`,
+  ]);
+}
+
+function podLinkPatterns(settings: DatapathSettings): readonly string[] {
+  return [`${settings.podLinkPrefix}*`];
+}
+
+export interface ForeignOutcome {
+  readonly findings: readonly Finding[];
+  /** Rules added. */
+  readonly writes: number;
+}
+
+/** Between two looks at legacy iptables, each of which starts a program. */
+const legacyEveryMs = 30_000;
+
+/** Keeps our rules in the chains that drop; remembers what legacy iptables said. */
+export class ForeignFirewalls {
+  readonly #io: KernelIo;
+  readonly #settings: DatapathSettings;
+  #legacyAtMs = Number.NEGATIVE_INFINITY;
+  #legacyFindings: readonly Finding[] = [];
+
+  constructor(io: KernelIo, settings: DatapathSettings) {
+    this.#io = io;
+    this.#settings = settings;
+  }
+
+  /** `chains`: every foreign chain of nftables; `ranges`: the pods' ranges, CIDRs. */
+  async open(chains: readonly NftChain[], ranges: readonly string[]): Promise<ForeignOutcome> {
+    const drops = chains.map((chain) => foreignDropOf(chain)).filter((drop) => drop !== undefined);
+    const native = await openForeignChains(this.#io, drops, this.#settings);
+    const managed = await managedFirewall(this.#io, chains, ranges, this.#settings);
+    let { writes } = native;
+    if (performance.now() - this.#legacyAtMs > legacyEveryMs) {
+      this.#legacyAtMs = performance.now();
+      const legacy = await openLegacyChains(this.#io, this.#settings);
+      writes += legacy.writes;
+      this.#legacyFindings = legacy.findings;
+    }
+    return { findings: [...native.findings, ...managed, ...this.#legacyFindings], writes };
+  }
+}
+
+/** Puts our rules where they are missing. A refusal is a finding, and the next round tries again. */
+async function openForeignChains(
+  io: KernelIo,
+  drops: readonly ForeignDrop[],
+  settings: DatapathSettings,
+): Promise<ForeignOutcome> {
+  const findings: Finding[] = [];
+  let writes = 0;
+  for (const drop of drops) {
+    try {
+      writes += await openChain(io, drop, settings);
+    } catch (error) {
+      const name = drop.hook === 'forward' ? 'forwardPolicyDrops' : 'inputPolicyDrops';
+      const what = drop.hook === 'forward' ? 'pod traffic' : `UDP port ${settings.vxlanPort}`;
+      const reason = toWeftError(error).message;
+      const message = `chain ${drop.chain} drops ${what} by policy, and an accept rule cannot be added (${reason})`;
+      findings.push({ name, subject: drop.chain, message });
+    }
+  }
+  return { findings, writes };
+}
+
+async function openChain(io: KernelIo, drop: ForeignDrop, settings: DatapathSettings): Promise<number> {
+  const wanted = acceptRules(drop.hook, settings);
+  const present = (await taggedRules(io, drop)).length;
+  if (present === wanted.length) return 0;
+  const lines = present === 0 ? [] : await removals(io, drop);
+  for (const rule of wanted) lines.push(`insert rule ${drop.chain} ${rule} comment "${acceptTag}"`);
+  io.nft.run(lines.join('\n'));
+  return wanted.length;
+}
+
+/** Commands that take our rules out of one chain. */
+export async function removals(io: KernelIo, chain: Omit<ForeignDrop, 'hook'>): Promise<string[]> {
+  return (await taggedRules(io, chain)).map(({ handle }) => `delete rule ${chain.chain} handle ${handle}`);
+}
+
+async function taggedRules(
+  io: KernelIo,
+  { family, table, name }: Omit<ForeignDrop, 'hook'>,
+): Promise<readonly NftRule[]> {
+  const rules = await io.netfilter.dumpAsync(dumpChainRules(family, table, name));
+  return rules.filter((rule) => rule.table === table && rule.chain === name && isOurs(rule));
+}
+
+function isOurs(rule: NftRule): boolean {
+  if (commentOf(rule.userdata) === acceptTag) return true;
+  return Buffer.from(rule.expressions ?? new Uint8Array()).includes(acceptTag);
+}
+
+/** firewalld keeps its own accounts and removes what others add: only its own command helps. */
+async function managedFirewall(
+  io: KernelIo,
+  chains: readonly NftChain[],
+  ranges: readonly string[],
+  settings: DatapathSettings,
+): Promise<readonly Finding[]> {
+  const table = chains.find((chain) => chain.table === 'firewalld' && chain.nfgenFamily === tableFamily.inet);
+  if (!table) return [];
+  const rules = await io.netfilter.dumpAsync(dumpChainRules(tableFamily.inet, 'firewalld', undefined));
+  const missing = ranges.filter((range) => !range.includes(':') && !rules.some((rule) => mentions(rule, range)));
+  if (missing.length === 0) return [];
+  const sources = missing.map((range) => ` --add-source=${range}`).join('');
+  const command = `firewall-cmd --permanent --zone=trusted${sources} && firewall-cmd --permanent --add-port=${settings.vxlanPort}/udp && firewall-cmd --reload`;
+  return [
+    {
+      name: 'firewallManaged',
+      subject: 'firewalld',
+      message: `firewalld does not know the range of the pods: ${command}`,
+    },
+  ];
+}
+
+/** True where a rule compares something with the network address of the range. */
+function mentions(rule: NftRule, range: string): boolean {
+  const bytes = Buffer.from((range.split('/')[0] ?? '').split('.').map(Number));
+  return Buffer.from(rule.expressions ?? new Uint8Array()).includes(bytes);
+}
+
+/** Runs a program in the namespace of `settings`; rejects when it fails or is not installed. */
+async function run(settings: DatapathSettings, command: readonly string[]): Promise<string> {
+  const [program = '', ...args] =
+    settings.netnsPath === undefined ? command : ['nsenter', `--net=${settings.netnsPath}`, '--', ...command];
+  return new Promise((resolve, reject) => {
+    execFile(program, args, { encoding: 'utf8', timeout: 10_000 }, (error, stdout) =>
+      error ? reject(error) : resolve(stdout),
+    );
+  });
+}
+
+const legacy = [
+  { program: 'iptables-legacy', names: '/proc/net/ip_tables_names' },
+  { program: 'ip6tables-legacy', names: '/proc/net/ip6_tables_names' },
+] as const;
+
+function legacyRules(hook: ForeignHook, settings: DatapathSettings): readonly (readonly string[])[] {
+  const tag = ['-m', 'comment', '--comment', acceptTag, '-j', 'ACCEPT'];
+  if (hook === 'input') return [['INPUT', '-p', 'udp', '--dport', String(settings.vxlanPort), ...tag]];
+  const pattern = `${settings.podLinkPrefix}+`;
+  return [
+    ['FORWARD', '-i', pattern, ...tag],
+    ['FORWARD', '-o', pattern, ...tag],
+  ];
+}
+
+/**
+ * The same for legacy iptables, where its filter table is in use. Without the program nothing can be said: then nothing is.
+ * `remove` takes our rules away instead.
+ */
+export async function openLegacyChains(
+  io: Pick<KernelIo, 'readFile'>,
+  settings: DatapathSettings,
+  remove = false,
+): Promise<ForeignOutcome> {
+  const findings: Finding[] = [];
+  let writes = 0;
+  for (const { program, names } of legacy) {
+    if (!(io.readFile(names) ?? '').split('\n').includes('filter')) continue;
+    const listed = await run(settings, [program, '-w', '5', '-S']).catch(() => undefined);
+    if (listed === undefined) continue;
+    for (const hook of ['forward', 'input'] as const) {
+      const chain = hook.toUpperCase();
+      const drops = listed.includes(`-P ${chain} DROP`);
+      const ours = listed.split('\n').filter((line) => line.startsWith(`-A ${chain} `) && line.includes(acceptTag));
+      const rules = legacyRules(hook, settings);
+      const deletes = ours.map((line) => ['-D', ...line.slice('-A '.length).replaceAll('"', '').split(' ')]);
+      const missing = drops && ours.length < rules.length;
+      const commands = remove ? deletes : missing ? [...deletes, ...rules.map((rule) => ['-I', ...rule])] : [];
+      for (const command of commands) {
+        try {
+          await run(settings, [program, '-w', '5', ...command]);
+          writes++;
+        } catch (error) {
+          const name = hook === 'forward' ? 'forwardPolicyDrops' : 'inputPolicyDrops';
+          const message = `${program} ${chain} drops by policy, and an accept rule cannot be added (${toWeftError(error).message})`;
+          findings.push({ name, subject: `${program} ${chain}`, message });
+        }
+      }
+    }
+  }
+  return { findings, writes };
+}

@@ -1,0 +1,311 @@
+// The catalogue of findings: every condition that a person should know of has a stable name here, what one sees of it, why it is, and
+// what to do. `weft status`, `weft doctor`, the log, the metrics and the status page name the same; docs/troubleshooting.md is made
+// from it, and a test compares the two.
+
+export interface FindingKind {
+  /** `error`: pods cannot start, or some traffic certainly does not flow. */
+  readonly severity: 'warning' | 'error';
+  /** What a person notices, without knowing the cause. */
+  readonly symptom: string;
+  readonly cause: string;
+  readonly nextStep: string;
+}
+
+export type FindingName =
+  | 'notReady'
+  | 'forwardingOff'
+  | 'ipv6Off'
+  | 'kernelFeatureMissing'
+  | 'kernelRefused'
+  | 'podLinkMissing'
+  | 'registrySilent'
+  | 'fewAddresses'
+  | 'poolNearlyFull'
+  | 'badBlock'
+  | 'duplicateBlock'
+  | 'duplicateLease'
+  | 'duplicateHostPort'
+  | 'peerWithoutUnderlay'
+  | 'duplicatePeerAddress'
+  | 'duplicatePeerMac'
+  | 'duplicateLinkAddress'
+  | 'duplicateMachineId'
+  | 'peerUnreachable'
+  | 'overlayBlocked'
+  | 'underlayDown'
+  | 'underlayFamily'
+  | 'mtuTooSmall'
+  | 'mtuTooLarge'
+  | 'pathMtuTooSmall'
+  | 'fullSizeLost'
+  | 'checksumFault'
+  | 'rpFilterStrict'
+  | 'probesOff'
+  | 'routeConflict'
+  | 'rangeOverlapsRoute'
+  | 'rangeOverlapsServices'
+  | 'vxlanPortTaken'
+  | 'forwardPolicyDrops'
+  | 'inputPolicyDrops'
+  | 'firewallManaged'
+  | 'cniConfigFirst'
+  | 'cniConfigBroken'
+  | 'leftoverNetwork';
+
+export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
+  // The node
+  notReady: {
+    severity: 'error',
+    symptom: 'Pods stay in ContainerCreating on one node',
+    cause: 'The agent has not finished starting; `weft status` says what it waits for.',
+    nextStep: 'Look at the last lines of the agent log.',
+  },
+  forwardingOff: {
+    severity: 'error',
+    symptom: 'Pods of a node reach nothing outside it',
+    cause: 'net.ipv4.ip_forward is 0 and the agent may not write it.',
+    nextStep: 'Switch on net.ipv4.ip_forward (sysctl -w net.ipv4.ip_forward=1) and find out what switches it off.',
+  },
+  ipv6Off: {
+    severity: 'error',
+    symptom: 'Pods of one node have no IPv6',
+    cause: 'The pool has IPv6 ranges but this node has IPv6 switched off.',
+    nextStep: 'Switch it on (sysctl -w net.ipv6.conf.all.disable_ipv6=0) and find out what switches it off.',
+  },
+  kernelFeatureMissing: {
+    severity: 'error',
+    symptom: 'The agent starts, but its log is full of refusals by the kernel',
+    cause: 'The kernel lacks a feature that the datapath needs, or its module cannot be loaded.',
+    nextStep: 'Load or install the named module (Debian: the package linux-modules-extra or another kernel).',
+  },
+  kernelRefused: {
+    severity: 'warning',
+    symptom: 'One pod, peer or address does not work while others do',
+    cause: 'The kernel refused a change that Weft asked for; its words are in the message.',
+    nextStep: 'The agent tries again by itself; its log has the kernel’s words.',
+  },
+  podLinkMissing: {
+    severity: 'warning',
+    symptom: 'A running pod has lost its network',
+    cause: 'Something other than Weft removed the link of that pod.',
+    nextStep: 'Recreate that pod: something removed its link.',
+  },
+  // Addresses
+  registrySilent: {
+    severity: 'warning',
+    symptom: 'Nodes run out of addresses although the range has room',
+    cause: 'The registry has not answered for long; pods start from owned space meanwhile.',
+    nextStep:
+      'Kubernetes: check that this node reaches the API server. Peers: check that a majority of the voters runs and that TCP 6783 is open between the nodes.',
+  },
+  fewAddresses: {
+    severity: 'warning',
+    symptom: 'ADD waits, or fails with noAddress',
+    cause: 'This node has few free addresses left and has not been given more yet.',
+    nextStep: 'See `weft ipam` for who holds the space.',
+  },
+  poolNearlyFull: {
+    severity: 'warning',
+    symptom: 'Soon no pod will get an address of a pool',
+    cause: 'Nearly all addresses of the pool are with the nodes and leased.',
+    nextStep: 'See `weft ipam` for who holds them; add a pool (docs/ipam.md) before they are gone.',
+  },
+  badBlock: {
+    severity: 'warning',
+    symptom: 'Pods of one node cannot be reached',
+    cause: 'The record of that node names a block that is no CIDR.',
+    nextStep: 'Look at that record (kubectl get peers.weft.dev -o yaml) and at who has written it.',
+  },
+  duplicateBlock: {
+    severity: 'error',
+    symptom: 'Pods of two nodes have addresses of the same block',
+    cause: 'Two records claim one block; only the first by name is served.',
+    nextStep: 'Look at both records and at who has written them; drain the node of the younger one.',
+  },
+  duplicateLease: {
+    severity: 'error',
+    symptom: 'Two pods of one node have the same address',
+    cause: 'Two leases hold one address; only the first is served.',
+    nextStep: 'Recreate the pod with the younger lease and report this: it is a defect.',
+  },
+  duplicateHostPort: {
+    severity: 'error',
+    symptom: 'A port of the node leads to another pod than expected',
+    cause: 'Two leases claim one host port; only the first is served.',
+    nextStep: 'Recreate the pod with the younger lease, or give it another hostPort.',
+  },
+  // Peers
+  peerWithoutUnderlay: {
+    severity: 'warning',
+    symptom: 'Pods of one node cannot be reached from anywhere',
+    cause: 'No underlay address of that node is known.',
+    nextStep: 'Check that the node still exists and has an InternalIP, or is listed under `nodes`.',
+  },
+  duplicatePeerAddress: {
+    severity: 'error',
+    symptom: 'Pods of one of two cloned nodes cannot be reached',
+    cause: 'Two nodes have the same underlay address; only the first by name is served.',
+    nextStep: 'Give each node an underlay address of its own; a cloned machine keeps its original’s.',
+  },
+  duplicatePeerMac: {
+    severity: 'error',
+    symptom: 'Pods of one of two cloned nodes cannot be reached, although their addresses differ',
+    cause: 'Two records lead to the same VTEP MAC.',
+    nextStep: 'Remove the state directory of the younger one of two cloned machines and restart its agent.',
+  },
+  duplicateLinkAddress: {
+    severity: 'warning',
+    symptom: 'Traffic to two nodes comes and goes',
+    cause: 'Two peers on this link have the same link address (MAC): cloned virtual machines.',
+    nextStep: 'Give each machine a MAC of its own in the hypervisor.',
+  },
+  duplicateMachineId: {
+    severity: 'warning',
+    symptom: 'Two nodes get the same address by DHCP, or the same link addresses',
+    cause: 'Two nodes have the same /etc/machine-id: cloned disks.',
+    nextStep: 'On the clone: rm /etc/machine-id; systemd-machine-id-setup; reboot.',
+  },
+  peerUnreachable: {
+    severity: 'warning',
+    symptom: 'Pods of one node cannot be reached, and the node itself does not answer',
+    cause: 'The peer answers neither on the underlay nor in the overlay.',
+    nextStep: 'Check whether that node is up and its underlay address right (`weft peers`); ping it from this node.',
+  },
+  overlayBlocked: {
+    severity: 'error',
+    symptom: 'Nodes ping each other, pods of different nodes do not',
+    cause: 'The peer answers on the underlay but not through the overlay: something drops the overlay’s UDP port.',
+    nextStep:
+      'Open UDP 6784 (setting `vxlanPort`) between the nodes in both directions: host firewalls, security groups of the cloud.',
+  },
+  // Path and MTU
+  underlayDown: {
+    severity: 'error',
+    symptom: 'Pods of a node reach only each other',
+    cause: 'The link that carries the overlay is down.',
+    nextStep: 'Bring the link up; the overlay follows by itself.',
+  },
+  underlayFamily: {
+    severity: 'error',
+    symptom: 'Some nodes’ pods cannot be reached from this node',
+    cause: 'The underlay addresses of the two nodes are of different families.',
+    nextStep: 'Give all nodes an underlay address of one family.',
+  },
+  mtuTooSmall: {
+    severity: 'error',
+    symptom: 'IPv6 does not work in pods, or large answers never arrive',
+    cause: 'The underlay link’s MTU leaves less for pods than IP needs (1,280 bytes with IPv6, 576 otherwise).',
+    nextStep: 'Raise the MTU of the underlay link.',
+  },
+  mtuTooLarge: {
+    severity: 'warning',
+    symptom: 'Connections open, then large transfers between nodes are slow or hang',
+    cause: 'The setting `mtuBytes` is larger than the underlay link allows: every full packet is sent in fragments.',
+    nextStep: 'Set `mtuBytes` to 0 (automatic), or to at most the named size.',
+  },
+  pathMtuTooSmall: {
+    severity: 'warning',
+    symptom: 'Connections between two nodes open, then hang with the first large answer',
+    cause: 'Somewhere on the way to the peer the MTU is smaller than on this node’s link.',
+    nextStep: 'Set `mtuBytes` to the named size on every node, or raise the MTU on the way.',
+  },
+  fullSizeLost: {
+    severity: 'warning',
+    symptom: 'ping between pods works, large transfers hang',
+    cause: 'Packets of full size get lost in the overlay: fragments are dropped, or a network card spoils checksums.',
+    nextStep:
+      'Set `mtuBytes` smaller; if that does not help, switch off checksum offload of the underlay link (ethtool -K LINK tx off).',
+  },
+  checksumFault: {
+    severity: 'warning',
+    symptom: 'ping between pods works, TCP and UDP between nodes do not',
+    cause: 'The underlay link’s driver spoils checksums of encapsulated packets.',
+    nextStep:
+      'Switch off the offload: ethtool -K LINK tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off tx off.',
+  },
+  rpFilterStrict: {
+    severity: 'warning',
+    symptom: 'Overlay mode `auto` stays on VXLAN, or answers to NodePorts get lost',
+    cause: 'The reverse path filter of the underlay link is strict (1), which drops what takes another way back.',
+    nextStep: 'Set net.ipv4.conf.all.rp_filter and net.ipv4.conf.LINK.rp_filter to 2 or 0.',
+  },
+  probesOff: {
+    severity: 'warning',
+    symptom: '`weft peers` shows no round trips',
+    cause: 'The agent may not open ICMP sockets.',
+    nextStep: 'Give the agent the capability NET_RAW.',
+  },
+  // What else is on the host
+  routeConflict: {
+    severity: 'error',
+    symptom: 'Pods of one node cannot be reached from this node',
+    cause: 'A route of somebody else has the same destination as one of Weft’s.',
+    nextStep: 'Remove that route, or choose a range that does not overlap the routes of the hosts.',
+  },
+  rangeOverlapsRoute: {
+    severity: 'error',
+    symptom: 'Some addresses outside the cluster cannot be reached, or pods cannot',
+    cause: 'The range of the pods overlaps a route or an address of this host.',
+    nextStep:
+      'Choose another range (setting `ranges`) before the network is founded, or reserve the overlap (`reserved`).',
+  },
+  rangeOverlapsServices: {
+    severity: 'error',
+    symptom: 'Some Services lead to a pod that has nothing to do with them',
+    cause: 'The range of the pods overlaps the Service range of the cluster.',
+    nextStep:
+      'Choose another range (setting `ranges`), or reserve the overlap (`reserved`), before the network is founded.',
+  },
+  vxlanPortTaken: {
+    severity: 'error',
+    symptom: 'No pod of this node reaches pods of others',
+    cause: 'Another program or VXLAN device has the overlay’s UDP port.',
+    nextStep: 'Stop the named program or delete the named device, or set `vxlanPort` to a free port on every node.',
+  },
+  forwardPolicyDrops: {
+    severity: 'error',
+    symptom: 'Pods reach nothing outside their node; the FORWARD policy is DROP (Docker, ufw)',
+    cause:
+      'A firewall of this host drops forwarded packets by policy, and Weft may not or could not add its accept rules.',
+    nextStep: 'Allow forwarding from and to the pods’ links in that chain, or set its policy to accept.',
+  },
+  inputPolicyDrops: {
+    severity: 'error',
+    symptom: 'Pods of other nodes do not reach this node’s; the INPUT policy is DROP (ufw)',
+    cause:
+      'A firewall of this host drops incoming packets by policy, and Weft may not or could not add its accept rule.',
+    nextStep: 'Allow the overlay’s UDP port from the other nodes in that chain.',
+  },
+  firewallManaged: {
+    severity: 'warning',
+    symptom: 'Traffic of pods stops whenever the host’s firewall is reloaded',
+    cause: 'firewalld or ufw manages this host’s firewall and removes rules that it did not make.',
+    nextStep: 'Run the named command once; it makes the firewall itself let the pods through.',
+  },
+  cniConfigFirst: {
+    severity: 'error',
+    symptom: 'New pods get addresses of another network',
+    cause: 'A file in the CNI configuration directory sorts before Weft’s, so the runtime uses that network.',
+    nextStep: 'Remove or rename the named file.',
+  },
+  cniConfigBroken: {
+    severity: 'warning',
+    symptom: 'The runtime says that no network is configured although Weft is ready',
+    cause: 'A file in the CNI configuration directory cannot be parsed, and some runtimes then stop reading.',
+    nextStep: 'Repair or remove the named file.',
+  },
+  leftoverNetwork: {
+    severity: 'warning',
+    symptom: 'Some destinations are unreachable after a change from another pod network',
+    cause: 'Links of a former pod network (flannel, Weave Net and so on) are still there, with addresses and routes.',
+    nextStep: 'Remove what it left: delete the named link, its files in /etc/cni/net.d, or reboot.',
+  },
+};
+
+/** One condition found: what it is about, and the cause's particulars. */
+export interface Condition {
+  readonly name: FindingName;
+  /** A peer, a link, an address, a file. */
+  readonly subject: string;
+  readonly message: string;
+}
