@@ -15,6 +15,7 @@ import type { CniServer } from '#agent/cni/server.ts';
 import { loadConfig } from '#agent/config.ts';
 import type { Config } from '#agent/config.ts';
 import { BridgedAddresses } from '#agent/datapath/bridged.ts';
+import { datapathSettings } from '#agent/datapath/from-config.ts';
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
 import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
@@ -243,23 +244,6 @@ function openCni(
       metrics.cniRequest(verb || 'none', outcome === 'ok' ? 0 : errorCatalogue[outcome].cniCode, durationMs),
     log,
   });
-}
-
-/** A container's own /proc/sys is read-only; the DaemonSet mounts the part that the datapath writes beside it. */
-const hostSysctlRoot = '/host/proc/sys';
-
-function datapathSettings(config: Config, underlay: string): typeof defaultDatapathSettings {
-  return {
-    ...defaultDatapathSettings,
-    overlayMode: config.overlayMode,
-    vxlanPort: config.vxlanPort,
-    vni: config.vxlanVni,
-    mtuBytes: config.mtuBytes,
-    nonMasqueradeCidrs: config.nonMasqueradeRanges,
-    underlayAddress: underlay || undefined,
-    comparePeriodMs: config.resyncMs,
-    ...(existsSync(`${hostSysctlRoot}/net`) && { sysctlRoot: hostSysctlRoot }),
-  };
 }
 
 /** An ADD that a crash cut short left a pending lease, perhaps a link: nobody was told of either. */

@@ -20,15 +20,17 @@ const usage = `Usage: weft COMMAND [OPTION …]
   weft peers             the nodes and how they are reached
   weft ipam              who holds which part of the range
   weft agent [SETTING …] run the agent (weft agent --help lists the settings)
-  weft init HOST=ADDR …  keys and settings for hosts without Kubernetes (weft init --help)
-  weft voters            who votes, without Kubernetes; replace and restore them (weft voters --help)
+const others = ['agent', 'doctor', 'clean', 'init', 'voters', 'install', 'version', 'help'];
   weft install [DIR]     put the CNI plugin into DIR (setting cniBinDir)
   weft version           version of this program
   weft help              this text
 
-Options of status, peers, ipam:
+Options of status, peers, ipam, doctor:
   --json                 the same as JSON
   --address HOST:PORT    where the agent's status API is (default: setting statusListen)
+  --before-install       doctor: look only at the host, as before there is an agent
+Options of clean:
+  --dry-run              say what would be removed
 `;
 
 interface Output {
@@ -45,6 +47,7 @@ const reports: Readonly<Record<string, { text: (status: Status) => string; json:
   },
 };
 const others = ['agent', 'init', 'voters', 'install', 'version', 'help'];
+const others = ['agent', 'doctor', 'clean', 'init', 'voters', 'install', 'version', 'help'];
 
 /** Runs one command line (without program names); resolves to the exit code. `weft agent` resolves when the agent runs. */
 export async function weft(
@@ -58,6 +61,7 @@ export async function weft(
     else if (['version', '--version'].includes(command)) out(`${version}\n`);
     else if (command === 'agent') return await runAgent(rest, env, out);
     else if (command === 'init' || command === 'voters') out(await hostCommand(command, rest));
+    else if (command === 'clean') out(await clean(rest, env));
     else if (command === 'install') out(`${await install(rest, env)}\n`);
     else await report(command, rest, env, out);
     return 0;
@@ -144,6 +148,13 @@ async function hostCommand(command: 'init' | 'voters', rest: readonly string[]):
   }
   const { voters, votersUsage } = await import('#agent/cli/voters.ts');
   return help ? votersUsage : voters(rest);
+async function clean(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {
+  const dryRun = rest.includes('--dry-run');
+  const { config } = loadConfig({ argv: rest.filter((option) => option !== '--dry-run'), env });
+  const { clean: cleanNode } = await import('#agent/cli/clean.ts');
+  const lines = await cleanNode(config, dryRun);
+  const heading = dryRun ? 'would be removed:' : lines.length === 0 ? 'nothing of Weft is here' : 'removed:';
+  return `${[heading, ...lines.map((line) => `  ${line}`)].join('\n')}\n`;
 }
 
 async function install(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {

@@ -47,6 +47,8 @@ export interface KernelReading {
   readonly underlay: Underlay | undefined;
   /** Of nftables, all but those of our table. */
   readonly foreignChains: readonly NftChain[];
+  /** Our table is there. */
+  readonly hasTable: boolean;
 }
 
 /** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
@@ -101,6 +103,7 @@ export async function readKernel(
       neighbours: await underlayNeighbours(io, settings, underlay.link, signal),
     },
     foreignChains: firewall.foreignChains,
+    hasTable: firewall.hasTable,
   };
 }
 

@@ -79,11 +79,11 @@ export async function readFirewall(
   io: KernelIo,
   table: string,
   signal?: AbortSignal,
-): Promise<ActualFirewall & { readonly foreignChains: readonly NftChain[] }> {
+): Promise<ActualFirewall & { readonly foreignChains: readonly NftChain[]; readonly hasTable: boolean }> {
   const chains = await io.netfilter.dumpAsync(dumpChains(), signal);
   const own = chains.filter((chain) => chain.nfgenFamily === tableFamily.inet && chain.table === table);
   const foreignChains = chains.filter((chain) => !own.includes(chain));
-  if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignChains };
+  if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignChains, hasTable: false };
   const rules = await io.netfilter.dumpAsync(dumpRules(tableFamily.inet, table), signal);
   const lines = [
     ...own.map(chainLine),
@@ -97,7 +97,7 @@ export async function readFirewall(
     if (keys) elements[set] = keys;
     else lines.push(`set ${set} is missing`);
   }
-  return { fingerprint: orderFingerprint(lines), elements, foreignChains };
+  return { fingerprint: orderFingerprint(lines), elements, foreignChains, hasTable: true };
 }
 
 function chainLine(chain: NftChain): string {

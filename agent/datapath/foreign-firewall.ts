@@ -19,7 +19,7 @@ import type { Finding } from './objects.ts';
 import type { DatapathSettings } from './settings.ts';
 
 /** A foreign base chain that drops by policy what Weft may need: `forward` for pods, `input` for the overlay's UDP. */
-export interface ForeignDrop {
+interface ForeignDrop {
   readonly hook: ForeignHook;
   /** `ip filter FORWARD`, as nft names it. */
   readonly chain: string;
@@ -28,10 +28,13 @@ export interface ForeignDrop {
   readonly name: string;
 }
 
-export type ForeignHook = 'forward' | 'input';
+type ForeignHook = 'forward' | 'input';
 
 /** By this comment our rules are known, also after iptables-save and iptables-restore have made a match of it. */
-export const acceptTag = 'weft:accept';
+const acceptTag = 'weft:accept';
+
+/** NF_DROP (linux/netfilter.h). */
+const policyDrop = 0;
 
 const familyNames: Readonly<Record<number, string>> = {
   [tableFamily.inet]: 'inet',
@@ -39,13 +42,13 @@ const familyNames: Readonly<Record<number, string>> = {
   [tableFamily.ipv6]: 'ip6',
 };
 
-/** Where a chain is one that may drop; undefined otherwise. `hook` by number as in linux/netfilter.h. */
-function foreignDropOf(chain: NftChain): ForeignDrop | undefined {
+/** Where a chain is one of the hooks that matter; undefined otherwise. Hooks by number as in linux/netfilter.h. */
+function placeOf(chain: NftChain): ForeignDrop | undefined {
   const hooks: Readonly<Record<number, ForeignHook>> = { 1: 'input', 2: 'forward' };
   const hook = hooks[chain.hook?.hooknum ?? -1];
   const family = familyNames[chain.nfgenFamily];
   const { table = '', name = '' } = chain;
-  if (hook === undefined || family === undefined || chain.policy !== 0) return undefined;
+  if (hook === undefined || family === undefined) return undefined;
   return { hook, chain: `${family} ${table} ${name}`, family: chain.nfgenFamily, table, name };
 }
 
@@ -85,7 +88,7 @@ export class ForeignFirewalls {
 
   /** `chains`: every foreign chain of nftables; `ranges`: the pods' ranges, CIDRs. */
   async open(chains: readonly NftChain[], ranges: readonly string[]): Promise<ForeignOutcome> {
-    const drops = chains.map((chain) => foreignDropOf(chain)).filter((drop) => drop !== undefined);
+    const drops = chains.flatMap((chain) => (chain.policy === policyDrop ? (placeOf(chain) ?? []) : []));
     const native = await openForeignChains(this.#io, drops, this.#settings);
     const managed = await managedFirewall(this.#io, chains, ranges, this.#settings);
     let { writes } = native;
@@ -96,6 +99,18 @@ export class ForeignFirewalls {
       this.#legacyFindings = legacy.findings;
     }
     return { findings: [...native.findings, ...managed, ...this.#legacyFindings], writes };
+  }
+
+  /** Takes our rules out of every foreign base chain, whatever its policy now; resolves to their number. */
+  async close(chains: readonly NftChain[], dryRun: boolean): Promise<number> {
+    const commands: string[] = [];
+    for (const chain of chains) {
+      const place = placeOf(chain);
+      if (place) commands.push(...(await removals(this.#io, place)));
+    }
+    if (!dryRun && commands.length > 0) this.#io.nft.run(commands.join('\n'));
+    const legacy = await openLegacyChains(this.#io, this.#settings, dryRun ? 'count' : 'remove');
+    return commands.length + legacy.writes;
   }
 }
 
@@ -132,7 +147,7 @@ async function openChain(io: KernelIo, drop: ForeignDrop, settings: DatapathSett
 }
 
 /** Commands that take our rules out of one chain. */
-export async function removals(io: KernelIo, chain: Omit<ForeignDrop, 'hook'>): Promise<string[]> {
+async function removals(io: KernelIo, chain: Omit<ForeignDrop, 'hook'>): Promise<string[]> {
   return (await taggedRules(io, chain)).map(({ handle }) => `delete rule ${chain.chain} handle ${handle}`);
 }
 
@@ -206,12 +221,12 @@ function legacyRules(hook: ForeignHook, settings: DatapathSettings): readonly (r
 
 /**
  * The same for legacy iptables, where its filter table is in use. Without the program nothing can be said: then nothing is.
- * `remove` takes our rules away instead.
+ * `remove` takes our rules away instead, `count` only counts them.
  */
-export async function openLegacyChains(
+async function openLegacyChains(
   io: Pick<KernelIo, 'readFile'>,
   settings: DatapathSettings,
-  remove = false,
+  purpose: 'open' | 'remove' | 'count' = 'open',
 ): Promise<ForeignOutcome> {
   const findings: Finding[] = [];
   let writes = 0;
@@ -226,10 +241,11 @@ export async function openLegacyChains(
       const rules = legacyRules(hook, settings);
       const deletes = ours.map((line) => ['-D', ...line.slice('-A '.length).replaceAll('"', '').split(' ')]);
       const missing = drops && ours.length < rules.length;
-      const commands = remove ? deletes : missing ? [...deletes, ...rules.map((rule) => ['-I', ...rule])] : [];
+      const commands =
+        purpose !== 'open' ? deletes : missing ? [...deletes, ...rules.map((rule) => ['-I', ...rule])] : [];
       for (const command of commands) {
         try {
-          await run(settings, [program, '-w', '5', ...command]);
+          if (purpose !== 'count') await run(settings, [program, '-w', '5', ...command]);
           writes++;
         } catch (error) {
           const name = hook === 'forward' ? 'forwardPolicyDrops' : 'inputPolicyDrops';

@@ -1,0 +1,45 @@
+// Takes everything of Weft's out of one network namespace, and nothing else: what carries our names, our route protocol number or
+// our tag. Forwarding stays as it is, because others may have come to rely on it.
+import { delLink } from '#agent/netlink/link.ts';
+import { toWeftError } from '#agent/errors.ts';
+
+import { readKernel } from './actual.ts';
+import { applyOperations } from './apply.ts';
+import { ForeignFirewalls } from './foreign-firewall.ts';
+import { openKernelIo } from './kernel-io.ts';
+import type { Operation } from './objects.ts';
+import type { DatapathSettings } from './settings.ts';
+
+/** What was removed (or, with `dryRun`, would be), a line for each kind; throws NetlinkError when the kernel cannot be read. */
+export async function cleanKernel(settings: DatapathSettings, dryRun: boolean): Promise<readonly string[]> {
+  using io = openKernelIo(settings);
+  const { state, ifindexes, foreignChains, hasTable } = await readKernel(io, settings, undefined);
+  const foreign = new ForeignFirewalls(io, settings);
+  const lines: string[] = [];
+  const say = (count: number, what: string): void => {
+    if (count > 0) lines.push(`${count} ${what}${count === 1 ? '' : 's'}`);
+  };
+  const operations: Operation[] = [
+    ...state.routes.map((route): Operation => ({ kind: 'delRoute', route })),
+    ...state.nexthops.map(({ id, gateway }): Operation => ({ kind: 'delNexthop', id, gateway })),
+  ];
+  const links = [...(state.overlay ? [state.overlay.ifname] : []), ...state.podLinks.map(({ ifname }) => ifname)];
+  say(state.routes.length, 'route');
+  say(state.nexthops.length, 'nexthop');
+  for (const ifname of links) lines.push(`link ${ifname}`);
+  if (hasTable) lines.push(`nftables table inet ${settings.nftTable}`);
+  say(await foreign.close(foreignChains, dryRun), 'accept rule in firewalls of the host');
+  if (dryRun) return lines;
+  const refusals = await applyOperations(io, settings, operations, ifindexes);
+  const replies = io.route.batch(links.map((ifname) => delLink({ ifname })));
+  const failed = [
+    ...refusals.map(({ operation, reason }) => `${operation.kind}: ${reason}`),
+    ...replies.flatMap((reply, index) => (reply.ok ? [] : [`link ${links[index]}: ${reply.error.message}`])),
+  ];
+  try {
+    if (hasTable) io.nft.run(`delete table inet ${settings.nftTable}`);
+  } catch (error) {
+    failed.push(`nftables table: ${toWeftError(error).message}`);
+  }
+  return [...lines, ...failed.map((reason) => `not removed: ${reason}`)];
+}
