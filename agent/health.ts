@@ -1,11 +1,19 @@
-// What the agent watches beside its own work: the ways to the peers (probes).
+// What the agent watches beside its own work: the ways to the peers (probes), and now and then the host around it (the checks of
+// `weft doctor`). A finding that is new goes to the log once.
 
 import type { Config } from '#agent/config.ts';
+import { datapathSettings } from '#agent/datapath/from-config.ts';
 import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
+import { openKernelIo } from '#agent/datapath/kernel-io.ts';
+import type { Discovery } from '#agent/discovery/discovery.ts';
+import { hostConditions } from '#agent/doctor/checks.ts';
+import { gatherFacts } from '#agent/doctor/facts.ts';
+import { toWeftError } from '#agent/errors.ts';
 import type { Condition } from '#agent/findings.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import { startProber } from '#agent/probe/prober.ts';
 import type { PeerPath } from '#agent/probe/scene.ts';
+import type { IpamView } from '#agent/runtime/ipam.ts';
 
 export interface Health {
   /** By record name. */
@@ -17,20 +25,77 @@ export interface Health {
 export interface HealthOptions {
   readonly config: Config;
   readonly datapath: Pick<KernelDatapath, 'scene' | 'setDirect'>;
+  readonly discovery: Pick<Discovery, 'nodes'>;
+  readonly view: () => IpamView;
   readonly log: Logger;
 }
 
+const firstCheckMs = 2000;
+const checkEveryMs = 60_000;
+
 /** Starts when the datapath has had its first round. */
-export function startHealth({ config, datapath, log }: HealthOptions): Health {
+export function startHealth(options: HealthOptions): Health {
+  const { config, datapath, log } = options;
   const prober = startProber({
     scene: () => datapath.scene(),
     setDirect: (peers) => datapath.setDirect(peers),
     intervalMs: config.probeIntervalMs,
     log,
   });
+  let host: readonly Condition[] = [];
+  let told = new Set<string>();
+  let timer: NodeJS.Timeout | undefined;
+  let stopped = false;
+  const check = async (): Promise<void> => {
+    try {
+      host = await checkHost(options);
+    } catch (error) {
+      log.debug({ reason: toWeftError(error).message }, 'the host could not be checked');
+    }
+    const found = [...host, ...prober.findings()];
+    for (const condition of found) if (!told.has(JSON.stringify(condition))) log.warn({ ...condition }, 'finding');
+    told = new Set(found.map((condition) => JSON.stringify(condition)));
+    if (!stopped) schedule(checkEveryMs);
+  };
+  const schedule = (delayMs: number): void => {
+    timer = setTimeout(() => void check(), delayMs);
+    timer.unref();
+  };
+  schedule(firstCheckMs);
   return {
     paths: () => prober.paths(),
-    conditions: () => prober.findings(),
-    stop: () => prober.stop(),
+    conditions: () => [...host, ...prober.findings()],
+    stop: () => {
+      stopped = true;
+      clearTimeout(timer);
+      prober.stop();
+    },
   };
+}
+
+async function checkHost({ config, discovery, view }: HealthOptions): Promise<readonly Condition[]> {
+  const settings = datapathSettings(config, '');
+  using io = openKernelIo(settings);
+  const facts = await gatherFacts({ io, settings, conflistPath: config.conflistPath });
+  const { ranges, reserved, peers } = view();
+  const self = peers.find((peer) => peer.self);
+  const machineIds = discovery
+    .nodes()
+    .flatMap(({ nodeName, machineId }): readonly (readonly [string, string])[] =>
+      machineId === undefined ? [] : [[nodeName, machineId]],
+    );
+  return hostConditions(
+    facts,
+    {
+      ranges,
+      reserved,
+      ownBlocks: self?.blocks ?? [],
+      underlayAddress: self?.underlayAddress,
+      peers: peers.filter((peer) => !peer.self),
+      machineIds: new Map(machineIds),
+      serviceAddress: process.env['KUBERNETES_SERVICE_HOST'],
+      conflistPath: config.conflistPath,
+    },
+    settings,
+  );
 }

@@ -155,7 +155,10 @@ async function start(given: Start): Promise<void> {
   const bridged = stack.use(new BridgedAddresses(datapathSettings(config, parts.underlay)));
   const begin = async (): Promise<void> => {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
-    const health = startHealth({ config, datapath, log: log.child({ part: 'health' }) });
+    const health = startHealth({
+      ...{ config, datapath, discovery, log: log.child({ part: 'health' }) },
+      view: () => withUnderlay(ipam.view(), discovery.nodes(), parts.underlay),
+    });
     parts.health = health;
     stack.defer(() => health.stop());
     stack.defer(follow(config, log, { ipam, datapath, bridged, discovery, underlay: parts.underlay }));

@@ -20,7 +20,10 @@ const usage = `Usage: weft COMMAND [OPTION …]
   weft peers             the nodes and how they are reached
   weft ipam              who holds which part of the range
   weft agent [SETTING …] run the agent (weft agent --help lists the settings)
-const others = ['agent', 'doctor', 'clean', 'init', 'voters', 'install', 'version', 'help'];
+  weft doctor            what is wrong on this node, with causes and next steps
+  weft clean [SETTING …] take everything of Weft off this node; the agent must not run
+  weft init HOST=ADDR …  keys and settings for hosts without Kubernetes (weft init --help)
+  weft voters            who votes, without Kubernetes; replace and restore them (weft voters --help)
   weft install [DIR]     put the CNI plugin into DIR (setting cniBinDir)
   weft version           version of this program
   weft help              this text
@@ -46,7 +49,6 @@ const reports: Readonly<Record<string, { text: (status: Status) => string; json:
     json: ({ ranges, reserved, addresses, peers }) => ({ ranges, reserved, addresses, peers }),
   },
 };
-const others = ['agent', 'init', 'voters', 'install', 'version', 'help'];
 const others = ['agent', 'doctor', 'clean', 'init', 'voters', 'install', 'version', 'help'];
 
 /** Runs one command line (without program names); resolves to the exit code. `weft agent` resolves when the agent runs. */
@@ -61,6 +63,7 @@ export async function weft(
     else if (['version', '--version'].includes(command)) out(`${version}\n`);
     else if (command === 'agent') return await runAgent(rest, env, out);
     else if (command === 'init' || command === 'voters') out(await hostCommand(command, rest));
+    else if (command === 'doctor') return await doctor(rest, env, out);
     else if (command === 'clean') out(await clean(rest, env));
     else if (command === 'install') out(`${await install(rest, env)}\n`);
     else await report(command, rest, env, out);
@@ -148,6 +151,37 @@ async function hostCommand(command: 'init' | 'voters', rest: readonly string[]):
   }
   const { voters, votersUsage } = await import('#agent/cli/voters.ts');
   return help ? votersUsage : voters(rest);
+}
+
+/** Exit code 1 where there is a finding of severity error. */
+async function doctor(
+  rest: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  out: Output['out'],
+): Promise<number> {
+  const hostOnly = rest.includes('--before-install');
+  const { json, address, help } = reportOptions(
+    rest.filter((option) => option !== '--before-install'),
+    env,
+  );
+  if (help) {
+    out(usage);
+    return 0;
+  }
+  const { doctorText, examineHost } = await import('#agent/cli/doctor.ts');
+  const target = hostPort(address);
+  const asked = hostOnly || target === undefined ? undefined : askStatus(target, AbortSignal.timeout(5000));
+  const away =
+    asked === undefined ? '' : await asked.then(() => '').catch((error: unknown) => toWeftError(error).message);
+  const findings =
+    asked === undefined || away !== ''
+      ? await examineHost(loadConfig({ argv: [], env }).config, env)
+      : (await asked).findings;
+  const heading = away === '' ? '' : `${away}; only the host is looked at\n`;
+  out(json ? `${JSON.stringify(findings, null, 2)}\n` : heading + doctorText(findings));
+  return findings.some(({ severity }) => severity === 'error') ? 1 : 0;
+}
+
 async function clean(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {
   const dryRun = rest.includes('--dry-run');
   const { config } = loadConfig({ argv: rest.filter((option) => option !== '--dry-run'), env });

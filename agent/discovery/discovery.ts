@@ -7,6 +7,8 @@ export interface NodeIdentity {
   readonly nodeUid: string;
   /** Node addresses usable as the VXLAN underlay, preferred first; plain addresses. */
   readonly underlayAddresses: readonly string[];
+  /** /etc/machine-id of the node, where the source knows it: two nodes with one are clones. */
+  readonly machineId?: string;
 }
 
 export interface Discovery {

@@ -205,15 +205,20 @@ async function follow(
 
 function identityOf(object: KubeObject): NodeIdentity {
   const { status } = object as {
-    readonly status?: { readonly addresses?: readonly { readonly type: string; readonly address: string }[] };
+    readonly status?: {
+      readonly addresses?: readonly { readonly type: string; readonly address: string }[];
+      readonly nodeInfo?: { readonly machineID?: string };
+    };
   };
   const internal = (status?.addresses ?? []).filter(
     ({ type, address }) => type === 'InternalIP' && isIP(address) !== 0,
   );
+  const machineId = status?.nodeInfo?.machineID;
   return {
     nodeName: object.metadata.name,
     nodeUid: object.metadata.uid,
     underlayAddresses: internal.map(({ address }) => address),
+    ...(machineId === undefined || machineId === '' ? {} : { machineId }),
   };
 }
 

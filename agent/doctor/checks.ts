@@ -1,0 +1,162 @@
+// The checks of a host: from facts to findings (agent/findings.ts has the words). Pure, so that `weft doctor` before an installation
+// and the running agent say the same.
+
+import { basename } from 'node:path';
+
+import { cidrContains, familyOf, subtractCidrs } from '#agent/datapath/cidr.ts';
+import type { DatapathSettings } from '#agent/datapath/settings.ts';
+import type { Condition } from '#agent/findings.ts';
+
+import type { HostFacts, LinkFact } from './facts.ts';
+
+export interface CheckedNode {
+  readonly ranges: readonly string[];
+  readonly reserved: readonly string[];
+  /** This node's blocks: other plugins may have bridges with addresses out of them (Weft as their IPAM). */
+  readonly ownBlocks: readonly string[];
+  /** This node's underlay address; undefined before there is an agent. */
+  readonly underlayAddress: string | undefined;
+  /** Underlay address and name of every other node. */
+  readonly peers: readonly { readonly nodeName: string; readonly underlayAddress: string | undefined }[];
+  /** Machine ids by node name, where discovery knows them. */
+  readonly machineIds: ReadonlyMap<string, string>;
+  /** The API server's Service address (KUBERNETES_SERVICE_HOST); undefined outside Kubernetes. */
+  readonly serviceAddress: string | undefined;
+  readonly conflistPath: string;
+}
+
+type Checked = Pick<
+  DatapathSettings,
+  'overlayDevice' | 'podLinkPrefix' | 'overlayMode' | 'routeProtocol' | 'vxlanPort' | 'vni' | 'mtuBytes'
+>;
+
+/** Every finding about this host. */
+export function hostConditions(facts: HostFacts, node: CheckedNode, settings: Checked): readonly Condition[] {
+  return [
+    ...overlaps(facts, node, settings),
+    ...port(facts, settings),
+    ...underlay(facts, node, settings),
+    ...clones(facts, node),
+    ...cni(facts, node),
+    ...leftovers(facts),
+  ];
+}
+
+const intersects = (left: string, right: string): boolean => cidrContains(left, right) || cidrContains(right, left);
+
+function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): readonly Condition[] {
+  const pool = subtractCidrs(node.ranges, node.reserved);
+  const foreign = (ifname: string): boolean =>
+    ifname !== settings.overlayDevice && !ifname.startsWith(settings.podLinkPrefix);
+  const clash = (cidr: string): string | undefined => {
+    if (/\/0$/.test(cidr) || node.ownBlocks.some((block) => cidrContains(block, cidr))) return undefined;
+    return pool.find((range) => familyOf(range) === familyOf(cidr) && intersects(range, cidr));
+  };
+  const findings = new Map<string, Condition>();
+  for (const { dst, ifname, protocol } of facts.routes) {
+    const range = protocol !== settings.routeProtocol && foreign(ifname) ? clash(dst) : undefined;
+    if (range === undefined) continue;
+    const message = `the host's route to ${dst} (${ifname || 'no link'}) lies in the range ${range} of the pods`;
+    findings.set(dst, { name: 'rangeOverlapsRoute', subject: dst, message });
+  }
+  for (const { ifname, cidrs } of facts.links.filter((link) => foreign(link.ifname))) {
+    for (const cidr of cidrs) {
+      const range = clash(cidr);
+      if (range === undefined || [...findings.keys()].some((dst) => cidrContains(dst, cidr))) continue;
+      const message = `the host's address ${cidr} on ${ifname} lies in the range ${range} of the pods`;
+      findings.set(cidr, { name: 'rangeOverlapsRoute', subject: cidr, message });
+    }
+  }
+  const { serviceAddress } = node;
+  const services = serviceAddress === undefined ? undefined : pool.find((range) => cidrContains(range, serviceAddress));
+  if (serviceAddress !== undefined && services !== undefined) {
+    const message = `the API server's Service address lies in the range ${services} of the pods`;
+    findings.set('services', { name: 'rangeOverlapsServices', subject: serviceAddress, message });
+  }
+  return [...findings.values()];
+}
+
+function port(facts: HostFacts, settings: Checked): readonly Condition[] {
+  const subject = `UDP ${settings.vxlanPort}`;
+  const programs = facts.portUsers.map(({ program, pid }): Condition => {
+    const who = pid === undefined ? program : `${program} (pid ${pid})`;
+    return { name: 'vxlanPortTaken', subject, message: `${who} has a socket on the overlay's port` };
+  });
+  const devices = facts.links
+    .filter(({ ifname, vxlan }) => ifname !== settings.overlayDevice && vxlan?.port === settings.vxlanPort)
+    .filter(({ vxlan }) => vxlan?.vni === settings.vni)
+    .map(({ ifname }): Condition => {
+      const message = `the VXLAN device ${ifname} has the overlay's port and VNI ${settings.vni}`;
+      return { name: 'vxlanPortTaken', subject, message };
+    });
+  return [...programs, ...devices];
+}
+
+function underlay(facts: HostFacts, node: CheckedNode, settings: Checked): readonly Condition[] {
+  const { underlayAddress } = node;
+  const link = facts.links.find(({ cidrs }) => cidrs.some((cidr) => cidr.split('/')[0] === underlayAddress));
+  if (underlayAddress === undefined || !link) return [];
+  const findings: Condition[] = [];
+  const most = link.mtuBytes - (familyOf(underlayAddress) === 4 ? 50 : 70);
+  if (settings.mtuBytes > most) {
+    const message = `the setting mtuBytes is ${settings.mtuBytes}, but the link's MTU of ${link.mtuBytes} leaves ${most}`;
+    findings.push({ name: 'mtuTooLarge', subject: link.ifname, message });
+  }
+  if (settings.overlayMode === 'auto' && facts.rpFilter.get(link.ifname) === 1) {
+    const message = 'the reverse path filter is strict: overlay mode auto stays on VXLAN';
+    findings.push({ name: 'rpFilterStrict', subject: link.ifname, message });
+  }
+  return [...findings, ...sameLinkAddress(facts, node, link)];
+}
+
+/** Two peers, or a peer and this node, with one MAC. */
+function sameLinkAddress(facts: HostFacts, node: CheckedNode, link: LinkFact): readonly Condition[] {
+  const owners = new Map<string, string>([[link.mac, 'this node']]);
+  const macs = new Map(
+    facts.neighbours.filter(({ ifindex }) => ifindex === link.ifindex).map(({ address, mac }) => [address, mac]),
+  );
+  return node.peers.flatMap(({ nodeName, underlayAddress = '' }): readonly Condition[] => {
+    const mac = macs.get(underlayAddress);
+    const other = mac === undefined ? undefined : owners.get(mac);
+    if (mac !== undefined && other === undefined) owners.set(mac, nodeName);
+    if (other === undefined) return [];
+    return [
+      { name: 'duplicateLinkAddress', subject: nodeName, message: `${nodeName} and ${other} have the MAC ${mac}` },
+    ];
+  });
+}
+
+function clones(_facts: HostFacts, node: CheckedNode): readonly Condition[] {
+  const owners = new Map<string, string>();
+  return [...node.machineIds].flatMap(([nodeName, id]): readonly Condition[] => {
+    const other = owners.get(id);
+    if (other === undefined) owners.set(id, nodeName);
+    if (other === undefined) return [];
+    const message = `${nodeName} and ${other} have the same machine id`;
+    return [{ name: 'duplicateMachineId', subject: nodeName, message }];
+  });
+}
+
+function cni(facts: HostFacts, { conflistPath }: CheckedNode): readonly Condition[] {
+  const own = basename(conflistPath);
+  return facts.cniFiles.flatMap(({ name, fault }): readonly Condition[] => {
+    if (fault !== '') return [{ name: 'cniConfigBroken', subject: name, message: fault }];
+    if (name > own) return [];
+    return [{ name: 'cniConfigFirst', subject: name, message: `it sorts before ${own}, so the runtime uses it` }];
+  });
+}
+
+/** Links that only another pod network makes. */
+const formerNetworks: readonly (readonly [RegExp, string])[] = [
+  [/^flannel(?:\.\d+|-v6\.\d+|-wg(?:-v6)?|\.ipip)?$/, 'flannel'],
+  [/^(?:weave|datapath|vxlan-6784|vethwe-(?:bridge|datapath))$/, 'Weave Net'],
+  [/^(?:cali[0-9a-f]{11}|vxlan(?:-v6)?\.calico)$/, 'Calico'],
+  [/^cilium_(?:net|host|vxlan)$/, 'Cilium'],
+];
+
+function leftovers(facts: HostFacts): readonly Condition[] {
+  return facts.links.flatMap(({ ifname }): readonly Condition[] => {
+    const network = formerNetworks.find(([pattern]) => pattern.test(ifname))?.[1];
+    return network === undefined ? [] : [{ name: 'leftoverNetwork', subject: ifname, message: `a link of ${network}` }];
+  });
+}
