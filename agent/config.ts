@@ -5,7 +5,8 @@ import { hostname } from 'node:os';
 import { WeftError } from '#agent/errors.ts';
 import { gather } from '#agent/config/sources.ts';
 import type { RawInputs } from '#agent/config/sources.ts';
-import { crossProblems, schemaProblems, settings } from '#agent/config/settings.ts';
+import { crossProblems } from '#agent/config/cross-problems.ts';
+import { schemaProblems, settings } from '#agent/config/settings.ts';
 
 /** One node of a static list, for hosts without Kubernetes. */
 export interface NodeSetting {

@@ -156,7 +156,10 @@ async function start(given: Start): Promise<void> {
   const begin = async (): Promise<void> => {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
     const health = startHealth({
-      ...{ config, datapath, discovery, log: log.child({ part: 'health' }) },
+      config,
+      datapath,
+      discovery,
+      log: log.child({ part: 'health' }),
       view: () => withUnderlay(ipam.view(), discovery.nodes(), parts.underlay),
     });
     parts.health = health;

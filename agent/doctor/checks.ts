@@ -49,7 +49,7 @@ function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): reado
   const foreign = (ifname: string): boolean =>
     ifname !== settings.overlayDevice && !ifname.startsWith(settings.podLinkPrefix);
   const clash = (cidr: string): string | undefined => {
-    if (/\/0$/.test(cidr) || node.ownBlocks.some((block) => cidrContains(block, cidr))) return undefined;
+    if (cidr.endsWith('/0') || node.ownBlocks.some((block) => cidrContains(block, cidr))) return undefined;
     return pool.find((range) => familyOf(range) === familyOf(cidr) && intersects(range, cidr));
   };
   const findings = new Map<string, Condition>();
