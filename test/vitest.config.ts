@@ -22,6 +22,17 @@ const config: ViteUserConfig = {
           hookTimeout: 60_000,
         },
       },
+      {
+        root,
+        test: {
+          name: 'runtimes',
+          include: ['test/runtimes/**/*.test.ts'],
+          environment: 'node',
+          pool: 'forks',
+          fileParallelism: false,
+          env: { LAB_OF_WEFT_DIR: '/run/weft-runtimes' },
+        },
+      },
     ],
   },
 };

@@ -1,5 +1,6 @@
 // `npm test`: the unit and simulation projects as they are, the netns project inside its own mount, network and pid namespaces
 // so that even SIGKILL leaks nothing. `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
+// The project `runtimes` needs Go and container runtimes and is not part of it: `npm run test:runtimes`.
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -10,12 +11,14 @@ interface Counts {
   failed: number;
 }
 
-const allProjects = ['unit', 'sim', 'netns'] as const;
+const usualProjects = ['unit', 'sim', 'netns'] as const;
+/** `runtimes` needs Go and container runtimes; `npm run test:runtimes` asks for it. */
+const allProjects = [...usualProjects, 'runtimes'] as const;
 type Project = (typeof allProjects)[number];
 
 function parseArguments(argv: readonly string[]): { projects: readonly Project[]; rest: readonly string[] } {
   const at = argv.indexOf('--only');
-  if (at === -1) return { projects: allProjects, rest: argv };
+  if (at === -1) return { projects: usualProjects, rest: argv };
   const names = (argv[at + 1] ?? '').split(',');
   const unknown = names.filter((name) => !allProjects.some((project) => project === name));
   if (unknown.length > 0) {
@@ -74,12 +77,13 @@ async function readCounts(report: string, code: number): Promise<Counts> {
 const { projects, rest } = parseArguments(process.argv.slice(2));
 const total: Counts = { passed: 0, failed: 0 };
 const runs: readonly (readonly Project[])[] = [
-  projects.filter((project) => project !== 'netns'),
+  projects.filter((project) => project !== 'netns' && project !== 'runtimes'),
   projects.filter((project) => project === 'netns'),
+  projects.filter((project) => project === 'runtimes'),
 ];
 for (const run of runs) {
   if (run.length === 0) continue;
-  const counts = await runVitest(run, rest, run.includes('netns'));
+  const counts = await runVitest(run, rest, run.includes('netns') || run.includes('runtimes'));
   total.passed += counts.passed;
   total.failed += counts.failed;
 }
