@@ -2,7 +2,7 @@
 // something hangs on, and compare-and-swap the own record at the version read. Every step waits for its answers; an answer that
 // does not come, or does not tell, ends the cycle, and the next one reads again.
 import { families, perFamily } from './address.ts';
-import { intersect, sameCidrs, subtract } from './cidr.ts';
+import { sameCidrs } from './cidr.ts';
 import { clearVia, receive } from './receive.ts';
 import { describe } from './describe.ts';
 import { type Draft, finish, startDraft } from './draft.ts';
@@ -11,7 +11,8 @@ import type { Answer, InUse, StoredRecord } from './events.ts';
 import { newUniverse, planFounding, seed } from './found.ts';
 import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
-import { confirm, missing } from './own.ts';
+import { isBack, suspect, writeBack } from './back.ts';
+import { confirm } from './own.ts';
 import {
   formatPeer,
   formatUniverse,
@@ -25,6 +26,8 @@ import {
 import { inherit, toLookAt } from './takeover.ts';
 import { liftQuarantine, quarantineLost } from './quarantine.ts';
 import { actOnDead, selfRead } from './foreign.ts';
+import { outsideLeases } from './identity.ts';
+import { withdrawGiven } from './withdraw.ts';
 import { read, readNode, request, startWriting } from './requests.ts';
 import { markSpare, pull } from './spare.ts';
 import { isHeld } from './session.ts';
@@ -181,6 +184,7 @@ function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at
   for (const name of state.peers.keys()) if (!names.has(name)) forget(state, name);
   for (const stored of records) if (stored.name !== state.config.self) learn(state, stored);
   state.listed = true;
+  cycle.listed = true;
   state.nextListMs = at.nowMs + state.config.resyncMs * (0.75 + at.random / 2);
   enterOwn(state, cycle);
 }
@@ -205,8 +209,12 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     return;
   }
   look(state);
+  if (isBack(state, stored)) {
+    if (!writeBack(state, cycle, stored, at.nowMs)) idle(state, at);
+    return;
+  }
   if (stored === undefined) {
-    if (!isObserving(state) && missing(state)) createOwn(state, cycle, at);
+    if (!isObserving(state)) createOwn(state, cycle, at);
     else idle(state, at);
     return;
   }
@@ -293,8 +301,14 @@ function createOwn(state: State, cycle: Cycle, at: Moment): void {
 }
 
 function otherRead(state: State, cycle: Cycle, name: string, stored: StoredRecord | undefined, at: Moment): void {
+  const heard = state.peers.get(name);
   if (stored === undefined) forget(state, name);
-  cycle.others.set(name, stored === undefined ? undefined : (learn(state, stored) ?? stored));
+  const known = stored && learn(state, stored);
+  // Older than what was heard of the same record: the registry went back.
+  if (heard?.stored.uid === stored?.uid && known !== undefined && known.record.seq < (heard?.record.seq ?? 0)) {
+    suspect(state, at.nowMs);
+  }
+  cycle.others.set(name, known ?? stored);
   if (cycle.own !== undefined) afterReads(state, cycle, cycle.own, at);
 }
 
@@ -355,23 +369,13 @@ function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment
   emit(state, { kind: 'update', request: id, record: 'peer', stored: own.stored, value });
 }
 
-/** What the record is about to lose leaves the durable copy first, and stays out until the version at which it was written is gone. */
-function withdrawGiven(state: State, own: Known<PeerRecord>, next: PeerRecord): void {
-  const nextBlocks = next.blocks.map((block) => block.cidr);
-  const given = subtract(
-    own.record.blocks.map((block) => block.cidr),
-    nextBlocks,
-  );
-  if (given.length === 0) return;
-  persistPeer(state, { blocks: intersect(state.durable.blocks, nextBlocks), doubt: own.stored.version });
-  refreshUsable(state);
-}
-
 function written(state: State, cycle: Cycle, stored: StoredRecord, at: Moment): void {
   const writing = cycle.writing;
   if (writing?.kind === 'universe' || writing?.kind === 'found') knowUniverse(state, stored);
   else if (writing?.kind === 'foreign') learn(state, stored);
+  else if (writing?.kind === 'back') state.polledMs = -Infinity;
   else confirm(state, stored, at.nowMs);
+  if (writing?.kind === 'backDone' && outsideLeases(state).length > 0) persistPeer(state, { cutting: true });
   if (writing?.kind === 'update' && state.durable.lostRests === true) persistPeer(state, { lostRests: false });
   writtenAny(state, cycle, at);
 }

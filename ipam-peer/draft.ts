@@ -3,7 +3,7 @@
 import type { Family, PerFamily } from './address.ts';
 import { coalesce, compareCidr } from './cidr.ts';
 import type { StoredRecord } from './events.ts';
-import type { Block, Grant, PeerRecord, RecordRef } from './records.ts';
+import { type Block, type Grant, isIncarnation, type PeerRecord, type RecordRef } from './records.ts';
 import type { Known, State } from './state.ts';
 
 export interface Draft {
@@ -35,11 +35,11 @@ export interface Draft {
 
 /** What this cycle read of one incarnation: its record, proof that it is gone, or nothing that could be acted on. */
 export function look(draft: Draft, ref: RecordRef): PeerRecord | 'gone' | 'unread' {
-  if (ref.name === draft.self.name) return ref.uid === draft.self.uid ? draft.base : 'gone';
+  if (ref.name === draft.self.name) return isIncarnation(ref, draft.self, draft.base.was) ? draft.base : 'gone';
   if (!draft.others.has(ref.name)) return 'unread';
   const other = draft.others.get(ref.name);
   if (other === undefined) return 'gone';
-  if ('record' in other) return other.stored.uid === ref.uid ? other.record : 'gone';
+  if ('record' in other) return isIncarnation(ref, other.stored, other.record.was) ? other.record : 'gone';
   return other.uid === ref.uid ? 'unread' : 'gone';
 }
 

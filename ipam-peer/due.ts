@@ -4,7 +4,8 @@ import { families, type Family } from './address.ts';
 import { sameCidr } from './cidr.ts';
 import { isFarOff, sameTexts } from './describe.ts';
 import { publishedFreeNow } from './grant.ts';
-import { type Block, type Grant, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
+import { hasVanished, isSuspicious } from './back.ts';
+import { type Block, type Grant, isIncarnation, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { type Heard, isObserving, type Known, selfRef, type State } from './state.ts';
 import { quarantineEndMs } from './quarantine.ts';
 import { isHeld } from './session.ts';
@@ -23,6 +24,7 @@ export function dueMs(state: State): number {
     const quiet = universe !== undefined && isObserving(state) && state.listed && !state.ownChanged;
     return quiet ? Math.max(state.nextListMs, state.notBeforeMs) : state.notBeforeMs;
   }
+  if (state.durable.back === true) return Math.max(state.notBeforeMs, state.polledMs + state.config.pollMs);
   if (isUrgent(state, confirmed, self)) return state.notBeforeMs;
   let due = state.nextListMs;
   if (hasWants(state, self) && state.wantsSinceMs !== undefined) {
@@ -49,7 +51,7 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
   const { record, stored } = confirmed;
   const founder = state.universe?.record.founder;
   if (founder === undefined || state.ownChanged) return true;
-  if (!record.seeded && sameRef(founder, self)) return true;
+  if (!record.seeded && isIncarnation(founder, self, record.was)) return true;
   if (state.durable.doubt === stored.version) return true;
   if (record.granting.some((grant) => looksSettled(state, grant, self))) return true;
   if (record.blocks.some((block) => looksCleared(state, block))) return true;
@@ -72,15 +74,18 @@ function shouldAsk(state: State, family: Family, record: PeerRecord): boolean {
 
 function looksSettled(state: State, grant: Grant, self: RecordRef): boolean {
   const target = state.peers.get(grant.to.name);
-  if (target === undefined || target.stored.uid !== grant.to.uid) return state.listed;
-  return target.record.blocks.some((block) => isVia(block.via, self, grant.id));
+  if (target === undefined || !isIncarnation(grant.to, target.stored, target.record.was)) {
+    return state.listed && !isSuspicious(state, state.nowMs) && !hasVanished(state, grant.to.name);
+  }
+  const was = state.confirmed?.record.was;
+  return target.record.blocks.some((block) => isVia(block.via, self, grant.id, was));
 }
 
 function looksCleared(state: State, block: Block): boolean {
   if (block.via === undefined) return false;
   const { via } = block;
   const source = state.peers.get(via.name);
-  if (source === undefined || source.stored.uid !== via.uid) return state.listed;
+  if (source === undefined || !isIncarnation(via, source.stored, source.record.was)) return state.listed;
   return !source.record.granting.some((grant) => grant.id === via.id);
 }
 
@@ -98,11 +103,13 @@ function heard(state: State, self: RecordRef): Heard {
 }
 
 function grantsHeard(state: State, self: RecordRef): boolean {
-  const own = state.confirmed?.record.blocks ?? [];
+  const own = state.confirmed?.record;
   for (const name of state.interest) {
     const peer = state.peers.get(name);
     const untaken = peer?.record.granting.some(
-      (grant) => sameRef(grant.to, self) && !own.some((block) => isVia(block.via, peer.stored, grant.id)),
+      (grant) =>
+        isIncarnation(grant.to, self, own?.was) &&
+        own?.blocks.some((block) => isVia(block.via, peer.stored, grant.id, peer.record.was)) !== true,
     );
     if (untaken === true) return true;
   }
@@ -147,10 +154,10 @@ const readsLimit = 48;
 
 /** Names of the records that a cycle reads after the own one. */
 export function toRead(state: State, own: PeerRecord, self: RecordRef, dead: readonly string[]): readonly string[] {
-  const names = new Set<string>(takeoverReads(state, own, self, dead));
+  const names = new Set<string>(takeoverReads(state, own, dead));
   for (const name of state.interest) {
     const granting = state.peers.get(name)?.record.granting ?? [];
-    if (granting.some((grant) => sameRef(grant.to, self))) names.add(name);
+    if (granting.some((grant) => isIncarnation(grant.to, self, own.was))) names.add(name);
   }
   for (const grant of own.granting) names.add(grant.to.name);
   for (const block of own.blocks) if (block.via !== undefined) names.add(block.via.name);

@@ -157,6 +157,10 @@ export interface DurablePeer {
   readonly universe: DurableUniverse | undefined;
   /** Name of the own record that all this is about: another one is another identity of this machine. */
   readonly self?: string;
+  /** The own record as it was last written or read: what is written back when the registry went back. */
+  readonly record?: Readonly<Record<string, unknown>>;
+  /** The registry went back, and the own record with it: `record` and `blocks` stand until it is written back. */
+  readonly back?: boolean;
   /** The disk was lost and with it what rests: until a write has put every block into quarantine. */
   readonly lostRests?: boolean;
   /** Pods may run that no lease tells of (no links of ours to read them from): quarantine does not end by time. */
@@ -172,6 +176,8 @@ export interface DurableSession {
   readonly id: string;
   /** The session of the process that is about to take it; its write may or may not have arrived. */
   readonly next: string;
+  /** How often it was renewed: a record with fewer is older than this disk, not a stranger's. */
+  readonly renewals?: number;
 }
 
 export interface DurableUniverse extends RecordRef {
@@ -282,6 +288,8 @@ export interface Config {
   readonly takeOverAfterMs: number;
   /** After so long the next three heirs try. */
   readonly takeOverStepMs: number;
+  /** For so long after the registry went back nobody grants or takes over. */
+  readonly suspicionMs: number;
   /** A block that was empty for so long is marked spare. */
   readonly spareAfterMs: number;
   /** How long a block whose last use is not known is not leased from. */

@@ -5,7 +5,7 @@ import { perFamily } from './address.ts';
 import { type Cidr, coalesce, contains, containsAddress, formatCidr, intersect, overlaps, subtract } from './cidr.ts';
 import type { Draft } from './draft.ts';
 import type { InUse } from './events.ts';
-import { blocksLimit, type RecordRef, reservedLimit, sameRef, type UniverseRecord } from './records.ts';
+import { blocksLimit, type RecordRef, reservedLimit, isIncarnation, type UniverseRecord } from './records.ts';
 import type { State } from './state.ts';
 
 export interface Founding {
@@ -78,7 +78,7 @@ export function newUniverse(state: State): UniverseRecord {
 /** The founder writes the ranges minus what is reserved into its blocks, once. */
 export function seed(draft: Draft): void {
   const universe = draft.state.universe?.record;
-  if (draft.seeded || universe === undefined || !sameRef(universe.founder, draft.self)) return;
+  if (draft.seeded || universe === undefined || !isIncarnation(universe.founder, draft.self, draft.base.was)) return;
   const space = coalesce(subtract(universe.ranges, universe.reserved));
   draft.blocks = space.map((cidr) => ({ cidr }));
   draft.seeded = true;

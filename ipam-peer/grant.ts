@@ -4,6 +4,7 @@
 //
 // Only blocks without `via` are cut, only parts without a leased or resting address travel, none smaller than /25 (IPv6: /121), and
 // the donor keeps more than its low-water mark; each family for itself. The runtime removes what is given from the durable copy before the write is sent.
+import { isSuspicious } from './back.ts';
 import { families, type Family, familyOf } from './address.ts';
 import { type Cidr, compareCidr, countAddresses, formatCidr, halvesOf, overlaps, sizeOf, subtract } from './cidr.ts';
 import { type Draft, readPeers } from './draft.ts';
@@ -19,6 +20,7 @@ export const wantsPerWrite = 16;
 const idsPerWrite = 2 * wantsPerWrite;
 
 export function grant(draft: Draft): void {
+  if (isSuspicious(draft.state, draft.nowMs)) return;
   for (const family of families) grantFamily(draft, family);
 }
 

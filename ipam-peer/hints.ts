@@ -1,7 +1,7 @@
 // What was heard of other peers' records, from watches, lists and reads. It decides when a cycle is worth starting and which
 // records that cycle reads; it is never the ground for a write.
 import { families } from './address.ts';
-import { parsePeer, type PeerRecord, type RecordRef, sameRef, universeOf } from './records.ts';
+import { isIncarnation, parsePeer, type PeerRecord, type RecordRef, sameRef, universeOf } from './records.ts';
 import type { StoredRecord } from './events.ts';
 import { enoughToGive } from './grant.ts';
 import { noteSpares, pullsFrom } from './spare.ts';
@@ -60,6 +60,9 @@ export function learn(
   state.peers.set(stored.name, known);
   markInterest(state, known);
   noteSpares(state, known);
+  state.vanished.delete(stored.name);
+  if (parsed.record.suspect !== true) state.suspects.delete(stored.name);
+  else if (!state.suspects.has(stored.name)) state.suspects.set(stored.name, state.nowMs);
   for (const family of families) {
     const ask = state.asks[family];
     if (!ask.exhausted || parsed.record.free[family] < enoughToGive(state)) continue;
@@ -74,7 +77,10 @@ export function forget(state: State, name: string): void {
   if (state.interest.delete(name)) state.interestVersion++;
   state.heirOf.delete(name);
   state.spares.delete(name);
+  state.suspects.delete(name);
   state.malformed.delete(name);
+  const known = state.peers.get(name);
+  if (known !== undefined && known.record.heir === undefined) state.vanished.set(name, state.nowMs);
   if (state.peers.delete(name)) emit(state, { kind: 'changed' });
 }
 
@@ -84,10 +90,13 @@ function asks(record: PeerRecord, self: RecordRef): boolean {
 
 function markInterest(state: State, peer: Known<PeerRecord>): void {
   const self = selfRef(state);
+  const was = state.confirmed?.record.was;
   const { record, stored } = peer;
   const concerns =
     self !== undefined &&
-    (asks(record, self) || pullsFrom(record, self) || record.granting.some((grant) => sameRef(grant.to, self)));
+    (asks(record, self) ||
+      pullsFrom(record, self) ||
+      record.granting.some((grant) => isIncarnation(grant.to, self, was)));
   const before = state.interest.delete(stored.name);
   if (concerns) state.interest.add(stored.name);
   if (before || concerns) state.interestVersion++;

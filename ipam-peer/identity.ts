@@ -1,10 +1,11 @@
 // Identity: the disk is about one record. A machine whose node was registered anew (or that was removed and comes back) has another
 // one: it owns nothing of what its disk tells, and its pods' addresses may be somebody else's by now. So before it shows itself to
 // the others with its address, every lease of the earlier identity is cut off the network and dropped.
-import type { Delta, Lease } from './events.ts';
-import { rest } from './space.ts';
 import { parseAddress } from './address.ts';
-import { emit, leaseKey, persistPeer, refreshUsable, say, type State } from './state.ts';
+import { containsAddress } from './cidr.ts';
+import type { Delta, Lease } from './events.ts';
+import { parsePeer } from './records.ts';
+import { emit, leaseKey, persistPeer, refreshUsable, release, say, type State } from './state.ts';
 
 /** At the first step, and until the leases of an earlier identity are cut. */
 export function driveIdentity(state: State): void {
@@ -12,8 +13,9 @@ export function driveIdentity(state: State): void {
   if (durable.self !== undefined && durable.self !== config.self) {
     const news = `this machine was ${durable.self} and is ${config.self} now: its ${state.leases.size} earlier leases are cut`;
     say(state, 'warn', news);
-    const { session: _earlier, ...rest } = durable;
-    state.durable = rest;
+    for (const text of durable.overlay) release(state, text);
+    const { session: _earlier, ...kept } = durable;
+    state.durable = kept;
     persistPeer(state, {
       uid: undefined,
       seq: 0,
@@ -23,28 +25,39 @@ export function driveIdentity(state: State): void {
       self: config.self,
       cutting: state.leases.size > 0,
       lostRests: false,
+      record: {},
+      back: false,
     });
     refreshUsable(state);
   }
   if (state.durable.cutting === true && !state.cutAsked) {
     state.cutAsked = true;
-    emit(state, { kind: 'cut', leases: [...state.leases.values()] });
+    emit(state, { kind: 'cut', leases: outsideLeases(state) });
   }
 }
 
+/** Leases on addresses that are not this node's by its disk. */
+export function outsideLeases(state: State): readonly Lease[] {
+  const parsed = parsePeer(state.durable.record);
+  const blocks = parsed.ok ? parsed.record.blocks : [];
+  const isInside = (text: string): boolean => {
+    const address = parseAddress(text);
+    return address !== undefined && blocks.some(({ cidr }) => containsAddress(cidr, address));
+  };
+  return [...state.leases.values()].filter((lease) => !lease.addresses.every(isInside));
+}
+
 /** Event `cut`. */
-export function wereCut(state: State, leases: readonly Lease[], nowMs: number): void {
+export function wereCut(state: State, leases: readonly Lease[]): void {
   if (state.durable.cutting !== true) return;
   const deltas: Delta[] = [];
   for (const lease of leases) {
     state.leases.delete(leaseKey(lease));
-    for (const text of lease.addresses) {
-      const address = parseAddress(text);
-      if (address !== undefined) rest(state.spaces[address.family], address.value, nowMs + state.config.restMs);
-    }
+    for (const text of lease.addresses) release(state, text);
     deltas.push({ kind: 'unlease', lease });
   }
   state.durable = { ...state.durable, cutting: false };
+  state.cutAsked = false;
   emit(state, { kind: 'persist', sync: 'full', deltas: [...deltas, { kind: 'peer', peer: state.durable }] });
   refreshUsable(state);
 }

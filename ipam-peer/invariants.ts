@@ -1,7 +1,7 @@
 // The invariants of the design, computed from what stands in the registry and on the disks. The simulator asserts them after
 // every step; on a live cluster they are a finding on one paged list, never the cause of an action.
 import { type Cidr, compareCidr, contains, formatCidr, overlaps, sizeOf, subtract } from './cidr.ts';
-import { isDeadSource, isVia, type PeerRecord, type RecordRef, sameRef, type UniverseRecord } from './records.ts';
+import { isDeadSource, isIncarnation, isVia, type PeerRecord, type RecordRef, type UniverseRecord } from './records.ts';
 import type { Known } from './state.ts';
 
 export interface Owned {
@@ -16,7 +16,9 @@ export function effectiveOwners(
   universe: UniverseRecord | undefined,
   peers: readonly Known<PeerRecord>[],
 ): readonly Owned[] {
-  const byUid = new Map(peers.map((peer) => [peer.stored.uid, peer]));
+  const byUid = new Map(
+    peers.flatMap((peer) => [peer.stored.uid, ...(peer.record.was ?? [])].map((uid) => [uid, peer])),
+  );
   const inherited = Map.groupBy(
     peers.flatMap(({ record }) =>
       record.blocks.filter((block) => block.via !== undefined && block.via.id === undefined),
@@ -28,12 +30,14 @@ export function effectiveOwners(
   const owned: Owned[] = [];
   for (const { record, stored } of peers) {
     const owner: RecordRef = { name: stored.name, uid: stored.uid };
-    if (!record.seeded && sameRef(universe?.founder, owner)) {
+    if (!record.seeded && isIncarnation(universe?.founder, owner, record.was)) {
       for (const cidr of spaceOf(universe)) if (!isInherited(cidr, owner)) owned.push({ cidr, owner, as: 'unseeded' });
     }
     for (const { cidr } of record.blocks) if (!isInherited(cidr, owner)) owned.push({ cidr, owner, as: 'block' });
     for (const grant of record.granting) {
-      const taken = byUid.get(grant.to.uid)?.record.blocks.some((block) => isVia(block.via, owner, grant.id));
+      const taken = byUid
+        .get(grant.to.uid)
+        ?.record.blocks.some((block) => isVia(block.via, owner, grant.id, record.was));
       if (taken !== true && !isInherited(grant.cidr, owner)) owned.push({ cidr: grant.cidr, owner, as: 'grant' });
     }
   }

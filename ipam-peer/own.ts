@@ -5,7 +5,7 @@ import { containsAddress, intersect, sameCidrs } from './cidr.ts';
 import { sameTexts } from './describe.ts';
 import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
 import { markAllInterest } from './hints.ts';
-import { parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
+import { formatPeer, parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { takeThis } from './space.ts';
 import {
   type Ask,
@@ -42,6 +42,7 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   state.confirmed = known;
   state.interestVersion++;
   setFence(state, 'own', '');
+  state.backSinceMs = Infinity;
   adopt(state, known);
   refreshUsable(state);
   if (newIdentity) markAllInterest(state);
@@ -65,15 +66,18 @@ function adopt(state: State, own: Known<PeerRecord>): void {
   const next: DurablePeer = {
     ...durable,
     uid: stored.uid,
-    seq: Math.max(durable.seq, record.seq),
+    seq: durable.uid === stored.uid ? Math.max(durable.seq, record.seq) : record.seq,
     blocks: doubt === undefined ? blocks : intersect(durable.blocks, blocks),
     doubt,
     overlay: families.flatMap((family) => overlayOf(state, record, family)),
+    record: formatPeer(record),
+    back: false,
   };
   const same =
     next.uid === durable.uid &&
     next.seq === durable.seq &&
     next.doubt === durable.doubt &&
+    durable.back !== true &&
     sameCidrs(next.blocks, durable.blocks) &&
     sameTexts(next.overlay, durable.overlay);
   if (!same) persistPeer(state, next);
@@ -91,15 +95,11 @@ function overlayOf(state: State, record: PeerRecord, family: Family): readonly s
 }
 
 function whyNotMine(state: State, stored: StoredRecord, record: PeerRecord): string {
-  const { durable } = state;
   if (record.universe !== state.config.universe)
     return `the record ${stored.name} is of the universe ${record.universe}`;
   if (record.removed === true) return 'this node was removed from the network (weft peers remove)';
   if (record.heir !== undefined) return `this node was removed: ${record.heir.name} takes its space over`;
-  if (durable.uid === stored.uid) return '';
-  if (durable.uid === undefined) return '';
-  if (durable.blocks.length + state.leases.size === 0) return '';
-  return `this node's record ${stored.name} was deleted and made again by someone else, while its disk holds blocks`;
+  return '';
 }
 
 function holdsSpace(record: PeerRecord): boolean {
@@ -141,17 +141,6 @@ function dropOthers(state: State, leases: readonly Lease[]): void {
     state.leases.delete(key);
     emit(state, { kind: 'persist', sync: 'normal', deltas: [{ kind: 'unlease', lease }] });
   }
-}
-
-/** The registry has no own record: true when an empty one is to be created. */
-export function missing(state: State): boolean {
-  const { durable } = state;
-  if (durable.uid === undefined || durable.blocks.length + state.leases.size === 0) return true;
-  fence(
-    state,
-    `the registry has no record of this node any more, while its disk holds blocks: was it restored or emptied?`,
-  );
-  return false;
 }
 
 function fence(state: State, problem: string): void {

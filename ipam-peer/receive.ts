@@ -1,23 +1,36 @@
 // Receive: the taker's end of a transfer. A grant read in a donor's record becomes a block that carries `via`, the grant's id:
 // from this write on the space is this peer's. While `via` stands the block is leased from but not split, granted or merged;
 // it is cleared when the source is read to be gone, so that no grant is ever taken twice.
-import { contains, formatCidr, overlaps } from './cidr.ts';
+import { contains, formatCidr, overlaps, subtract } from './cidr.ts';
 import { type Draft, look, readPeers } from './draft.ts';
-import { blocksLimit, type Grant, isVia, type RecordRef, sameRef, viasLimit } from './records.ts';
+import { type Block, blocksLimit, type Grant, isIncarnation, isVia, type RecordRef, viasLimit } from './records.ts';
 import { sayOnce } from './state.ts';
 
 export function receive(draft: Draft): void {
   for (const { stored, record } of readPeers(draft)) {
     const donor: RecordRef = { name: stored.name, uid: stored.uid };
     for (const grant of record.granting) {
-      if (!sameRef(grant.to, draft.self)) continue;
-      if (draft.blocks.some((block) => isVia(block.via, donor, grant.id))) continue;
+      if (!isIncarnation(grant.to, draft.self, draft.base.was)) continue;
+      if (draft.blocks.some((block) => isVia(block.via, donor, grant.id, record.was))) continue;
+      if ((draft.base.was ?? record.was) !== undefined && markAgain(draft, grant, donor)) continue;
       if (!isPlausible(draft, grant, donor) || isFull(draft)) continue;
       draft.blocks.push({ cidr: grant.cidr, via: { ...donor, id: grant.id } });
       draft.changed = true;
       draft.news.push(`got ${formatCidr(grant.cidr)} from ${donor.name}`);
     }
   }
+}
+
+/** After the registry went back a donor may not know any more that its grant was taken: the block gets its `via` again. */
+function markAgain(draft: Draft, grant: Grant, donor: RecordRef): boolean {
+  const own = draft.blocks.find((block) => block.via === undefined && contains(block.cidr, grant.cidr));
+  if (own === undefined || draft.blocks.length >= blocksLimit) return false;
+  const { cidr: _whole, ...marks } = own;
+  const rest = subtract([own.cidr], [grant.cidr]).map((cidr): Block => ({ ...marks, cidr }));
+  const block: Block = { ...marks, cidr: grant.cidr, via: { ...donor, id: grant.id } };
+  draft.blocks = [...draft.blocks.filter((one) => one !== own), ...rest, block];
+  draft.changed = true;
+  return true;
 }
 
 /** What does not fit into the record stays with its donor, granted, until there is room. */

@@ -60,6 +60,10 @@ export interface PeerRecord {
   readonly heir?: RecordRef;
   /** The node was declared gone by a person; its session says so for good. */
   readonly removed?: boolean;
+  /** Uids of earlier incarnations that this record goes on from (the registry went back), latest first. */
+  readonly was?: readonly string[];
+  /** The registry went back and this record is not written back yet. */
+  readonly suspect?: boolean;
   /** Underlay addresses, preferred first. */
   readonly underlay: readonly string[];
   /** The node's own addresses in the overlay, at most one per family. */
@@ -184,7 +188,7 @@ function asGrant(value: unknown, field: string): Grant {
 }
 
 const peerFields =
-  'schema universe node seq seeded blocks granting wants wants6 pulls heir removed underlay overlay free freeBits6'.split(
+  'schema universe node seq seeded blocks granting wants wants6 pulls heir removed was suspect underlay overlay free freeBits6'.split(
     ' ',
   );
 
@@ -230,6 +234,10 @@ export function parsePeer(value: unknown): Parsed<PeerRecord> {
       ...(object['pulls'] !== undefined && { pulls: asPull(object['pulls']) }),
       ...(object['heir'] !== undefined && { heir: asRef(object['heir'], 'heir') }),
       ...(asFlag(object['removed'], 'removed') && { removed: true }),
+      ...(object['was'] !== undefined && {
+        was: asList(object['was'], 'was', 4).map((item, i) => asText(item, `was[${i}]`)),
+      }),
+      ...(asFlag(object['suspect'], 'suspect') && { suspect: true }),
       underlay: asAddresses(object['underlay'], 'underlay'),
       overlay: asAddresses(object['overlay'], 'overlay'),
       free: { 4: asCount(object['free'] ?? 0, 'free'), 6: asFreeBits(object['freeBits6']) },
@@ -254,6 +262,8 @@ export function formatPeer(record: PeerRecord): Json {
     ...(record.pulls && { pulls: { from: record.pulls.from, cidr: formatCidr(record.pulls.cidr) } }),
     ...(record.heir && { heir: record.heir }),
     ...(record.removed === true && { removed: true }),
+    ...(record.was !== undefined && record.was.length > 0 && { was: record.was }),
+    ...(record.suspect === true && { suspect: true }),
     underlay: record.underlay,
     overlay: record.overlay,
     free: record.free[4],
@@ -299,14 +309,19 @@ export function sameRef(a: RecordRef | undefined, b: RecordRef | undefined): boo
   return a !== undefined && b !== undefined && a.uid === b.uid && a.name === b.name;
 }
 
-/** True when `via` names grant `id` of the incarnation `donor`. */
-export function isVia(via: Via | undefined, donor: RecordRef, id: number): boolean {
-  return sameRef(via, donor) && via?.id === id;
+/** True when `ref` names this record: its incarnation, or an earlier one that it goes on from. */
+export function isIncarnation(ref: RecordRef | undefined, stored: RecordRef, was: PeerRecord['was']): boolean {
+  return ref !== undefined && ref.name === stored.name && (ref.uid === stored.uid || was?.includes(ref.uid) === true);
+}
+
+/** True when `via` names grant `id` of the incarnation `donor`, or of an earlier one that it goes on from. */
+export function isVia(via: Via | undefined, donor: RecordRef, id: number, was?: PeerRecord['was']): boolean {
+  return via?.id === id && isIncarnation(via, donor, was);
 }
 
 /** True when `via` names the dead record itself. */
-export function isDeadSource(via: Via | undefined, dead: RecordRef): boolean {
-  return via !== undefined && via.id === undefined && sameRef(via, dead);
+export function isDeadSource(via: Via | undefined, dead: RecordRef, was?: PeerRecord['was']): boolean {
+  return via !== undefined && via.id === undefined && isIncarnation(via, dead, was);
 }
 
 /** UTF-8 bytes of a value's JSON, by an upper bound that is exact for ASCII. */

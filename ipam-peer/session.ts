@@ -9,7 +9,7 @@
 import type { Answer, StoredRecord } from './events.ts';
 import { formatSession, parseSession, type SessionRecord } from './records.ts';
 import type { Session } from './session-state.ts';
-import { emit, isObserving, persistPeer, refreshUsable, say, setFence, type State } from './state.ts';
+import { emit, isObserving, persistPeer, refreshUsable, release, say, setFence, type State } from './state.ts';
 
 /** True when this process may write to the registry for its node. */
 export function isHeld(state: State): boolean {
@@ -19,8 +19,13 @@ export function isHeld(state: State): boolean {
 /** When the session wants attention next. */
 export function sessionDueMs(state: State): number {
   const { session } = state;
-  const due = session.pending?.deadlineMs ?? (isObserving(state) ? Infinity : session.nextMs);
+  const due = session.pending?.deadlineMs ?? (isResting(state) ? Infinity : session.nextMs);
   return session.status === 'asking' ? Math.min(due, session.offlineAtMs) : due;
+}
+
+/** No session for who only follows the others; and that of a node that is gone is left to stand still. */
+function isResting(state: State): boolean {
+  return isObserving(state) || (state.fences.get('node') ?? '') !== '';
 }
 
 export function driveSession(state: State, nowMs: number): void {
@@ -33,7 +38,7 @@ export function driveSession(state: State, nowMs: number): void {
     session.pending = undefined;
     lookAgain(session, nowMs);
   }
-  if (session.pending !== undefined || nowMs < session.nextMs || isObserving(state)) return;
+  if (session.pending !== undefined || nowMs < session.nextMs || isResting(state)) return;
   if (session.status === 'held' && session.stored !== undefined) write(state, session.stored, nowMs);
   else read(state, nowMs);
 }
@@ -54,13 +59,14 @@ function write(state: State, stored: StoredRecord | undefined, nowMs: number): v
   const known = parseSession(stored?.value);
   const before: Pick<SessionRecord, 'renewals' | 'extra'> = known.ok ? known.record : { renewals: 0, extra: {} };
   // A new id each time: a disk that is rolled back by more than one renewal is told from the present one.
-  const next = `${config.session}-${before.renewals + 1}`;
+  const renewals = Math.max(before.renewals, state.durable.session?.renewals ?? 0) + 1;
+  const next = `${config.session}-${renewals}`;
   const held = known.ok && isMine(state, known.record.sessionId) ? known.record.sessionId : '';
-  persistPeer(state, { session: { id: held, next }, self: config.self });
+  persistPeer(state, { session: { id: held, next, renewals }, self: config.self });
   const value = formatSession({
     ...before,
     sessionId: next,
-    renewals: before.renewals + 1,
+    renewals,
     termMs: config.sessionTermMs,
     removed: false,
   });
@@ -120,7 +126,11 @@ function held(state: State, stored: StoredRecord, nowMs: number): void {
   session.moved = false;
   session.nextMs = nowMs + config.sessionRenewMs;
   const known = parseSession(stored.value);
-  if (known.ok) persistPeer(state, { session: { id: known.record.sessionId, next: '' }, self: config.self });
+  if (known.ok)
+    persistPeer(state, {
+      session: { id: known.record.sessionId, next: '', renewals: known.record.renewals },
+      self: config.self,
+    });
   setFence(state, 'session', '');
   refreshUsable(state);
 }
@@ -134,7 +144,7 @@ function wasRead(state: State, stored: StoredRecord | undefined, nowMs: number):
     setFence(state, 'session', 'this node was removed from the network (weft peers remove)');
     return;
   }
-  if (stored === undefined || !known.ok || isMine(state, known.record.sessionId)) {
+  if (stored === undefined || !known.ok || isMine(state, known.record.sessionId) || isOlder(state, known.record)) {
     write(state, stored, nowMs);
     return;
   }
@@ -144,6 +154,11 @@ function wasRead(state: State, stored: StoredRecord | undefined, nowMs: number):
 function isMine(state: State, sessionId: string): boolean {
   const { session } = state.durable;
   return sessionId === session?.id || sessionId === session?.next;
+}
+
+/** The registry went back: the session that stands there was replaced by one that this disk knows. */
+function isOlder(state: State, record: SessionRecord): boolean {
+  return record.renewals < (state.durable.session?.renewals ?? 0);
 }
 
 /** Another process holds the session, or held it before the disk was lost or rolled back: it must stand still for its term. */
@@ -173,6 +188,7 @@ function watchStranger(state: State, stored: StoredRecord, record: SessionRecord
 function strangerIsDead(state: State): void {
   if (state.durable.uid === undefined) return;
   say(state, 'warn', 'another session went on from a later disk than this one: the leases are taken from the kernel');
-  persistPeer(state, { uid: undefined, seq: 0, blocks: [], doubt: undefined, overlay: [] });
+  for (const text of state.durable.overlay) release(state, text);
+  persistPeer(state, { uid: undefined, seq: 0, blocks: [], doubt: undefined, overlay: [], record: {}, back: false });
   state.recovery = 'none';
 }

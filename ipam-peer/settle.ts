@@ -2,6 +2,7 @@
 // the target's incarnation is gone, in which case the space comes back. As long as the incarnation exists nothing is withdrawn:
 // it may be about to take.
 import { formatCidr } from './cidr.ts';
+import { hasVanished, isSuspicious } from './back.ts';
 import { type Draft, look } from './draft.ts';
 import { isVia } from './records.ts';
 
@@ -10,9 +11,10 @@ export function settle(draft: Draft): void {
     const target = look(draft, grant.to);
     if (target === 'unread') return true;
     if (target === 'gone') {
+      if (isSuspicious(draft.state, draft.nowMs) || hasVanished(draft.state, grant.to.name)) return true;
       draft.blocks.push({ cidr: grant.cidr });
       draft.news.push(`took ${formatCidr(grant.cidr)} back: ${grant.to.name} is gone and had not taken it`);
-    } else if (!target.blocks.some((block) => isVia(block.via, draft.self, grant.id))) {
+    } else if (!target.blocks.some((block) => isVia(block.via, draft.self, grant.id, draft.base.was))) {
       return true;
     }
     draft.changed = true;

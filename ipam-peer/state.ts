@@ -43,6 +43,8 @@ export interface Cycle {
   own: Known<PeerRecord> | undefined;
   /** Others' records as read in this cycle; `undefined`: there is none. */
   readonly others: Map<string, Known<PeerRecord> | StoredRecord | undefined>;
+  /** All records were listed in this cycle. */
+  listed?: boolean;
   /** What is being done to a dead peer's record. */
   foreign: Foreign | undefined;
   /** What is being written, to log and apply once it succeeded. */
@@ -76,8 +78,8 @@ export interface Gone {
 }
 
 export interface Writing {
-  /** `foreign`: a dead peer's record. */
-  readonly kind: 'create' | 'update' | 'found' | 'universe' | 'foreign';
+  /** `foreign`: a dead peer's record. `back`, `backDone`: the own one after the registry went back, in part and in full. */
+  readonly kind: 'create' | 'update' | 'found' | 'universe' | 'foreign' | 'back' | 'backDone';
   /** Said once the write succeeded. */
   readonly news: readonly string[];
   readonly record: PeerRecord | undefined;
@@ -155,6 +157,15 @@ export interface State {
   readonly heirOf: Set<string>;
   /** The registry holds a record of this node that its disk does not know of. */
   hasRecord: boolean;
+  /** Time of the event that is being taken in. */
+  nowMs: number;
+  /** Until then the records are not believed: the registry went back; and peers that say so of theirs, since when. */
+  suspectUntilMs: number;
+  readonly suspects: Map<string, number>;
+  /** Records that went without an heir while they held or were to get space: since when. */
+  readonly vanished: Map<string, number>;
+  /** Since when the own record waits to be written back; Infinity: it does not. */
+  backSinceMs: number;
   /** Peers that were heard to have spare blocks. */
   readonly spares: Set<string>;
   /** Blocks that hold no lease and no rest, by CIDR text: since when; and what that was computed from. */
@@ -228,6 +239,11 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     gone: new Map(),
     heirOf: new Set(),
     hasRecord: false,
+    nowMs,
+    suspectUntilMs: -Infinity,
+    suspects: new Map(),
+    vanished: new Map(),
+    backSinceMs: Infinity,
     spares: new Set(),
     emptySince: new Map(),
     emptyKey: '',
@@ -351,4 +367,9 @@ export function persistPeer(state: State, change: Partial<DurablePeer>): void {
 export function selfRef(state: State): RecordRef | undefined {
   const uid = state.confirmed?.stored.uid;
   return uid === undefined ? undefined : { name: state.config.self, uid };
+}
+
+/** An address that was taken is free again once it has rested. */
+export function release(state: State, text: string): void {
+  rest(state.spaces[familyOf(text)], valueOf(text), state.nowMs + state.config.restMs);
 }

@@ -25,6 +25,7 @@ export interface Step {
 
 export function step(state: State, event: CoreEvent): Step {
   state.effects = [];
+  state.nowMs = event.nowMs;
   rested(state, event.nowMs);
   driveIdentity(state);
   take(state, event);
@@ -70,7 +71,7 @@ function take(state: State, event: CoreEvent): void {
       noteNodes(state, event.gone, event.nowMs);
       return;
     case 'cut':
-      wereCut(state, event.leases, event.nowMs);
+      wereCut(state, event.leases);
       return;
     case 'surveyed':
       surveyed(state, event.inUse, event.nowMs);

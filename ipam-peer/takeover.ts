@@ -7,6 +7,7 @@
 // from then on. Before it the heir reads the own node after the dead one's: so no two peers become each other's heirs. A heir that is
 // dead itself and has an heir is replaced by that one, once it carries all of the dead heir's blocks.
 import { contains, overlaps } from './cidr.ts';
+import { isSuspicious } from './back.ts';
 import { type Draft, look, readPeers } from './draft.ts';
 import { spaceOf } from './invariants.ts';
 import {
@@ -14,6 +15,7 @@ import {
   blocksLimit,
   type Grant,
   isDeadSource,
+  isIncarnation,
   isVia,
   parseSession,
   type PeerRecord,
@@ -86,12 +88,7 @@ export function toLookAt(state: State, nowMs: number): readonly string[] {
 }
 
 /** Records that the taking over under way depends on. */
-export function takeoverReads(
-  state: State,
-  own: PeerRecord,
-  self: RecordRef,
-  looked: readonly string[],
-): readonly string[] {
+export function takeoverReads(state: State, own: PeerRecord, looked: readonly string[]): readonly string[] {
   const names = new Set<string>();
   const heirOf = [...state.heirOf];
   for (const name of looked) {
@@ -99,20 +96,20 @@ export function takeoverReads(
     const heir = state.peers.get(name)?.record.heir;
     if (heir !== undefined) names.add(heir.name);
   }
-  for (const block of own.blocks)
-    if (block.via !== undefined && block.via.id === undefined) heirOf.push(block.via.name);
-  for (const name of new Set(heirOf)) {
+  for (const { via } of own.blocks) if (via !== undefined && via.id === undefined) heirOf.push(via.name);
+  // Dead records lead to each other by `via`: all of them are read, however far.
+  const seen = new Set<string>();
+  for (let name = heirOf.pop(); name !== undefined; name = heirOf.pop()) {
+    if (seen.has(name)) continue;
+    seen.add(name);
     names.add(name);
     const record = state.peers.get(name)?.record;
-    if (record === undefined || !sameRef(record.heir, self)) continue;
-    for (const grant of record.granting) names.add(grant.to.name);
-    for (const { via } of record.blocks) {
+    for (const { via } of record?.blocks ?? []) {
       if (via === undefined) continue;
-      names.add(via.name);
-      const source = state.peers.get(via.name)?.record;
-      if (via.id !== undefined || source === undefined) continue;
-      for (const grant of source.granting) names.add(grant.to.name);
+      if (via.id === undefined) heirOf.push(via.name);
+      else names.add(via.name);
     }
+    for (const grant of record?.granting ?? []) names.add(grant.to.name);
   }
   return [...names];
 }
@@ -152,11 +149,13 @@ function uncarried(
 ): readonly Block['cidr'][] {
   const { record, stored } = dead;
   const voids = record.granting.filter((grant) => isVoid(draft, grant, stored)).map((grant) => grant.cidr);
-  const unseeded = !record.seeded && sameRef(draft.state.universe?.record.founder, stored);
+  const unseeded = !record.seeded && isIncarnation(draft.state.universe?.record.founder, stored, record.was);
   const ranges = unseeded ? spaceOf(draft.state.universe?.record) : [];
   return [...record.blocks.map((block) => block.cidr), ...voids, ...ranges].filter(
     (cidr) =>
-      !carriers.some((blocks) => blocks.some((block) => isDeadSource(block.via, stored) && contains(block.cidr, cidr))),
+      !carriers.some((blocks) =>
+        blocks.some((block) => isDeadSource(block.via, stored, record.was) && contains(block.cidr, cidr)),
+      ),
   );
 }
 
@@ -178,7 +177,7 @@ function isTakenByName(draft: Draft, grant: Grant, donor: RecordRef): boolean {
 /** Carries what the dead left: from this write on it is this peer's, in quarantine, and only to lease from while `via` stands. */
 export function inherit(draft: Draft): void {
   const dead = inherited(draft);
-  if (dead.length === 0) return;
+  if (dead.length === 0 || isSuspicious(draft.state, draft.nowMs)) return;
   const carriers = lineage(draft);
   if (carriers === undefined) return;
   for (const one of dead) {
@@ -202,6 +201,7 @@ function countVias(blocks: readonly Block[]): number {
 
 /** The next write to somebody else's record; undefined when none is due. */
 export function chooseForeign(draft: Draft, cycle: Cycle): Foreign | undefined {
+  if (isSuspicious(draft.state, draft.nowMs)) return undefined;
   const mine = inherited(draft);
   const carriers = mine.length === 0 ? [] : lineage(draft);
   for (const dead of carriers === undefined ? [] : mine) {
@@ -222,12 +222,14 @@ function finish(draft: Draft, dead: Known<PeerRecord>, carriers: readonly Known<
   const { record, stored } = dead;
   const blocks = [draft.base.blocks, ...carriers.map((one) => one.record.blocks)];
   const carried = (cidr: Block['cidr']): boolean =>
-    blocks.some((list) => list.some((block) => isDeadSource(block.via, stored) && contains(block.cidr, cidr)));
+    blocks.some((list) =>
+      list.some((block) => isDeadSource(block.via, stored, record.was) && contains(block.cidr, cidr)),
+    );
   const granting = record.granting.filter((grant) => {
     const target = look(draft, grant.to);
     if (target === 'unread') return true;
     if (target === 'gone') return !isTakenByName(draft, grant, stored) && !carried(grant.cidr);
-    return !target.blocks.some((block) => isVia(block.via, stored, grant.id));
+    return !target.blocks.some((block) => isVia(block.via, stored, grant.id, record.was));
   });
   if (granting.length < record.granting.length) {
     return { kind: 'settle', dead, record: { ...record, granting, seq: record.seq + 1 } };

@@ -6,7 +6,7 @@ import { families, type Family, type PerFamily } from './address.ts';
 import { type Cidr, compareCidr, countAddresses, formatCidrs } from './cidr.ts';
 import type { Draft } from './draft.ts';
 import { enoughToGive, wantsPerWrite } from './grant.ts';
-import { type Block, blocksLimit, type PeerRecord, type RecordRef, sameRef } from './records.ts';
+import { type Block, blocksLimit, isIncarnation, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { freeAddresses } from './space.ts';
 import { familiesOf, familyWord, type Known, type State, selfRef } from './state.ts';
 
@@ -83,7 +83,7 @@ function canGive(state: State, peer: Known<PeerRecord>, family: Family): boolean
 }
 
 function isUnseeded(state: State, peer: Known<PeerRecord>): boolean {
-  return !peer.record.seeded && sameRef(state.universe?.record.founder, peer.stored);
+  return !peer.record.seeded && isIncarnation(state.universe?.record.founder, peer.stored, peer.record.was);
 }
 
 interface Choice {

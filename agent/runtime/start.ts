@@ -91,6 +91,7 @@ export const defaultTiming = {
   takeOverAfterMs: 300_000,
   takeOverStepMs: 30_000,
   spareAfterMs: 3_600_000,
+  suspicionMs: 1_200_000,
 } as const;
 
 /** Between a node's name and a pool's in the name of a record; no uid begins like that. */

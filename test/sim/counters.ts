@@ -30,6 +30,7 @@ export type OperationName =
   | 'quarantine'
   | 'quarantineLifted'
   | 'cut'
+  | 'writtenBack'
   | 'spare'
   | 'pull'
   | 'merge';
@@ -43,9 +44,12 @@ export type FaultName =
   | 'partition'
   | 'heal'
   | 'recordDeleted'
+  | 'recordLost'
+  | 'registryRestored'
   | 'nodeDeleted'
   | 'nodeDeletedAlive'
   | 'reRegistered'
+  | 'reinstalled'
   | 'diskRolledBack'
   | 'nodesLate'
   | 'requestLost'
@@ -62,12 +66,12 @@ export type FaultName =
 
 /** Every counter, in the order of the summary. */
 export const operationNames: readonly OperationName[] =
-  'found join seed want grant receive settle takeBack clearVia write conflict allocate allocateNamed refuse exhausted activate free restEnded sessionTaken sessionRenewed heir heirOfHeir voidHeir carry settleDead deleteDead quarantine quarantineLifted cut spare pull merge'.split(
+  'found join seed want grant receive settle takeBack clearVia write conflict allocate allocateNamed refuse exhausted activate free restEnded sessionTaken sessionRenewed heir heirOfHeir voidHeir carry settleDead deleteDead quarantine quarantineLifted cut writtenBack spare pull merge'.split(
     ' ',
   ) as OperationName[];
 
 export const faultNames: readonly FaultName[] =
-  'crash crashBetweenEffects powerLoss diskLost restart partition heal recordDeleted nodeDeleted nodeDeletedAlive reRegistered diskRolledBack nodesLate requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
+  'crash crashBetweenEffects powerLoss diskLost restart partition heal recordDeleted recordLost registryRestored nodeDeleted nodeDeletedAlive reRegistered reinstalled diskRolledBack nodesLate requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
     ' ',
   ) as FaultName[];
 

@@ -1,5 +1,8 @@
 // What befalls whole nodes: deleted while alive or dead, registered anew on the same machine, disks put back to an earlier copy.
 import type { Lease } from '#ipam-peer/events.ts';
+import type { StoredRecord } from '#ipam-peer/events.ts';
+import { leaseKey } from '#ipam-peer/state.ts';
+import { type PeerRecord, sameRef } from '#ipam-peer/records.ts';
 import { Violation } from './checks.ts';
 import type { SimPeer } from './peer.ts';
 import { crash } from './crash.ts';
@@ -34,6 +37,19 @@ export function deleteNode(world: World, peer: SimPeer): void {
   });
 }
 
+/** Nodes are deleted when it hurts most: in the middle of a transfer or of taking over. */
+export function ambush(world: World, stored: StoredRecord, before: PeerRecord | undefined, after: PeerRecord): void {
+  if (world.calm || world.restoring || !world.random.chance(world.faults.ambush)) return;
+  const given = after.granting.filter((grant) => before?.granting.some((one) => one.id === grant.id) !== true);
+  const carried = after.blocks.filter((block) => block.via !== undefined && block.via.id === undefined);
+  const names: string[] = given.map((grant) => (world.random.chance(0.5) ? grant.to.name : stored.name));
+  if (after.heir !== undefined && !sameRef(after.heir, before?.heir)) names.push(after.heir.name);
+  if (carried.some((block) => before?.blocks.some((one) => sameRef(one.via, block.via)) !== true))
+    names.push(stored.name);
+  const peer = world.peers.find((one) => names.includes(one.name));
+  if (peer !== undefined) world.agenda.add(world.nowMs + world.random.between(0, 30), { kind: 'doom', peer });
+}
+
 /** Power off, for good; its pods end. */
 export function retire(world: World, peer: SimPeer): void {
   if (peer.retired) return;
@@ -43,6 +59,18 @@ export function retire(world: World, peer: SimPeer): void {
   peer.crash();
   for (const pod of peer.pods.values()) endPod(world, peer, pod.lease);
   peer.pods.clear();
+  if (!world.calm) world.agenda.add(world.nowMs + world.random.between(500, 6000), { kind: 'reinstall', peer });
+}
+
+/** The machine is set up anew: an empty disk, another node. */
+export function reinstall(world: World, peer: SimPeer): void {
+  if (!peer.retired || world.calm) return;
+  world.counters.count('reinstalled');
+  peer.retired = false;
+  peer.loseDisk();
+  peer.reidentify(`i${world.steps}`);
+  world.note(`${peer.name} is set up anew`);
+  world.agenda.add(world.nowMs, { kind: 'start', peer });
 }
 
 function endPod(world: World, peer: SimPeer, lease: Lease): void {
@@ -63,6 +91,8 @@ export function reRegister(world: World, peer: SimPeer): void {
   world.counters.count('reRegistered');
   world.note(`${peer.name} is registered anew`);
   peer.crash();
+  // After the loss of the disk not every pod is known: the datapath removes links that no lease tells of.
+  for (const [id, { lease }] of peer.pods) if (!peer.disk.leases.has(leaseKey(lease))) peer.pods.delete(id);
   peer.reidentify(`r${world.steps}`);
   world.agenda.add(world.nowMs + world.random.between(1, 2000), { kind: 'start', peer });
 }

@@ -41,13 +41,15 @@ export class RegistryModel {
   /** Uids of nodes that were deleted, for good. */
   readonly goneNodes: Set<string> = new Set<string>();
   /** When each session was last written, by the world's clock. */
-  readonly renewedMs: Map<string, number> = new Map<string, number>();
+  readonly renewedMs: Map<string, readonly number[]> = new Map<string, readonly number[]>();
   universe: Known<UniverseRecord> | undefined;
   /** Counts the writes. */
   revision = 0;
   nowMs: () => number = () => 0;
+  onPeerWritten: (stored: StoredRecord, before: PeerRecord | undefined, after: PeerRecord) => void = () => undefined;
   /** Heirs written while the session moved a moment ago are breaches; 0: not checked. */
   sessionTermMs = 0;
+  requestTimeoutMs = 0;
   readonly #earlier = new Map<string, StoredRecord | undefined>();
   readonly #counters: Counters;
   readonly #changed: (change: Change) => void;
@@ -162,7 +164,7 @@ export class RegistryModel {
       this.breaches.push(`${stored.name} was removed and is back`);
     const same = before.ok && processOf(before.record.sessionId) === processOf(after.record.sessionId);
     this.#counters.count(same ? 'sessionRenewed' : 'sessionTaken');
-    this.renewedMs.set(stored.name, this.nowMs());
+    this.renewedMs.set(stored.name, [...(this.renewedMs.get(stored.name) ?? []), this.nowMs()].slice(-8));
     this.sessions.set(stored.name, stored);
   }
 
@@ -189,6 +191,7 @@ export class RegistryModel {
     this.peers.set(stored.name, { stored, record: parsed.record });
     if (before?.heir !== undefined || parsed.record.heir !== undefined) this.#checkDead(stored, before, parsed.record);
     else this.#countPeer(stored, before, parsed.record);
+    this.onPeerWritten(stored, before, parsed.record);
   }
 
   /** Invariant 3, and that an heir is written only when everything speaks for it. */
@@ -203,9 +206,8 @@ export class RegistryModel {
       if (valid && oldHeir.record.heir === undefined) this.breaches.push(`the valid heir of ${name} was replaced`);
       counters.count(old === undefined ? 'heir' : valid ? 'heirOfHeir' : 'voidHeir');
       if (!this.goneNodes.has(after.node.uid)) this.breaches.push(`${name} has an heir though its node exists`);
-      const stoodMs = this.nowMs() - (this.renewedMs.get(name) ?? -Infinity);
-      if (old === undefined && stoodMs < this.sessionTermMs) {
-        this.breaches.push(`${name} has an heir though its session moved ${stoodMs.toFixed(0)} ms ago`);
+      if (old === undefined && !this.#stoodStill(name)) {
+        this.breaches.push(`${name} has an heir though its session had not stood still`);
       }
     }
     if (before === undefined) return;
@@ -222,6 +224,16 @@ export class RegistryModel {
       );
       if (!taken && (alive || !carried)) this.breaches.push(`grant ${grant.id} of the dead ${name} was dropped`);
     }
+  }
+
+  /** It may have moved again between the heir's look and its write, no longer than a request may take. */
+  #stoodStill(name: string): boolean {
+    const nowMs = this.nowMs();
+    const times = [-Infinity, ...(this.renewedMs.get(name) ?? []), nowMs];
+    return times.some((atMs, index) => {
+      const previousMs = times[index - 1] ?? atMs;
+      return atMs - previousMs >= this.sessionTermMs && atMs >= nowMs - this.requestTimeoutMs;
+    });
   }
 
   #checkDeleted(name: string): void {
@@ -248,7 +260,7 @@ export class RegistryModel {
       const alive = target !== undefined && target.stored.uid === grant.to.uid;
       const taken = alive && target.record.blocks.some((block) => isVia(block.via, stored, grant.id));
       counters.count(taken ? 'settle' : 'takeBack');
-      if (alive && !taken)
+      if (alive && !taken && before.suspect !== true && after.suspect !== true)
         this.breaches.push(`${stored.name} withdrew grant ${grant.id} while ${grant.to.name} exists`);
     }
     const gained = after.blocks.filter(
@@ -257,6 +269,7 @@ export class RegistryModel {
     counters.count('receive', gained.filter(({ via }) => via?.id !== undefined).length);
     counters.count('carry', gained.filter(({ via }) => via?.id === undefined).length);
     counters.count('clearVia', Math.max(0, countVias(before) + gained.length - countVias(after)));
+    if (before.suspect === true && after.suspect !== true) counters.count('writtenBack');
     const spares = (record: PeerRecord): number => record.blocks.filter((block) => block.spare === true).length;
     counters.count('spare', Math.max(0, spares(after) - spares(before)));
     counters.count('pull', after.pulls !== undefined && before.pulls === undefined ? 1 : 0);

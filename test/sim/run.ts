@@ -26,7 +26,7 @@ export interface RunResult {
 }
 
 /** Times after the end of the faults at which the world is asked whether it has come to rest; it must have by the last. */
-const askAfterMs = [60_000, 90_000, 120_000, 180_000];
+const askAfterMs = [20_000, 40_000, 60_000, 90_000, 120_000, 180_000];
 
 /** Pods still come and go: what moved a moment ago may be on its way, so that one look could mislead. */
 function runUntilSettled(world: World): void {

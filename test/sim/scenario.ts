@@ -18,6 +18,8 @@ export interface Faults {
   readonly hintLost: number;
   readonly hintLate: number;
   readonly hintTwice: number;
+  /** Probability that a node is deleted just when its record got a grant, gave one, or made it an heir. */
+  readonly ambush: number;
   /** Mean milliseconds between faults of the world (crash, power loss, partition, deletion); Infinity: none. */
   readonly faultEveryMs: number;
 }
@@ -34,6 +36,7 @@ export const noFaults: Faults = {
   hintLost: 0,
   hintLate: 0,
   hintTwice: 0,
+  ambush: 0,
   faultEveryMs: Infinity,
 };
 
@@ -51,6 +54,8 @@ export interface Scenario {
   /** Split into halves from the beginning until the faults end: a peer reaches the registry only in turn with its half. */
   readonly halves: boolean;
   readonly faults: Faults;
+  /** What befalls the world most: anything, whole nodes, or the registry and the disks. */
+  readonly mood: 'any' | 'nodes' | 'registry';
   /** Faults and load last so long; then the world must come to rest. */
   readonly busyMs: number;
   /** Mean milliseconds between attachments or detachments per peer. */
@@ -94,16 +99,15 @@ const universes: readonly Drawn[] = [
   { ranges: ['10.32.0.0/20', 'fd00:32::/119'], reserved: [] },
 ];
 
-/** Half of the probabilities are zero in a given run: faults show best in changing company. */
-function maybe(random: Random, high: number): number {
-  return random.chance(0.5) ? 0 : random.between(0, high);
-}
-
 export function drawScenario(random: Random, peers: number | undefined): Scenario {
   const universe = random.pick(universes);
   const calm = random.chance(0.1);
+  // Faults of the network hide those of the nodes: in a storm there are few of them and many of these.
+  const storm = random.chance(0.6);
+  const mood = storm ? random.pick(['nodes', 'registry'] as const) : 'any';
+  const maybe = (high: number): number => (random.chance(storm ? 0.8 : 0.5) ? 0 : random.between(0, high));
   return {
-    peers: peers ?? 2 + random.below(random.chance(0.2) ? 15 : 5),
+    peers: peers ?? (storm ? 3 + random.below(4) : 2 + random.below(random.chance(0.2) ? 15 : 5)),
     ranges: universe.ranges.map(cidr),
     reserved: universe.reserved.map(cidr),
     inUse: (universe.inUse ?? []).map((text) => ({ cidr: cidr(text), by: 'a route of the host' })),
@@ -111,23 +115,25 @@ export function drawScenario(random: Random, peers: number | undefined): Scenari
     ownAddresses: random.pick([[4, 6], [4, 6], [6], []]),
     bootWithinMs: random.pick([0, 10, 1000, 15_000]),
     halves: random.chance(0.1),
+    mood,
     faults: calm
       ? noFaults
       : {
-          crashPerEffect: maybe(random, 0.02),
-          requestLost: maybe(random, 0.2),
-          requestLate: maybe(random, 0.2),
-          requestTwice: maybe(random, 0.2),
-          replyLost: maybe(random, 0.2),
-          replyLate: maybe(random, 0.2),
-          replyTwice: maybe(random, 0.2),
-          unknown: maybe(random, 0.2),
-          hintLost: maybe(random, 0.4),
-          hintLate: maybe(random, 0.5),
-          hintTwice: maybe(random, 0.2),
-          faultEveryMs: random.chance(0.3) ? Infinity : random.between(300, 6000),
+          crashPerEffect: maybe(0.02),
+          requestLost: maybe(0.2),
+          requestLate: maybe(0.2),
+          requestTwice: maybe(0.2),
+          replyLost: maybe(0.2),
+          replyLate: maybe(0.2),
+          replyTwice: maybe(0.2),
+          unknown: maybe(0.2),
+          hintLost: maybe(0.4),
+          hintLate: maybe(0.5),
+          hintTwice: maybe(0.2),
+          ambush: mood === 'nodes' ? random.between(0.1, 0.6) : mood === 'any' ? maybe(0.1) : 0,
+          faultEveryMs: storm ? random.between(150, 800) : random.chance(0.3) ? Infinity : random.between(300, 6000),
         },
-    busyMs: random.between(5_000, 40_000),
+    busyMs: storm ? random.between(5_000, 20_000) : random.between(5_000, 40_000),
     workEveryMs: random.pick([50, 200, 1000]),
     podsPerPeer: random.pick([3, 20, 150, 400]),
     restMs: random.pick([500, 3000]),

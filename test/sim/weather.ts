@@ -4,6 +4,7 @@ import { crash } from './crash.ts';
 import { isGone } from './gone.ts';
 import { hintAll } from './network.ts';
 import type { SimPeer } from './peer.ts';
+import { loseRecord, restoreBackup, takeBackup } from './restore.ts';
 import { noFaults } from './scenario.ts';
 import type { World } from './world.ts';
 
@@ -18,21 +19,36 @@ export function fault(world: World): void {
   const choice = world.random.next();
   if (choice < 0.35) {
     if (peer.state !== undefined && !peer.retired)
-      crash(world, peer, world.random.pick(['powerLoss', 'diskLost', 'crash', 'crash']));
-  } else if (choice < 0.45) {
-    deleteNode(world, peer);
+      crash(world, peer, world.random.pick([world.restoring ? 'crash' : 'diskLost', 'powerLoss', 'crash', 'crash']));
   } else if (choice < 0.5) {
-    rollBackDisk(world, peer);
-  } else if (choice < 0.55) {
-    saveDisks(world);
-  } else if (choice < 0.75) {
-    if (!peer.reachable) return;
-    peer.reachable = false;
-    world.counters.count('partition');
-    world.agenda.add(world.nowMs + world.random.between(10, 10_000), { kind: 'heal', peer });
-  } else {
-    deleteIdle(world, peer);
+    cutOff(world, peer);
+  } else if (!world.restoring) {
+    world.random.pick(grave[world.scenario.mood])(world, peer);
   }
+}
+
+type Fault = (world: World, peer: SimPeer) => void;
+
+/** What a world that is being restored is spared: it would need a person then. */
+const grave: Readonly<Record<World['scenario']['mood'], readonly Fault[]>> = {
+  any: [deleteNode, deleteNode, rollBackDisk, deleteIdle, restoreBackup, loseRecord],
+  nodes: [deleteNode, deleteIdle, deleteIdle],
+  registry: [rollBackDisk, rollBackDisk, restoreBackup, restoreBackup, loseRecord, loseRecord],
+};
+
+/** Now and then the disks and the registry are copied. */
+export function save(world: World): void {
+  if (world.calm) return;
+  world.agenda.add(world.nowMs + world.random.between(500, 4000), { kind: 'save' });
+  saveDisks(world);
+  takeBackup(world);
+}
+
+function cutOff(world: World, peer: SimPeer): void {
+  if (!peer.reachable) return;
+  peer.reachable = false;
+  world.counters.count('partition');
+  world.agenda.add(world.nowMs + world.random.between(10, 10_000), { kind: 'heal', peer });
 }
 
 /** Somebody deletes the record of a peer that holds nothing: grants on their way to it become void. */

@@ -45,7 +45,9 @@ export function end(world: World, peer: SimPeer, containerId: string): void {
   const pod = peer.pods.get(containerId);
   if (pod === undefined) return;
   for (const address of pod.lease.addresses) {
-    world.inUse.delete(address);
+    // Pods of a deleted node count no more.
+    if (world.inUse.get(address) === peer) world.inUse.delete(address);
+    else if (!pod.ending) continue;
     if (!pod.ending) world.freedAtMs.set(address, world.nowMs);
   }
   pod.ending = true;

@@ -11,12 +11,23 @@ import { isGone } from './gone.ts';
 import { Agenda } from './heap.ts';
 import { type Disk, SimPeer } from './peer.ts';
 import type { Random } from './random.ts';
-import { type Change, RegistryModel, type RegistryRequest } from './registry-model.ts';
+import { type Change, type Backup as RegistryBackup, RegistryModel, type RegistryRequest } from './registry-model.ts';
 import type { Faults, Scenario } from './scenario.ts';
 import { arrive, hint, hintAll, send, tellAll } from './network.ts';
-import { checkPublished, feedNodes, reRegister, retire, tellNodes, tellNodesSoon, wereCut } from './hosts.ts';
+import {
+  ambush,
+  checkPublished,
+  deleteNode,
+  feedNodes,
+  reinstall,
+  reRegister,
+  retire,
+  tellNodes,
+  tellNodesSoon,
+  wereCut,
+} from './hosts.ts';
 import { crash } from './crash.ts';
-import { calmDown, fault, heal, scheduleFault, switchHalves } from './weather.ts';
+import { calmDown, fault, heal, save, scheduleFault, switchHalves } from './weather.ts';
 import { free, work } from './work.ts';
 
 type Unstamped = CoreEvent extends infer E ? (E extends CoreEvent ? Omit<E, keyof Stamp> : never) : never;
@@ -42,6 +53,9 @@ export type Happening =
   | { readonly kind: 'retire'; readonly peer: SimPeer }
   | { readonly kind: 'recovered'; readonly peer: SimPeer; readonly epoch: number }
   | { readonly kind: 'activate'; readonly peer: SimPeer; readonly epoch: number; readonly lease: Lease }
+  | { readonly kind: 'doom'; readonly peer: SimPeer }
+  | { readonly kind: 'reinstall'; readonly peer: SimPeer }
+  | { readonly kind: 'save' }
   | { readonly kind: 'fault' }
   | { readonly kind: 'heal'; readonly peer: SimPeer }
   | { readonly kind: 'halves'; readonly side: number }
@@ -67,6 +81,10 @@ export class World {
   /** Addresses that pods use now, by the peer that leased them. */
   readonly inUse: Map<string, SimPeer> = new Map<string, SimPeer>();
   readonly freedAtMs: Map<string, number> = new Map<string, number>();
+  /** The registry as it was some time ago, and how many nodes were gone then. */
+  backup: { readonly registry: RegistryBackup; readonly gone: number } | undefined;
+  /** The registry went back, and not every peer has written its record back yet. */
+  restoring: boolean = false;
   /** Copies of disks, some time ago. */
   readonly backups: Map<SimPeer, Backup> = new Map<SimPeer, Backup>();
   /** The last lines of what happened; all of them when `keepTrace`. */
@@ -81,6 +99,8 @@ export class World {
     this.faults = scenario.faults;
     this.registry = new RegistryModel(this.counters, (change) => tellAll(this, change));
     this.registry.nowMs = () => this.nowMs;
+    this.registry.onPeerWritten = (stored, before, after) => ambush(this, stored, before, after);
+    this.registry.requestTimeoutMs = 2000;
     this.registry.sessionTermMs = timing.sessionTermMs * slowestClock;
     this.peers = Array.from({ length: scenario.peers }, (_, index) => new SimPeer(index, configOf(scenario, index)));
     this.checks = makeChecks();
@@ -89,7 +109,10 @@ export class World {
       this.agenda.add(this.random.between(0, 1000), { kind: 'work', peer });
     }
     this.agenda.add(scenario.busyMs, { kind: 'calm' });
-    if (scenario.faults.faultEveryMs < Infinity) scheduleFault(this);
+    if (scenario.faults.faultEveryMs < Infinity) {
+      scheduleFault(this);
+      this.agenda.add(1000, { kind: 'save' });
+    }
     if (scenario.halves) this.agenda.add(0, { kind: 'halves', side: 0 });
   }
 
@@ -161,6 +184,15 @@ export class World {
         return;
       case 'work':
         work(this, what.peer);
+        return;
+      case 'doom':
+        deleteNode(this, what.peer);
+        return;
+      case 'reinstall':
+        reinstall(this, what.peer);
+        return;
+      case 'save':
+        save(this);
         return;
       case 'fault':
         fault(this);
@@ -290,6 +322,7 @@ const timing = {
   takeOverAfterMs: 1500,
   takeOverStepMs: 1000,
   spareAfterMs: 4000,
+  suspicionMs: 25_000,
 };
 /** How much slower than the world's an observer's clock may run. */
 const slowestClock = 0.9;

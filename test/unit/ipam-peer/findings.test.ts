@@ -60,26 +60,37 @@ describe('records of others', () => {
 });
 
 describe('the own record', () => {
-  test.for([
-    ['deleted by hand', (bench: Bench) => bench.registry.remove('n1.x'), /no record of this node any more/],
-    [
-      'with an heir',
-      (bench: Bench) => bench.edit('n1', { heir: { name: 'n2.x', uid: 'u9' } }),
-      /this node was removed: n2\.x takes its space over/,
-    ],
-  ] as const)('%s: nothing more is allocated, and the reason is told', ([, happen, reason]) => {
+  test('with an heir: nothing more is allocated, and the reason is told', () => {
     const bench = new Bench();
     const one = bench.peer('n1').start();
     bench.settle();
     expect(one.allocate('before').lease).toBeDefined();
-    happen(bench);
+    bench.edit('n1', { heir: { name: 'n2.x', uid: 'u9' } });
     bench.settle();
     expect(one.allocate('after').refusal).toMatchObject({
       reason: 'fenced',
-      text: expect.stringMatching(reason) as string,
+      text: expect.stringMatching(/this node was removed: n2\.x takes its space over/) as string,
     });
     expect(one.sim.state?.leases.size).toBe(1);
     expect(usable(one)).toEqual([]);
+  });
+
+  test('deleted by hand: it is written back from the disk, and nothing is leased meanwhile', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.settle();
+    const before = bench.record('n1');
+    one.holding = (request) => request.kind === 'update' && request.record === 'peer';
+    bench.registry.remove('n1.x');
+    bench.settle();
+    expect(bench.record('n1')).toMatchObject({ blocks: [], suspect: true });
+    expect(usable(one)).toEqual([]);
+    expect(one.log).toContainEqual(expect.stringMatching(/the registry went back: this node's record is gone/));
+    one.release();
+    bench.settle(20_000);
+    expect(bench.record('n1').blocks).toEqual(before.blocks);
+    expect(bench.record('n1').suspect).toBeUndefined();
+    expect(one.allocate('after').lease?.addresses).toEqual(['10.32.0.2']);
   });
 
   test('blocks in the registry without a disk that knows of them are not leased from', () => {

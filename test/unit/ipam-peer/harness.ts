@@ -113,6 +113,7 @@ export class Hand {
       takeOverStepMs: 30_000,
       quarantineMs: 30_000,
       spareAfterMs: 3_600_000,
+      suspicionMs: 1_200_000,
       ...change,
     });
   }

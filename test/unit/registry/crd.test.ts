@@ -49,6 +49,8 @@ const peer: PeerRecord = {
   pulls: { from: ref, cidr: cidr('10.48.0.0/14') },
   heir: ref,
   removed: true,
+  was: ['3f0c9a52-0000-4000-8000-000000000001'],
+  suspect: true,
   underlay: ['192.0.2.1'],
   overlay: ['10.32.0.1'],
   free: { 4: 4096, 6: 2 ** 79 },

@@ -1,0 +1,214 @@
+// The registry went back: etcd was restored from a backup, or the own record was deleted by hand. The own record is missing, or older
+// than what this peer is known to have written, and no heir and no removal of the node explains it. Then
+//
+//   1. only what is both on the disk and in the record is leased from;
+//   2. the record is made smaller first: what the disk does not know as its own any more is somebody else's by now;
+//   3. once no other record holds anything of it, the disk's copy of the record is written back.
+//
+// Every living peer does so with its own record. Meanwhile (`suspect` stands in some record, or something was read that is older than
+// what was heard) nobody grants, takes over or takes back: the records do not tell who owns what.
+import { type Cidr, contains, formatCidrs, intersect, overlaps, subtract } from './cidr.ts';
+import type { StoredRecord } from './events.ts';
+import { formatPeer, isDeadSource, isIncarnation, parsePeer, type PeerRecord } from './records.ts';
+import { request, startWriting } from './requests.ts';
+import { type Cycle, emit, type Known, persistPeer, refreshUsable, sayOnce, setFence, type State } from './state.ts';
+
+/** The own record as the disk knows it, when there is something to write back. */
+function kept(state: State): PeerRecord | undefined {
+  const parsed = parsePeer(state.durable.record);
+  if (!parsed.ok) return undefined;
+  const { blocks, granting, seeded, was } = parsed.record;
+  const self = { name: state.config.self, uid: state.durable.uid ?? '' };
+  const founder = !seeded && isIncarnation(state.universe?.record.founder, self, was);
+  return founder || blocks.length + granting.length > 0 ? parsed.record : undefined;
+}
+
+/** True while the own record has to be written back; begins it when the record as read shows that the registry went back. */
+export function isBack(state: State, stored: StoredRecord | undefined): boolean {
+  if (state.durable.back === true) return true;
+  const { durable } = state;
+  const copy = kept(state);
+  if (copy === undefined || durable.uid === undefined) return false;
+  const parsed = parsePeer(stored?.value);
+  if (stored !== undefined && (!parsed.ok || parsed.record.heir !== undefined || parsed.record.removed === true))
+    return false;
+  if (stored?.uid === durable.uid && parsed.ok && parsed.record.seq >= durable.seq) return false;
+  const how = stored === undefined ? 'is gone' : 'is older than what this node wrote';
+  sayOnce(
+    state,
+    `the registry went back: this node's record ${how}; it is written back once no other record holds its blocks`,
+  );
+  persistPeer(state, { back: true });
+  return true;
+}
+
+/** The next step of writing the own record back; false when it has to wait. */
+export function writeBack(state: State, cycle: Cycle, stored: StoredRecord | undefined, nowMs: number): boolean {
+  if (state.backSinceMs === Infinity) state.backSinceMs = nowMs;
+  suspect(state, nowMs);
+  const copy = kept(state);
+  const parsed = parsePeer(stored?.value);
+  if (copy === undefined) {
+    persistPeer(state, { back: false });
+    return false;
+  }
+  if (stored === undefined) {
+    setFence(state, 'own', 'the registry has no record of this node any more, while its disk holds blocks');
+    const was = [...new Set([state.durable.uid ?? '', ...(copy.was ?? [])])].filter((uid) => uid !== '').slice(0, 4);
+    create(state, cycle, {
+      ...copy,
+      seq: 1,
+      blocks: [],
+      granting: [],
+      wants: { 4: undefined, 6: undefined },
+      seeded: copy.seeded,
+      was,
+      suspect: true,
+    });
+    return true;
+  }
+  if (!parsed.ok) return false;
+  const known: Known<PeerRecord> = { stored, record: parsed.record };
+  setFence(state, 'own', '');
+  state.confirmed = known;
+  refreshUsable(state);
+  const smaller = smallerOf(parsed.record, copy);
+  if (smaller !== undefined) {
+    update(state, cycle, stored, smaller, 'back');
+    return true;
+  }
+  // The list is read anew before each attempt.
+  state.nextListMs = Math.min(state.nextListMs, nowMs);
+  if (cycle.listed !== true) return false;
+  const whole = withoutLost(state, withoutTaken(state, copy));
+  const holders = holdersOf(state, whole);
+  if (holders.length > 0) {
+    sayOnce(
+      state,
+      `cannot write this node's record back yet: its blocks are also in the records of ${holders.join(', ')}`,
+    );
+    return false;
+  }
+  const was = [...new Set([...(parsed.record.was ?? []), ...(copy.was ?? [])])].filter((uid) => uid !== stored.uid);
+  const seq = Math.max(parsed.record.seq, state.durable.seq) + 1;
+  const { suspect: _done, ...back } = whole;
+  update(state, cycle, stored, { ...back, seq, ...(was.length > 0 && { was: was.slice(0, 4) }) }, 'backDone');
+  return true;
+}
+
+/** The record as it stands less what the disk does not know as its own, marked as suspect; undefined when it is so already. */
+function smallerOf(record: PeerRecord, copy: PeerRecord): PeerRecord | undefined {
+  const foreign = subtract(
+    record.blocks.map(({ cidr }) => cidr),
+    copy.blocks.map(({ cidr }) => cidr),
+  );
+  const granting = record.granting.filter((grant) => copy.granting.some((one) => one.id === grant.id));
+  if (foreign.length === 0 && granting.length === record.granting.length && record.suspect === true) return undefined;
+  const blocks = copy.blocks.flatMap((block) => {
+    const held = record.blocks.some((one) => contains(one.cidr, block.cidr));
+    return held ? [block] : record.blocks.filter((one) => contains(block.cidr, one.cidr));
+  });
+  return { ...record, blocks, granting, seq: record.seq + 1, suspect: true };
+}
+
+/**
+ * Without the grants that their targets have taken for good: those read the grant as gone while this record was missing, and may have
+ * given parts of it on. The others had time to make their records smaller before that is concluded from all of theirs together.
+ */
+function withoutTaken(state: State, copy: PeerRecord): PeerRecord {
+  const late = state.nowMs >= state.backSinceMs + state.config.suspicionMs / 2;
+  const granting = copy.granting.filter(({ to, cidr, id }) => {
+    const target = state.peers.get(to.name)?.record;
+    if (target?.blocks.some((block) => contains(block.cidr, cidr) && block.via?.id !== id) === true) return false;
+    return !late || subtract([cidr], ownedByOthers(state, id)).length > 0;
+  });
+  return { ...copy, granting };
+}
+
+/** After a long time what others hold is theirs: the rest is written back, and pods on what was lost are cut off the network. */
+function withoutLost(state: State, copy: PeerRecord): PeerRecord {
+  if (state.nowMs < state.backSinceMs + 2 * state.config.suspicionMs) return copy;
+  const theirs = ownedByOthers(state, -1);
+  const lost = intersect(
+    copy.blocks.map(({ cidr }) => cidr),
+    theirs,
+  );
+  if (lost.length > 0)
+    sayOnce(state, `${formatCidrs(lost)} was this node's and is others' now; pods on it are cut off the network`);
+  return {
+    ...copy,
+    blocks: copy.blocks.flatMap((block) => subtract([block.cidr], theirs).map((cidr) => ({ ...block, cidr }))),
+    granting: copy.granting.filter((grant) => !theirs.some((cidr) => overlaps(cidr, grant.cidr))),
+  };
+}
+
+/** Blocks and grants of all others, less those that still carry this peer's grant. */
+function ownedByOthers(state: State, id: number): readonly Cidr[] {
+  const cidrs: Cidr[] = [];
+  for (const { record } of state.peers.values()) {
+    for (const block of record.blocks) {
+      if (block.via?.name !== state.config.self || block.via.id !== id) cidrs.push(block.cidr);
+    }
+    for (const grant of record.granting) cidrs.push(grant.cidr);
+  }
+  return cidrs;
+}
+
+/** Whose records hold anything of the copy. What was granted by them to this peer and is carried, or by this peer to them, is no conflict. */
+function holdersOf(state: State, copy: PeerRecord): readonly string[] {
+  const holders: string[] = [];
+  for (const { stored, record } of state.peers.values()) {
+    const blocks = record.blocks.filter(
+      (block) =>
+        !copy.granting.some((grant) => block.via?.name === state.config.self && block.via.id === grant.id) &&
+        [...copy.blocks, ...copy.granting].some((own) => overlaps(own.cidr, block.cidr)) &&
+        !copy.blocks.some((own) => isDeadSource(own.via, stored)),
+    );
+    const grants = record.granting.filter(
+      (grant) =>
+        grant.to.name !== state.config.self &&
+        [...copy.blocks, ...copy.granting].some((own) => overlaps(own.cidr, grant.cidr)),
+    );
+    const held = [...blocks, ...grants].map(({ cidr }) => cidr);
+    if (held.length > 0) holders.push(`${stored.name} (${formatCidrs(held)})`);
+  }
+  return holders;
+}
+
+function create(state: State, cycle: Cycle, record: PeerRecord): void {
+  startWriting(cycle, { kind: 'back', news: ['made the record of this node again'], record });
+  const id = request(state, cycle, state.config.self);
+  emit(state, { kind: 'create', request: id, record: 'peer', name: state.config.self, value: formatPeer(record) });
+}
+
+function update(state: State, cycle: Cycle, stored: StoredRecord, record: PeerRecord, kind: 'back' | 'backDone'): void {
+  const news = kind === 'back' ? [] : ['wrote the record of this node back'];
+  startWriting(cycle, { kind, news, record });
+  const id = request(state, cycle, stored.name);
+  emit(state, { kind: 'update', request: id, record: 'peer', stored, value: formatPeer(record) });
+}
+
+/** From now on, for a while, the records are not believed. */
+export function suspect(state: State, nowMs: number): void {
+  state.suspectUntilMs = Math.max(state.suspectUntilMs, nowMs + state.config.suspicionMs);
+}
+
+/** True while nobody may grant, take over or take back. A peer that stays suspect for too long holds nobody up. */
+export function isSuspicious(state: State, nowMs: number): boolean {
+  if (state.durable.back === true || nowMs < state.suspectUntilMs) return true;
+  for (const sinceMs of state.suspects.values()) if (nowMs < sinceMs + state.config.suspicionMs) return true;
+  return false;
+}
+
+/** When the suspicion ends, for who waits for it. */
+export function suspicionEndMs(state: State): number {
+  let end = state.suspectUntilMs;
+  for (const sinceMs of state.suspects.values()) end = Math.max(end, sinceMs + state.config.suspicionMs);
+  return end;
+}
+
+/** True while a record that went without an heir, though its node seems to exist, may still be made again by its agent. */
+export function hasVanished(state: State, name: string): boolean {
+  const sinceMs = state.vanished.get(name);
+  return sinceMs !== undefined && state.nowMs < sinceMs + state.config.suspicionMs && !state.gone.has(name);
+}

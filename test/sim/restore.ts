@@ -1,0 +1,65 @@
+// The registry goes back: a backup is restored, or a record with space in it is deleted by hand. Until every living peer has written its
+// record back, records do not tell who owns what; that no address is used twice is checked all the same.
+import { isGone } from './gone.ts';
+import type { SimPeer } from './peer.ts';
+import type { World } from './world.ts';
+
+/** Disks and records agree, nobody is dead: from here on a restore can be survived without a person. */
+function isWhole(world: World): boolean {
+  for (const { record } of world.registry.peers.values()) {
+    if (record.heir !== undefined || world.registry.goneNodes.has(record.node.uid)) return false;
+  }
+  return world.peers.every((peer) => {
+    const known = world.registry.peers.get(peer.name);
+    const disk = peer.disk.peer;
+    if (peer.retired) return true;
+    if (known === undefined) return disk.uid === undefined;
+    return !isGone(world, peer) && !peer.doubtful && disk.uid === known.stored.uid && disk.seq === known.record.seq;
+  });
+}
+
+export function takeBackup(world: World): void {
+  const founder = world.registry.universe?.record.founder;
+  const seeded = founder !== undefined && world.registry.peers.get(founder.name)?.record.seeded === true;
+  if (seeded && isWhole(world))
+    world.backup = { registry: world.registry.backup(), gone: world.registry.goneNodes.size };
+}
+
+export function restoreBackup(world: World): void {
+  const { backup, registry } = world;
+  // A takeover since then would need a person: the heir's disk is not asked.
+  if (backup === undefined || backup.gone !== registry.goneNodes.size || !isWhole(world)) return;
+  world.counters.count('registryRestored');
+  world.note('the registry is restored from a backup');
+  world.restoring = true;
+  world.backup = undefined;
+  world.backups.clear();
+  registry.restore(backup.registry);
+}
+
+/** A person deletes the record of a peer that holds space. */
+export function loseRecord(world: World, peer: SimPeer): void {
+  if (world.registry.peers.get(peer.name) === undefined || !isWhole(world) || peer.retired) return;
+  world.counters.count('recordLost');
+  world.note(`record of ${peer.name} deleted by hand`);
+  world.restoring = true;
+  world.backup = undefined;
+  world.backups.clear();
+  world.registry.remove(peer.name);
+}
+
+/** True once every living peer has written its record back. */
+export function isRestored(world: World): boolean {
+  return world.peers.every((peer) => {
+    const known = world.registry.peers.get(peer.name);
+    const disk = peer.disk.peer;
+    if (peer.retired) return true;
+    if (known === undefined) return disk.uid === undefined;
+    return (
+      disk.back !== true &&
+      known.record.suspect !== true &&
+      known.record.seq >= disk.seq &&
+      known.stored.uid === (disk.uid ?? known.stored.uid)
+    );
+  });
+}
