@@ -78,7 +78,10 @@ function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): reado
 
 function port(facts: HostFacts, settings: Checked): readonly Condition[] {
   const subject = `UDP ${settings.vxlanPort}`;
-  const programs = facts.portUsers.map(({ program, pid }): Condition => {
+  // The kernel's own sockets, which VXLAN devices have, look like those of a program that cannot be seen from here.
+  const byDevice = facts.links.some(({ vxlan }) => vxlan?.port === settings.vxlanPort);
+  const seen = facts.portUsers.filter(({ pid }) => pid !== undefined || !byDevice);
+  const programs = seen.map(({ program, pid }): Condition => {
     const who = pid === undefined ? program : `${program} (pid ${pid})`;
     return { name: 'vxlanPortTaken', subject, message: `${who} has a socket on the overlay's port` };
   });

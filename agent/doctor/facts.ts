@@ -103,7 +103,7 @@ export async function gatherFacts({ io, settings, conflistPath }: FactSources): 
   };
 }
 
-/** Programs with a UDP socket on `port`. The kernel's own sockets, which VXLAN devices have, carry inode 0 there. */
+/** UDP sockets on `port`, each with the program that holds it where that can be seen. */
 async function portUsers(io: KernelIo, port: number): Promise<readonly PortUser[]> {
   const hex = port.toString(16).toUpperCase().padStart(4, '0');
   const inodes = ['/proc/net/udp', '/proc/net/udp6'].flatMap((path) =>

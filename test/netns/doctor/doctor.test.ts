@@ -1,0 +1,201 @@
+// Each finding of the host's checks, by creating its fault on a host; and none on a host without faults.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+
+import { openKernelIo } from '#agent/datapath/kernel-io.ts';
+import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
+import type { DatapathSettings } from '#agent/datapath/settings.ts';
+import { hostConditions } from '#agent/doctor/checks.ts';
+import type { CheckedNode } from '#agent/doctor/checks.ts';
+import { gatherFacts } from '#agent/doctor/facts.ts';
+import { kernelConditions } from '#agent/doctor/kernel-features.ts';
+import { TestNetns } from '#test/support/netns.ts';
+
+const weft = fileURLToPath(new URL('../../../agent/cli/weft.ts', import.meta.url));
+
+describe('checks of a host', { timeout: 30_000 }, () => {
+  let host: TestNetns;
+  let directory: string;
+  let conflistPath: string;
+
+  beforeEach(async () => {
+    host = await TestNetns.create('host');
+    directory = await mkdtemp(join(tmpdir(), 'weft-doctor-'));
+    conflistPath = join(directory, '05-weft.conflist');
+    await writeFile(conflistPath, '{}');
+    await sh(`ip link add eth0 type veth peer name wire0; ip address add 192.0.2.1/24 dev eth0
+      ip link set wire0 up; ip link set eth0 up; ip route add default via 192.0.2.254`);
+  });
+  afterEach(async () => {
+    await host[Symbol.asyncDispose]();
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  const sh = async (commands: string): Promise<string> => host.exec(['sh', '-ec', commands]);
+
+  async function examine(
+    node: Partial<CheckedNode> = {},
+    changes: Partial<DatapathSettings> = {},
+  ): Promise<readonly (readonly [string, string])[]> {
+    const settings = { ...defaultDatapathSettings, netnsPath: host.path, ...changes };
+    using io = openKernelIo(settings);
+    const facts = await gatherFacts({ io, settings, conflistPath });
+    const whole: CheckedNode = {
+      ranges: ['10.32.0.0/12', 'fd42::/48'],
+      reserved: ['10.47.0.0/16'],
+      ownBlocks: ['10.40.0.0/14'],
+      underlayAddress: '192.0.2.1',
+      peers: [
+        { nodeName: 'b', underlayAddress: '192.0.2.2' },
+        { nodeName: 'c', underlayAddress: '192.0.2.3' },
+      ],
+      machineIds: new Map(),
+      serviceAddress: '10.96.0.1',
+      conflistPath,
+      ...node,
+    };
+    const found = [...kernelConditions(io), ...hostConditions(facts, whole, settings)];
+    return found.map(({ name, subject }) => [name, subject]);
+  }
+
+  it('find nothing on a host without faults, and leave no trace', async () => {
+    await sh(
+      'ip route add 10.47.1.0/24 via 192.0.2.9; ip link add br0 type bridge; ip address add 10.40.7.1/24 dev br0; ip link set br0 up',
+    );
+    const look = async (): Promise<string> =>
+      (await sh('ip link; ip route; nft list ruleset')).replaceAll(/ state [A-Z]+|<[A-Z,_]+>/g, '');
+    const before = await look();
+    expect(
+      await examine({
+        machineIds: new Map([
+          ['a', '1'],
+          ['b', '2'],
+        ]),
+      }),
+    ).toEqual([]);
+    expect(await look()).toBe(before);
+  });
+
+  const faults: readonly (readonly [
+    what: string,
+    expected: readonly [string, string],
+    commands: string,
+    node?: Partial<CheckedNode>,
+    settings?: Partial<DatapathSettings>,
+  ])[] = [
+    [
+      'a route of the host inside the range',
+      ['rangeOverlapsRoute', '10.33.0.0/16'],
+      'ip route add 10.33.0.0/16 via 192.0.2.9',
+    ],
+    [
+      'a route of the host around the range',
+      ['rangeOverlapsRoute', '10.0.0.0/8'],
+      'ip route add 10.0.0.0/8 via 192.0.2.9',
+    ],
+    [
+      'an address of the host in the range',
+      ['rangeOverlapsRoute', '10.35.0.1/32'],
+      'ip address add 10.35.0.1/32 dev lo',
+    ],
+    ['an IPv6 route in the range', ['rangeOverlapsRoute', 'fd42::/64'], 'ip -6 route add fd42::/64 dev eth0'],
+    [
+      'the Service range inside the range',
+      ['rangeOverlapsServices', '10.36.0.1'],
+      'true',
+      { serviceAddress: '10.36.0.1' },
+    ],
+    [
+      'a VXLAN device with the same port and VNI',
+      ['vxlanPortTaken', 'UDP 6784'],
+      'ip link add other0 type vxlan id 6784 dstport 6784 dev eth0; ip link set other0 up',
+    ],
+    ['an MTU setting that is too large', ['mtuTooLarge', 'eth0'], 'ip link set eth0 mtu 1400', {}, { mtuBytes: 1400 }],
+    [
+      'a strict reverse path filter with mode auto',
+      ['rpFilterStrict', 'eth0'],
+      'sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=1',
+      {},
+      { overlayMode: 'auto' },
+    ],
+    [
+      'two peers with one link address',
+      ['duplicateLinkAddress', 'c'],
+      'for peer in 2 3; do ip neigh add 192.0.2.$peer lladdr 02:00:00:00:00:09 dev eth0 nud permanent; done',
+    ],
+    [
+      'two nodes with one machine id',
+      ['duplicateMachineId', 'b'],
+      'true',
+      {
+        machineIds: new Map([
+          ['a', '1'],
+          ['b', '1'],
+        ]),
+      },
+    ],
+    ['a network that sorts before', ['cniConfigFirst', '00-other.conf'], `echo '{"type":"bridge"}' >DIR/00-other.conf`],
+    ['a file that is no JSON', ['cniConfigBroken', '99-broken.conflist'], `echo '{' >DIR/99-broken.conflist`],
+    ['a file without a plugin', ['cniConfigBroken', '99-empty.conf'], `echo '{}' >DIR/99-empty.conf`],
+    [
+      'a link that flannel left',
+      ['leftoverNetwork', 'flannel.1'],
+      'ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0',
+    ],
+    ['a link that Weave Net left', ['leftoverNetwork', 'weave'], 'ip link add weave type bridge'],
+  ];
+  for (const [what, expected, commands, node, settings] of faults) {
+    it(what, async () => {
+      await sh(commands.replaceAll('DIR', directory));
+      expect(await examine(node, settings)).toEqual([expected]);
+    });
+  }
+
+  it("a program on the overlay's port is named with its pid", async () => {
+    const program = `require('node:dgram').createSocket('udp4').bind(6784, () => console.log('bound'))`;
+    const child = spawn('nsenter', [`--net=${host.path}`, '--', process.execPath, '-e', program], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    try {
+      await once(child.stdout, 'data');
+      expect(await examine()).toEqual([['vxlanPortTaken', 'UDP 6784']]);
+    } finally {
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+  });
+
+  it('a kernel without a feature: every missing one is named, nothing is left', () => {
+    const tried: string[] = [];
+    const refuse = (): never => {
+      throw new Error('Operation not supported');
+    };
+    using io = openKernelIo({ ...defaultDatapathSettings, netnsPath: host.path });
+    const crippled = {
+      ...io,
+      route: { batchOrThrow: refuse, batch: () => tried.push('tidied') && [], dump: refuse },
+      nft: { run: refuse },
+    } as unknown as typeof io;
+    const names = kernelConditions(crippled).map(({ name }) => name);
+    expect(names).toEqual(Array.from({ length: 4 }, () => 'kernelFeatureMissing'));
+    expect(tried).toEqual(['tidied', 'tidied']);
+  });
+
+  it('weft doctor --before-install tells of them with their next step, and ends with 1', async () => {
+    await sh('ip route add 10.33.0.0/16 via 192.0.2.9');
+    const env = { ...process.env, WEFT_CONFLIST_PATH: conflistPath, WEFT_NODE_NAME: 'a' };
+    const doctor = ['sh', '-c', `'${process.execPath}' '${weft}' doctor --before-install || echo "ended with $?"`];
+    const told = await host.exec(doctor, { env });
+    expect(told).toContain('error rangeOverlapsRoute: 10.33.0.0/16');
+    expect(told).toContain('Choose another range');
+    expect(told).toMatch(/ended with 1\n$/);
+    await sh('ip route del 10.33.0.0/16');
+    expect(await host.exec(doctor, { env })).toBe('no findings\n');
+  });
+});
