@@ -35,6 +35,7 @@ export interface Config {
   readonly takeOverAfterMs: number;
   readonly sessionTermMs: number;
   readonly allocateWaitMs: number;
+  readonly collectMs: number;
   readonly stateDir: string;
   readonly runDir: string;
   readonly socket: string;

@@ -242,6 +242,10 @@ function openCni(
     ...parts,
     socketPath: config.socket,
     spoolDir: config.spoolDir,
+    collect: {
+      everyMs: config.collectMs,
+      hostLinks: async () => new Set((await parts.datapath.inventory()).map(({ hostIfname }) => hostIfname)),
+    },
     inspectNetns: (path) => {
       const { isNetns, ino } = netnsInfo(path);
       return { isNetns, inode: BigInt(ino) };

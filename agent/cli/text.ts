@@ -96,8 +96,22 @@ export function ipamText(status: Status): string {
   const { ranges, reserved, peers, addresses, pools } = status;
   if (ranges.length === 0) return `the range is not known yet: waiting for ${status.waitingFor || 'the registry'}\n`;
   const further = pools.filter((pool) => pool.name !== 'default');
-  if (further.length === 0) return holders(ranges, reserved, addresses, peers);
-  return pools.map((pool) => poolText(pool)).join('\n');
+  const blocks =
+    further.length === 0 ? holders(ranges, reserved, addresses, peers) : pools.map((pool) => poolText(pool)).join('\n');
+  return `${blocks}\n${leasesText(status)}`;
+}
+
+/** Who has which address on this node, the newest first. */
+function leasesText({ leases, leasesTotal, nowMs, nodeName }: Status): string {
+  if (leasesTotal === 0) return `No pod has an address on ${nodeName}.\n`;
+  const rows = leases.map(({ addresses, pod, containerId, ifname, state, sinceMs }) => [
+    addresses.join(' '),
+    pod === '' ? 'not told' : pod,
+    `${containerId.slice(0, 13)}/${ifname}`,
+    `${duration(nowMs - sinceMs)}${state === 'pending' ? ', being added' : ''}`,
+  ]);
+  const left = leasesTotal - leases.length;
+  return `${table(['ADDRESS', 'POD', 'CONTAINER', 'SINCE'], rows)}${left > 0 ? `and ${left} more\n` : ''}`;
 }
 
 function poolText(pool: PoolStatus): string {

@@ -18,7 +18,7 @@ const usage = `Usage: weft COMMAND [OPTION …]
 
   weft status            this node: ready or what it waits for, addresses, findings
   weft peers             the nodes and how they are reached
-  weft ipam              who holds which part of the range
+  weft ipam              who holds which part of the range, which pod which address
   weft agent [SETTING …] run the agent (weft agent --help lists the settings)
   weft doctor            what is wrong on this node, with causes and next steps
   weft clean [SETTING …] take everything of Weft off this node; the agent must not run
@@ -46,7 +46,14 @@ const reports: Readonly<Record<string, { text: (status: Status) => string; json:
   peers: { text: peersText, json: ({ peers }) => peers },
   ipam: {
     text: ipamText,
-    json: ({ ranges, reserved, addresses, peers }) => ({ ranges, reserved, addresses, peers }),
+    json: ({ ranges, reserved, addresses, peers, leases, leasesTotal }) => ({
+      ranges,
+      reserved,
+      addresses,
+      peers,
+      leases,
+      leasesTotal,
+    }),
   },
 };
 const others = ['agent', 'doctor', 'clean', 'init', 'voters', 'install', 'version', 'help'];

@@ -10,6 +10,7 @@ import { type ErrorName, toWeftError, WeftError } from '#agent/errors.ts';
 import { add } from './add.ts';
 import { AttachmentQueue } from './attachments.ts';
 import { check } from './check.ts';
+import { Collector, type CollectorOptions } from './collector.ts';
 import { del } from './del.ts';
 import { callDelegate } from './delegate.ts';
 import { gc } from './gc.ts';
@@ -35,6 +36,8 @@ export interface CniServerOptions extends CniParts {
   readonly observe?: CniObserver;
   /** After how long of silence STATUS fails without an agent; ten minutes when absent. */
   readonly silentAfterMs?: number;
+  /** How to find pods that went without a DEL; absent: they are not looked for. */
+  readonly collect?: CollectorOptions;
   /** Runs when the kept DELs are done, before any request is served; what it throws fails the start. */
   readonly beforeServing?: () => Promise<void>;
 }
@@ -89,6 +92,7 @@ class CniHandler {
   readonly #options: CniServerOptions;
   readonly #parts: AddParts;
   readonly #queue = new AttachmentQueue();
+  readonly #collector: Collector | undefined;
   readonly #bootId = readBootId();
   readonly #markPath: string;
   readonly #open = Promise.withResolvers<void>();
@@ -101,6 +105,7 @@ class CniHandler {
   constructor(options: CniServerOptions) {
     this.#options = { ...options, inspectNetns: rememberingOwnNetns(options.inspectNetns) };
     this.#parts = { ...this.#options, ports: new PortClaims() };
+    this.#collector = options.collect && new Collector(options.collect, this.#parts, this.#queue);
     this.#markPath = join(dirname(options.socketPath), 'served');
     this.spool = new Spool(options.spoolDir, options, this.#queue, this.#bootId);
     this.#open.promise.catch(() => undefined);
@@ -116,6 +121,7 @@ class CniHandler {
     this.#markTimer.unref();
     await this.#mark();
     this.#open.resolve();
+    this.#collector?.start();
   }
 
   /** Resolves when every call at work has been answered and its answer has left. An ADD that waits for long is cut short. */
@@ -123,6 +129,7 @@ class CniHandler {
     clearInterval(this.#markTimer);
     this.#open.reject(new WeftError('interrupted', 'the agent is stopping'));
     await this.spool.stop();
+    await this.#collector?.stop();
     const impatient = setTimeout(() => {
       for (const call of this.#atWork.keys()) call.abort();
     }, stopPatienceMs);

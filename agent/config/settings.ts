@@ -176,6 +176,15 @@ const properties = {
     description:
       'A session that stands still for so long is dead. A third of it is the time between renewals; the same on every node.',
   }),
+  collectMs: Type.Integer({
+    group: 'Addresses',
+    minimum: 1000,
+    maximum: 86_400_000,
+    unit: 'ms',
+    default: 60_000,
+    description:
+      'How often the agent looks for leases whose pod is gone without a DEL. What is gone at two looks in a row is taken back.',
+  }),
   stateDir: Type.String({
     group: 'Files',
     ...path,

@@ -23,21 +23,23 @@ const weftOn = (host: Host, ...args: readonly string[]): readonly string[] =>
 export async function configureHosts(runner: Runner, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
   const [first] = hosts;
   if (first === undefined) return;
-  const plugins = Promise.all(hosts.map((host) => runner.output(weftOn(host, 'install'), { signal })));
   const all = hosts.map(({ name, address }) => `${name}=${address}`);
-  await runner.output(weftOn(first, 'init', ...all), { signal });
-  await Promise.all(
-    hosts.slice(1).map(async (host) => {
-      const stdin = await readFile(join(first.root, 'etc/weft/cluster', `${host.name}.json`), 'utf8');
-      await runner.output(weftOn(host, 'init', '--from', '-'), { signal, stdin });
-    }),
-  );
-  await plugins;
+  const settings = async (): Promise<void> => {
+    await runner.output(weftOn(first, 'init', ...all), { signal });
+    await Promise.all(
+      hosts.slice(1).map(async (host) => {
+        const stdin = await readFile(join(first.root, 'etc/weft/cluster', `${host.name}.json`), 'utf8');
+        await runner.output(weftOn(host, 'init', '--from', '-'), { signal, stdin });
+      }),
+    );
+  };
+  await Promise.all([settings(), ...hosts.map((host) => runner.output(weftOn(host, 'install'), { signal }))]);
 }
 
 /** An agent's process; `ended` is undefined while it runs. */
 export interface Agent {
   readonly host: Host;
+  readonly pid: number;
   readonly ended: () => string | undefined;
 }
 
@@ -47,7 +49,7 @@ export function startAgent(runner: Runner, host: Host): Agent {
   let ended: string | undefined;
   child.on('close', (code, signal) => (ended = `exit ${code ?? signal}`));
   child.on('error', (error) => (ended = error.message));
-  return { host, ended: () => ended };
+  return { host, pid: child.pid ?? 0, ended: () => ended };
 }
 
 /** The agent's own words about itself; undefined while it does not answer. */

@@ -99,6 +99,7 @@ describe('reports', () => {
     const peers = [peer(1, ['10.32.0.0/13', '10.40.0.0/14']), peer(2, [])];
     const { out } = await ask(['ipam'], { ipam: () => ({ ...view, peers }) });
     expect(out).toContain('Range     10.32.0.0/12\nReserved  none\n');
+    expect(out).toMatch(/\nADDRESS +POD +CONTAINER +SINCE\n[\d.]+ +\S+ +\S+\/eth0 +\d+ \S+\n/);
     expect(out).toContain(
       'host1 (this node)  10.32.0.0/13  786 432    75 %\n                   10.40.0.0/14\nhost2              none          0          0 %\n',
     );
@@ -166,12 +167,16 @@ describe('usage', () => {
     expect(err).toMatch(words);
   });
 
-  it('agent --help lists the settings, and a bad setting ends with code 2 before anything starts', async () => {
-    expect((await run(['agent', '--help'])).out).toContain('--vxlan-port  (WEFT_VXLAN_PORT)');
-    const { code, err } = await run(['agent', '--vxlan-port', '0']);
-    expect(code).toBe(2);
-    expect(err).toMatch(/^weft: vxlanPort: 0 \(flag --vxlan-port\) is not allowed/);
-  });
+  it(
+    'agent --help lists the settings, and a bad setting ends with code 2 before anything starts',
+    { timeout: 60_000 },
+    async () => {
+      expect((await run(['agent', '--help'])).out).toContain('--vxlan-port  (WEFT_VXLAN_PORT)');
+      const { code, err } = await run(['agent', '--vxlan-port', '0']);
+      expect(code).toBe(2);
+      expect(err).toMatch(/^weft: vxlanPort: 0 \(flag --vxlan-port\) is not allowed/);
+    },
+  );
 });
 
 describe('install', () => {
