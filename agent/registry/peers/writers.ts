@@ -33,9 +33,9 @@ export const mayWrite: WriterRule = (node, write, lookUp) => {
   }
 };
 
-/** `<node>.<8 hex digits of its uid>` */
+/** `<node>.<8 hex digits of its uid>`, in a further pool with `.pool-<name>` after it. */
 function isOwn(node: string, name: string): boolean {
-  return name.length === node.length + 9 && name.startsWith(`${node}.`) && /^[0-9a-f]{8}$/.test(name.slice(-8));
+  return name.startsWith(`${node}.`) && /^[0-9a-f]{8}(?:\.pool-[a-z0-9-]+)?$/.test(name.slice(node.length + 1));
 }
 
 function ownPeer(node: string, { name, before, after }: RecordWrite): string | undefined {

@@ -38,8 +38,8 @@ interface World {
   /** What a path is seen as, where it is not looked up for real. */
   readonly seen: Map<string, () => { readonly isNetns: boolean; readonly inode: bigint }>;
   readonly detached: string[];
-  left(): readonly string[];
-  replace(lease: Lease): void;
+  readonly left: () => readonly string[];
+  readonly replace: (lease: Lease) => void;
 }
 
 function world(...given: readonly Lease[]): World {

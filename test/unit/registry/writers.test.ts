@@ -31,6 +31,7 @@ describe('the rule', () => {
 
   it.for<readonly [string, RecordWrite]>([
     ['its own record', peer(mine, null, { ...value, node: { name: 'host1', uid: 'u1' } })],
+    ['its own record in a further pool', peer(`${mine}.pool-green`, null, { node: { name: 'host1', uid: 'u1' } })],
     ['the end of its own record', peer(mine, value, null)],
     ["itself as another's heir", peer(theirs, value, { ...value, heir, seq: 4 })],
     ['the end of what it is the heir of', peer(theirs, { ...value, heir }, null)],
@@ -60,6 +61,7 @@ describe('the rule', () => {
       ),
     ],
     ['a record whose name only begins like its own', peer('host1.x.1a2b3c4d', null, value)],
+    ['a record whose name only ends like one of a pool', peer(`${theirs}.pool-host1.1a2b3c4d`, null, value)],
     [
       'another founder',
       { kind: 'universe', name: 'default', before: {}, after: { founder: { name: theirs, uid: 'x' } } },
