@@ -20,12 +20,18 @@ const weftOn = (host: Host, ...args: readonly string[]): readonly string[] =>
   onHost(host, [process.execPath, '--disable-warning=ExperimentalWarning', weft, ...args]);
 
 /** Keys, settings and plugin on every host, as an operator makes them: `weft init` on the first, its files on the others. */
-export async function configureHosts(runner: Runner, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
+export async function configureHosts(
+  runner: Runner,
+  hosts: readonly Host[],
+  signal: AbortSignal,
+  ranges: readonly string[] = [],
+): Promise<void> {
   const [first] = hosts;
   if (first === undefined) return;
   const all = hosts.map(({ name, address }) => `${name}=${address}`);
+  const option = ranges.length === 0 ? [] : ['--ranges', ranges.join(',')];
   const settings = async (): Promise<void> => {
-    await runner.output(weftOn(first, 'init', ...all), { signal });
+    await runner.output(weftOn(first, 'init', ...all, ...option), { signal });
     await Promise.all(
       hosts.slice(1).map(async (host) => {
         const stdin = await readFile(join(first.root, 'etc/weft/cluster', `${host.name}.json`), 'utf8');

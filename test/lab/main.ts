@@ -24,6 +24,9 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`);
 const complain = (text: string): void => void process.stderr.write(`weft lab: ${text}\n`);
 const indexes = (count: number): readonly number[] => Array.from({ length: count }, (_, at) => at + 1);
 
+/** The usual range, and one of unique local addresses (RFC 4193). */
+const bothFamilies: readonly string[] = ['10.32.0.0/12', 'fd57:6566:7400::/48'];
+
 interface Lab {
   readonly agents: readonly Agent[];
   readonly pods: readonly RunningPod[];
@@ -50,7 +53,7 @@ async function build(options: LabOptions, state: LabState, progress: Progress, s
   await wireHosts(runner, options.nodes, signal);
   const hosts = await Promise.all(indexes(options.nodes).map((index) => startHost(runner, index, signal)));
   progress.step('keys, settings and the CNI plugin on each host');
-  await configureHosts(runner, hosts, signal);
+  await configureHosts(runner, hosts, signal, options.ipv6 ? bothFamilies : []);
   progress.step(`starting ${options.nodes} agents; they agree on the range`);
   const agents = hosts.map((host) => startAgent(runner, host));
   const statuses = waitForAgents(agents, signal);
@@ -63,7 +66,7 @@ async function build(options: LabOptions, state: LabState, progress: Progress, s
   });
   await Promise.all([statuses, ...plain.map((pod) => pod.process.ready)]);
   progress.step(`adding ${options.pods} pods through the CNI plugin`);
-  const pods = await Promise.all(plain.map((pod) => addPod(runner, pod, signal)));
+  const pods = await Promise.all(plain.map((pod) => addPod(runner, pod, signal, options.ipv6 ? 6 : 4)));
   progress.step('pings and HTTP fetches between all pods');
   const cells = await probeAll(pods, signal);
   const settled = await waitForAgents(agents, signal);

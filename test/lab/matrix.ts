@@ -24,7 +24,7 @@ export async function probeAll(pods: readonly RunningPod[], signal: AbortSignal)
 
 async function probe(from: RunningPod, to: RunningPod): Promise<Cell> {
   const ping = await from.process.ping(to.address);
-  const page = await from.process.fetch(`http://${to.address}/`);
+  const page = await from.process.fetch(`http://${to.address.includes(':') ? `[${to.address}]` : to.address}/`);
   // The page says who answered and whom it saw: the right pod, and no translated source address.
   const right = page.ok && page.text === `${to.name} answers ${from.address}`;
   return { from, to, ping, page: { ...page, ok: right } };

@@ -5,11 +5,13 @@ export interface LabOptions {
   readonly once: boolean;
   readonly nodes: number;
   readonly pods: number;
+  /** Pods have an IPv6 address too, and reach each other by it. */
+  readonly ipv6: boolean;
 }
 
 export class UsageError extends Error {}
 
-export const usage = `Usage: npm start -- [--once] [--nodes N] [--pods N]
+export const usage = `Usage: npm start -- [--once] [--nodes N] [--pods N] [--ipv6]
 
 Makes hosts out of network namespaces, runs a Weft agent in each, starts pods through the real CNI plugin
 and shows that they reach each other. Ctrl-C removes every trace.
@@ -17,6 +19,7 @@ and shows that they reach each other. Ctrl-C removes every trace.
   --once     print the result, clean up, exit 0 when every pod reached every other, else 1
   --nodes N  hosts, 1 to 16 (default 3)
   --pods N   pods in all, 0 to 64 (default two per host)
+  --ipv6     pods with an IPv4 and an IPv6 address each; they are shown reaching each other by IPv6
 `;
 
 const maxNodes = 16;
@@ -25,6 +28,7 @@ const maxPods = 64;
 /** Throws UsageError with what is allowed. `undefined`: help was asked for. */
 export function parseOptions(argv: readonly string[]): LabOptions | undefined {
   let once = false;
+  let ipv6 = false;
   let nodes = 3;
   let pods: number | undefined;
   for (let at = 0; at < argv.length; at++) {
@@ -33,11 +37,10 @@ export function parseOptions(argv: readonly string[]): LabOptions | undefined {
     if (name === '--once' && inline === undefined) once = true;
     else if (name === '--nodes') nodes = count(name, inline ?? argv[++at], 1, maxNodes);
     else if (name === '--pods') pods = count(name, inline ?? argv[++at], 0, maxPods);
-    else if (name === '--ipv6') {
-      throw new UsageError('IPv6 comes with a later release of Weft; without --ipv6 the lab runs on IPv4');
-    } else throw new UsageError(`unknown option ${JSON.stringify(argv[at])}\n\n${usage}`);
+    else if (name === '--ipv6' && inline === undefined) ipv6 = true;
+    else throw new UsageError(`unknown option ${JSON.stringify(argv[at])}\n\n${usage}`);
   }
-  return { once, nodes, pods: pods ?? nodes * 2 };
+  return { once, nodes, pods: pods ?? nodes * 2, ipv6 };
 }
 
 function count(name: string, text: string | undefined, least: number, most: number): number {

@@ -21,9 +21,11 @@ const name = process.argv[2] ?? 'pod';
 
 const server = createServer((request, response) => {
   response.setHeader('content-type', 'text/plain; charset=utf-8');
-  response.end(`${name} answers ${request.socket.remoteAddress ?? ''}\n`);
+  // An IPv4 client of a socket for both families.
+  const client = (request.socket.remoteAddress ?? '').replace(/^::ffff:/, '');
+  response.end(`${name} answers ${client}\n`);
 });
-server.listen({ port: 80, host: '0.0.0.0' }, () => process.stdout.write('ready\n'));
+server.listen({ port: 80 }, () => process.stdout.write('ready\n'));
 
 async function ping(address: string): Promise<Answer> {
   return new Promise((resolve) => {

@@ -131,10 +131,11 @@ function cniEnvironment(command: string, pod: Pod): Readonly<Record<string, stri
   };
 }
 
-/** ADD; the pod's address out of the result. */
-export async function addPod(runner: Runner, pod: Pod, signal: AbortSignal): Promise<RunningPod> {
+/** ADD; the pod's address out of the result, of the family that is asked for. */
+export async function addPod(runner: Runner, pod: Pod, signal: AbortSignal, family: 4 | 6 = 4): Promise<RunningPod> {
   const result = await callCni(runner, 'ADD', pod, signal);
-  const [first] = (result['ips'] ?? []) as readonly { readonly address: string }[];
+  const ips = (result['ips'] ?? []) as readonly { readonly address: string }[];
+  const first = ips.find(({ address }) => address.includes(':') === (family === 6));
   if (first === undefined) throw new Error(`ADD of ${pod.name} gave no address: ${JSON.stringify(result)}`);
   return { ...pod, address: first.address.split('/')[0] ?? '' };
 }

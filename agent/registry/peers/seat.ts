@@ -55,7 +55,8 @@ export interface SeatOptions {
 }
 
 const retryMs = 250;
-const retryLimitMs = 10_000;
+/** Short: until it votes a voter is missed, and a hello is small. */
+const retryLimitMs = 1500;
 /** How often a voter that has joined asks whether another process has come with its name. */
 const lookEveryMs = 10_000;
 
