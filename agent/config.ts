@@ -31,6 +31,7 @@ export interface Config {
   readonly peersPort: number;
   readonly ranges: readonly string[];
   readonly reserved: readonly string[];
+  readonly pools: readonly string[];
   readonly restTimeMs: number;
   readonly takeOverAfterMs: number;
   readonly sessionTermMs: number;

@@ -13,6 +13,7 @@ import { del } from '#agent/cni/del.ts';
 import { startCniServer } from '#agent/cni/server.ts';
 import type { CniServer } from '#agent/cni/server.ts';
 import { loadConfig } from '#agent/config.ts';
+import { poolOf } from '#agent/config/formats.ts';
 import type { Config } from '#agent/config.ts';
 import { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import { datapathSettings } from '#agent/datapath/from-config.ts';
@@ -213,7 +214,14 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
     return withKnownPeers(ipam, { path: join(folder, 'peers.json'), registry, log });
   };
   const path = join(config.stateDir, 'pools.json');
-  const pools = await openPools({ registry, path, defaultRanges: config.ranges, open, log });
+  const pools = await openPools({
+    registry,
+    path,
+    defaultRanges: config.ranges,
+    declared: config.pools.map(poolOf),
+    open,
+    log,
+  });
   return withDelegatedLeases(pools, join(config.stateDir, 'delegated.db'));
 }
 

@@ -2,7 +2,7 @@
 // another version or by an enemy. A malformed record is a value (`reason`), never an exception. Fields that this version does
 // not know are kept when it writes its record again, so that a downgrade by one version loses nothing.
 import { parseAddress, type PerFamily } from './address.ts';
-import { type Cidr, contains, disjoint, formatCidr, parseCidr } from './cidr.ts';
+import { type Cidr, contains, disjoint, formatCidr, overlaps, parseCidr } from './cidr.ts';
 
 /** Version of both records' form. A reader accepts its own and the next, whose additions it carries along. */
 export const recordSchema = 1;
@@ -271,6 +271,24 @@ export function formatPeer(record: PeerRecord): Json {
   };
 }
 
+/** Space that no pod may have, whatever a Universe says: this host, loopback, link-local, multicast, and all of it. */
+const neverPods: readonly Cidr[] = [
+  '0.0.0.0/8',
+  '127.0.0.0/8',
+  '169.254.0.0/16',
+  '224.0.0.0/4',
+  '::/8',
+  'fe80::/10',
+  'ff00::/8',
+].flatMap((text) => parseCidr(text) ?? []);
+
+function refuseNeverPods(ranges: readonly Cidr[]): void {
+  for (const range of ranges) {
+    const met = neverPods.find((block) => overlaps(block, range));
+    if (met !== undefined) fail('ranges', `free of ${formatCidr(met)}, which is no pod's`);
+  }
+}
+
 /** Reads a `Universe` value as stored. Ranges may not overlap; reserved parts must lie inside them. */
 export function parseUniverse(value: unknown): Parsed<UniverseRecord> {
   return parsed(() => {
@@ -280,6 +298,7 @@ export function parseUniverse(value: unknown): Parsed<UniverseRecord> {
     const reserved = asCidrs(object['reserved'], 'reserved');
     if (ranges.length === 0) fail('ranges', 'at least one block');
     if (!disjoint(ranges)) fail('ranges', 'free of overlaps');
+    refuseNeverPods(ranges);
     if (ranges.some((range) => reserved.some((one) => contains(one, range)))) fail('reserved', 'smaller than a range');
     return {
       ranges,

@@ -1,7 +1,7 @@
 // Settings that are wrong only together: each value is allowed by the schema, the combination is not.
 
 import type { Config } from '#agent/config.ts';
-import { hostPort, rangesOverlap } from '#agent/config/formats.ts';
+import { hostPort, poolOf, rangesOverlap } from '#agent/config/formats.ts';
 import { show } from '#agent/config/settings.ts';
 
 /** What no single value can show to be wrong. Same form of line as schemaProblems. */
@@ -15,6 +15,14 @@ export function crossProblems(config: Config, sourceOf: (key: string) => string)
   if (repeated !== undefined) say('nodes', `${repeated} is named twice`);
   if (config.discovery === 'static' && !names.includes(config.nodeName)) {
     say('nodes', `with discovery static the list must name this node, ${config.nodeName}`);
+  }
+  const taken = config.ranges.map((range) => ({ range, by: 'ranges' }));
+  for (const { name, ranges } of config.pools.map(poolOf)) {
+    for (const range of ranges) {
+      const other = taken.find((one) => rangesOverlap(one.range, range));
+      if (other !== undefined) say('pools', `${range} of ${name} overlaps ${other.range} of ${other.by}`);
+      taken.push({ range, by: name });
+    }
   }
   if (config.registry === 'peers') {
     if (config.voters.length % 2 === 0) say('voters', 'registry peers needs 1, 3, 5 or 7 of them');

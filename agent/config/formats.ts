@@ -47,6 +47,12 @@ export function rangesOverlap(a: string, b: string): boolean {
   return first.match(second, shorter);
 }
 
+/** The parts of a `pools` item. */
+export function poolOf(text: string): { readonly name: string; readonly ranges: readonly string[] } {
+  const [name = '', ranges = ''] = text.split('=', 2);
+  return { name, ranges: ranges.split('+') };
+}
+
 function isRange(text: string): boolean {
   if (!isCidr(text)) return false;
   const [address, prefix] = ipaddr.parseCIDR(text);
@@ -80,6 +86,14 @@ export const formats: Readonly<Record<string, Format>> = {
     allowed:
       'an IPv4 range from /8 to /28 such as 10.32.0.0/12 or an IPv6 range from /32 to /120 such as fd00:32::/64, with no bits set beyond the prefix',
     test: isRange,
+  },
+  pool: {
+    allowed:
+      'a name (a DNS label other than "default"), "=" and ranges joined by "+", such as blue=10.64.0.0/16+fd00:64::/64',
+    test: (text) => {
+      const { name, ranges } = poolOf(text);
+      return isName(name) && name.length <= 63 && !name.includes('.') && name !== 'default' && ranges.every(isRange);
+    },
   },
   absolutePath: { allowed: 'an absolute path without ".."', test: isPath },
   optionalPath: { allowed: 'an absolute path without "..", or empty', test: (text) => text === '' || isPath(text) },

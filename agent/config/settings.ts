@@ -142,6 +142,14 @@ const properties = {
     default: [],
     description: 'Parts of the ranges that are never given to anybody. Read once, like `ranges`.',
   }),
+  pools: Type.Array(Type.String({ format: 'pool' }), {
+    group: 'Addresses',
+    maxItems: 16,
+    uniqueItems: true,
+    default: [],
+    description:
+      'Further pools, made by the first agent that starts with them; every other learns of them. As text: `blue=10.64.0.0/16,green=10.65.0.0/16+fd00:65::/64`. In Kubernetes apply a Universe instead.',
+  }),
   restTimeMs: Type.Integer({
     group: 'Addresses',
     minimum: 0,

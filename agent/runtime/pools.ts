@@ -13,7 +13,7 @@ import type { Registry, RegistryRecord } from '#agent/registry/registry.ts';
 import { families, type Family } from '#ipam-peer/address.ts';
 import { formatCidr, overlaps, parseCidr } from '#ipam-peer/cidr.ts';
 import type { InUse } from '#ipam-peer/events.ts';
-import { defaultUniverse, parseUniverse } from '#ipam-peer/records.ts';
+import { defaultUniverse, formatUniverse, parseUniverse } from '#ipam-peer/records.ts';
 import type { Log } from './driver.ts';
 import type { AttachmentKey, IpamView, Lease, LeaseRequest } from './ipam.ts';
 import { mergeViews } from './merge-views.ts';
@@ -31,7 +31,9 @@ export interface PoolOpening {
 }
 
 export interface PoolsOptions {
-  readonly registry: Pick<Registry, 'get' | 'list' | 'watch'>;
+  readonly registry: Pick<Registry, 'get' | 'list' | 'watch' | 'create'>;
+  /** Pools to be made where there is no Universe of the name. */
+  readonly declared?: readonly { readonly name: string; readonly ranges: readonly string[] }[];
   /** File that keeps what is known of the universes; a missing or damaged one is an empty one. */
   readonly path: string;
   /** The default pool's ranges as the settings have them, which count until its Universe is read. */
@@ -82,6 +84,7 @@ class Pools {
   readonly #stop = new AbortController();
   #work: Promise<void> = Promise.resolve();
   #following: Promise<void> = Promise.resolve();
+  #declaring: Promise<void> = Promise.resolve();
   #main: RunningIpam | undefined;
   #nodes: ReadonlySet<string> | undefined;
 
@@ -111,6 +114,7 @@ class Pools {
     this.#main = await this.#open(defaultUniverse);
     for (const known of await load(this.#options)) await this.#take(known);
     this.#following = this.#follow();
+    this.#declaring = this.#declare();
   }
 
   async lease(request: LeaseRequest, signal: AbortSignal): Promise<Lease> {
@@ -304,9 +308,35 @@ class Pools {
     }
   }
 
+  /** Makes the declared universes that there are not; where the registry does not answer, later. */
+  async #declare(): Promise<void> {
+    const { registry, declared = [], log } = this.#options;
+    const { signal } = this.#stop;
+    for (const { name, ranges } of declared) {
+      while (!signal.aborted) {
+        try {
+          if ((await registry.get('universe', name, signal)) !== undefined) break;
+          const value = formatUniverse({
+            ranges: ranges.flatMap((text) => parseCidr(text) ?? []),
+            reserved: [],
+            namespaces: [],
+            extra: {},
+          });
+          const outcome = await registry.create('universe', name, value, signal);
+          if (outcome.kind === 'ok') log.info(`made the pool ${name}: ${ranges.join(', ')}`);
+          if (outcome.kind === 'refused') log.error(`the registry refuses the pool ${name}: ${outcome.reason}`);
+          if (outcome.kind !== 'unknown') break;
+        } catch (error) {
+          if (!signal.aborted) log.debug(`cannot make the pool ${name} yet: ${toWeftError(error).message}`);
+        }
+        await sleep(5 * retryMs, undefined, { signal }).catch(() => undefined);
+      }
+    }
+  }
+
   async close(): Promise<void> {
     this.#stop.abort();
-    await Promise.allSettled([this.#following, this.#work]);
+    await Promise.allSettled([this.#following, this.#declaring, this.#work]);
     await Promise.all(this.all().map(async (pool) => await pool.close()));
   }
 }

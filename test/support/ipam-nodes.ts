@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { LeaseRequest } from '#agent/runtime/ipam.ts';
 import type { Log } from '#agent/runtime/driver.ts';
-import { openPools } from '#agent/runtime/pools.ts';
+import { openPools, type PoolsOptions } from '#agent/runtime/pools.ts';
 import { type IpamOptions, type RunningIpam, startIpam } from '#agent/runtime/start.ts';
 import { MemoryRegistry } from './memory-registry.ts';
 
@@ -64,7 +64,7 @@ export class IpamNodes implements AsyncDisposable {
   }
 
   /** A node with every pool that there is, as the agent starts it. */
-  async startPools(name: string, setup: NodeSetup = {}): Promise<RunningIpam> {
+  async startPools(name: string, setup: NodeSetup = {}, declared: PoolsOptions['declared'] = []): Promise<RunningIpam> {
     const registry = setup.registry ?? this.registry.client();
     const log = this.#logOf(name);
     const path = join(this.directory, name, 'pools.json');
@@ -73,6 +73,7 @@ export class IpamNodes implements AsyncDisposable {
       path,
       log,
       defaultRanges: pool.ranges,
+      declared,
       open: async ({ name: universe, ownAddresses, others, mine }) => {
         const { recoverLeases } = setup;
         const own = await this.start(name, {

@@ -48,6 +48,7 @@ export interface AgentStatus {
     readonly hostIfname: string;
   }[];
   readonly findings: readonly { readonly [key: string]: unknown }[];
+  readonly pools: readonly { readonly name: string }[];
 }
 
 /** What the node's agent says of itself; throws while it does not answer. */

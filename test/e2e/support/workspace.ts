@@ -25,6 +25,7 @@ export interface PodWish {
   readonly name: string;
   readonly node: string;
   readonly labels?: Readonly<Record<string, string>>;
+  readonly annotations?: Readonly<Record<string, string>>;
 }
 
 interface PodObject {
@@ -52,8 +53,17 @@ export class Workspace {
 
   /** Creates the pods and waits until all are Ready; they come back in the order of the wishes. */
   async addPods(wishes: readonly PodWish[], withinMs = 120_000): Promise<readonly TestPod[]> {
+    await this.createPods(wishes);
+    return await this.awaitPods(wishes, withinMs);
+  }
+
+  async createPods(wishes: readonly PodWish[]): Promise<void> {
     const items = wishes.map((wish) => podManifest(this.namespace, wish));
     await this.#kubectl(['create', '-f', '-'], JSON.stringify({ apiVersion: 'v1', kind: 'List', items }));
+  }
+
+  /** Waits until pods that were created are Ready; they come back in the order of the wishes. */
+  async awaitPods(wishes: readonly Pick<PodWish, 'name'>[], withinMs = 120_000): Promise<readonly TestPod[]> {
     const names = wishes.map((wish) => `pod/${wish.name}`);
     await this.#kubectl(['wait', '--for=condition=Ready', `--timeout=${withinMs / 1000}s`, ...names]);
     const pods = await this.pods();
@@ -114,7 +124,12 @@ function podManifest(namespace: string, wish: PodWish): unknown {
   return {
     apiVersion: 'v1',
     kind: 'Pod',
-    metadata: { name: wish.name, namespace, labels: { ...wish.labels, node: wish.node } },
+    metadata: {
+      name: wish.name,
+      namespace,
+      labels: { ...wish.labels, node: wish.node },
+      ...(wish.annotations && { annotations: wish.annotations }),
+    },
     spec: {
       nodeSelector: { 'kubernetes.io/hostname': wish.node },
       terminationGracePeriodSeconds: 0,

@@ -80,6 +80,28 @@ describe('a pool added to a running cluster', () => {
     expect((await one.lease(inNamespace('d', 'team-b'), soon())).pool).toBe('blue');
   });
 
+  test('may be declared by one node’s settings; what is there already stays as it is', async () => {
+    await using nodes = await IpamNodes.create();
+    addUniverse(nodes, 'green', { ranges: ['10.65.0.0/16'] });
+    const one = await nodes.startPools('node1');
+    await one.whenReady(soon());
+    nodes.registry.behaviour.fault = ({ operation, kind }) =>
+      operation === 'create' && kind === 'universe' ? 'lost' : 'none';
+    const declared = [
+      { name: 'green', ranges: ['10.66.0.0/16'] },
+      { name: 'blue', ranges: ['10.64.0.0/16'] },
+    ];
+    const other = await nodes.startPools('node2', {}, declared);
+    await other.whenReady(soon());
+    nodes.registry.behaviour.fault = () => 'none';
+    await until(
+      'node1 serves what node2 declared',
+      () => one.view().ranges.join() === '10.32.0.0/12,10.65.0.0/16,10.64.0.0/16',
+      20_000,
+    );
+    expect((await one.lease(inPool('a', 'blue'), soon())).addresses[0]).toMatch(/^10\.64\./);
+  }, 30_000);
+
   test('of the other family gives the node an address of that family', async () => {
     await using nodes = await IpamNodes.create();
     const [one] = await two(nodes);
