@@ -102,5 +102,6 @@ NAPI_MODULE_INIT() {
   init_monitor(env, exports);
   init_nftables(env, exports);
   init_probe(env, exports);
+  init_udp(env, exports);
   return exports;
 }

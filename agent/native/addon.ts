@@ -95,6 +95,10 @@ export interface NativeAddon {
     ifindex: number,
     mac: string,
   ): number;
+  /** Sends one UDP datagram from a socket of its own; closed by `netlinkClose`. */
+  udpAsk(netnsPath: string | null, to: string, source: string, port: number, withChecksum: boolean): number;
+  /** True when ICMP "port unreachable" has come. */
+  udpAnswered(fd: number): boolean;
   /** Records as probe.c describes them. */
   probeReceive(fd: number, family: 4 | 6, most: number): Buffer;
 }

@@ -47,5 +47,6 @@ void init_netlink(napi_env env, napi_value exports);
 void init_monitor(napi_env env, napi_value exports);
 void init_nftables(napi_env env, napi_value exports);
 void init_probe(napi_env env, napi_value exports);
+void init_udp(napi_env env, napi_value exports);
 
 #endif

@@ -137,6 +137,11 @@ export class ProbeBook {
     return new Map([...this.#peers].map(([name, state]) => [name, pathOf(state)]));
   }
 
+  /** Peers whose last small probe was answered. */
+  answering(): readonly ProbePeer[] {
+    return [...this.#peers.values()].filter(({ recent }) => recent.at(-1) === true).map(({ peer }) => peer);
+  }
+
   findings(nowMs: number): readonly Condition[] {
     const findings: Condition[] = [];
     for (const state of this.#peers.values()) {

@@ -7,6 +7,7 @@ import type { Condition } from '#agent/findings.ts';
 import { toWeftError } from '#agent/errors.ts';
 
 import { ProbeBook } from './book.ts';
+import { ChecksumProbes } from './checksums.ts';
 import { EchoSocket, minPacketBytes } from './echo-socket.ts';
 import type { Arrival } from './echo-socket.ts';
 import { HelloBook } from './hello.ts';
@@ -62,6 +63,7 @@ class RunningProber implements Prober {
   readonly #socket: EchoSocket;
   readonly #book: ProbeBook;
   readonly #hellos = new HelloBook();
+  readonly #checksums: ChecksumProbes;
   /** Identifiers of this process' echoes: visits have the even one, hellos the odd one. */
   readonly #id = randomInt(0, 0x7fff) * 2;
   #scene: ProbeScene | undefined;
@@ -74,6 +76,7 @@ class RunningProber implements Prober {
   constructor(options: ProberOptions, socket: EchoSocket) {
     this.#options = options;
     this.#socket = socket;
+    this.#checksums = new ChecksumProbes(options.netnsPath);
     this.#book = new ProbeBook({ intervalMs: options.intervalMs, visitsPerSecond });
     this.#schedule(0);
   }
@@ -83,12 +86,13 @@ class RunningProber implements Prober {
   }
 
   findings(): readonly Condition[] {
-    return this.#book.findings(performance.now());
+    return [...this.#book.findings(performance.now()), ...this.#checksums.findings(this.#scene?.peers ?? [])];
   }
 
   stop(): void {
     this.#stopped = true;
     clearTimeout(this.#timer);
+    this.#checksums[Symbol.dispose]();
     this.#socket[Symbol.dispose]();
   }
 
@@ -117,7 +121,7 @@ class RunningProber implements Prober {
     if (!this.#scene) return;
     for (const arrival of this.#socket.receive(mostArrivals)) this.#take(arrival, nowMs, this.#scene);
     this.#book.expire(nowMs);
-    if (this.#options.intervalMs > 0) this.#visit(nowMs);
+    if (this.#options.intervalMs > 0) this.#visit(nowMs, this.#scene);
     if (this.#scene.auto) this.#greet(nowMs, this.#scene);
   }
 
@@ -128,12 +132,14 @@ class RunningProber implements Prober {
     else if (arrival.id === this.#id + 1) this.#hellos.answered(arrival.sequence);
   }
 
-  #visit(nowMs: number): void {
+  #visit(nowMs: number, scene: ProbeScene): void {
     const elapsedMs = Math.min(nowMs - this.#visitedAtMs, turnMs);
     this.#visitedAtMs = nowMs;
     for (const outgoing of this.#book.due(nowMs, elapsedMs)) {
       if (this.#socket.send({ ...outgoing, id: this.#id }) !== 0) this.#book.refused(outgoing.sequence);
     }
+    const own = scene.overlayAddresses.find((address) => !address.includes(':'));
+    this.#checksums.turn(nowMs, own, this.#book.answering());
   }
 
   #greet(nowMs: number, scene: ProbeScene): void {

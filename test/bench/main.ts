@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 import { benchAdd } from '#test/bench/add.ts';
+import { benchAgent } from '#test/bench/agent.ts';
 import { benchDatapath } from '#test/bench/datapath.ts';
 import type { Bench, Figures } from '#test/bench/figures.ts';
 import { tableOf } from '#test/bench/figures.ts';
@@ -17,6 +18,7 @@ const benches: Readonly<Record<string, Bench>> = {
   ipam: benchIpam,
   peers: benchPeers,
   datapath: benchDatapath,
+  agent: benchAgent,
 };
 
 const insideMark = 'BENCH_INSIDE';

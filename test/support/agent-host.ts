@@ -41,6 +41,9 @@ export class AgentHost implements AsyncDisposable {
   readonly settings: Readonly<Record<string, unknown>>;
   #child: ChildProcess | undefined;
   #ended: string = 'it was not started';
+  /** What is started, with `--config FILE` behind it, and more of its environment: a bundle, say, in place of the sources. */
+  program: readonly string[] = [process.execPath, main];
+  env: Readonly<Record<string, string>> = {};
 
   private constructor(directory: string, netns: TestNetns | undefined, settings: Readonly<Record<string, unknown>>) {
     this.directory = directory;
@@ -97,8 +100,9 @@ export class AgentHost implements AsyncDisposable {
   async start(): Promise<void> {
     const log = await open(join(this.directory, 'agent.log'), 'a');
     const enter = this.netns === undefined ? [] : ['nsenter', `--net=${this.netns.path}`, '--'];
-    const [program, ...args] = [...enter, process.execPath, main, '--config', join(this.directory, 'config.json')];
-    const env = { PATH: process.env['PATH'] };
+    const command = [...enter, ...this.program, '--config', join(this.directory, 'config.json')];
+    const [program = '', ...args] = command;
+    const env = { PATH: process.env['PATH'], ...this.env };
     const child = spawn(program, args, { stdio: ['ignore', log.fd, log.fd], env });
     this.#child = child;
     this.#ended = '';

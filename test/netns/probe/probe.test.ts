@@ -57,6 +57,23 @@ describe('probes', { timeout: 90_000 }, () => {
     await until('it is back', async () => named(prober).length === 0, 20_000);
   });
 
+  it('find that checksums are spoilt on the way', async () => {
+    const lab = stack.use(await Lab.create(2));
+    const b = lab.host(1).netns;
+    const prober = probe(lab.host(0));
+    // As a card does that fills in a wrong one: the receiver takes datagrams without a checksum, and drops the others.
+    await b.exec([
+      'sh',
+      '-ec',
+      `nft add table inet spoil; nft add chain inet spoil in '{ type filter hook prerouting priority -400; }'
+       nft add rule inet spoil in iifname weft0 udp checksum != 0 drop`,
+    ]);
+    await until('it is named', async () => named(prober).includes('checksumFault'), 40_000);
+    expect(named(prober)).toEqual(['checksumFault']);
+    await b.exec(['nft', 'delete', 'table', 'inet', 'spoil']);
+    await until('it is well again', async () => named(prober).length === 0, 40_000);
+  });
+
   it('find a path MTU that is smaller on the way', async () => {
     const lab = stack.use(await Lab.create(2));
     const prober = probe(lab.host(0));
