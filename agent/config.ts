@@ -43,6 +43,7 @@ export interface Config {
   readonly spoolDir: string;
   readonly conflistPath: string;
   readonly cniBinDir: string;
+  readonly podLink: 'routed' | 'bridge';
   readonly overlayMode: 'vxlan' | 'direct' | 'auto';
   readonly probeIntervalMs: number;
   readonly vxlanPort: number;

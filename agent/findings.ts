@@ -34,6 +34,7 @@ export type FindingName =
   | 'overlayBlocked'
   | 'underlayDown'
   | 'underlayFamily'
+  | 'bridgeNetfilterMissing'
   | 'mtuTooSmall'
   | 'mtuTooLarge'
   | 'pathMtuTooSmall'
@@ -190,6 +191,12 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'Some nodes’ pods cannot be reached from this node',
     cause: 'The underlay addresses of the two nodes are of different families.',
     nextStep: 'Give all nodes an underlay address of one family.',
+  },
+  bridgeNetfilterMissing: {
+    severity: 'error',
+    symptom: 'A Service whose backend is on the client’s own node does not answer (pod links `bridge`)',
+    cause: 'The kernel module br_netfilter is not loaded: answers between pods of one bridge do not pass conntrack.',
+    nextStep: 'Load it (modprobe br_netfilter) and name it in /etc/modules-load.d; or use pod links `routed`.',
   },
   mtuTooSmall: {
     severity: 'error',

@@ -34,7 +34,7 @@ export interface AddResult {
   readonly dns: Dns | undefined;
 }
 
-/** Host end first, pod end second; every address is the pod's and has full prefix length, since the pod link is routed. */
+/** Host end first, pod end second; every address is the pod's, with full prefix length where the pod link is routed. */
 export function buildResult(lease: Lease, link: PodLink, netnsPath: string, dns: Dns | undefined): AddResult {
   const gatewayFor = (address: string): string => {
     const gateway = link.gateways.find((candidate) => isIPv4(candidate) === isIPv4(address));
@@ -46,8 +46,8 @@ export function buildResult(lease: Lease, link: PodLink, netnsPath: string, dns:
       { name: link.hostIfname, mac: link.hostMac, mtu: link.mtuBytes },
       { name: lease.ifname, mac: link.podMac, mtu: link.mtuBytes, sandbox: netnsPath },
     ],
-    ips: lease.addresses.map((address) => ({
-      address: `${address}/${isIPv4(address) ? 32 : 128}`,
+    ips: lease.addresses.map((address, index) => ({
+      address: link.addresses?.[index] ?? `${address}/${isIPv4(address) ? 32 : 128}`,
       gateway: gatewayFor(address),
       interface: 1,
     })),

@@ -233,6 +233,12 @@ const properties = {
     default: '/opt/cni/bin',
     description: 'Where `weft install` puts the CNI plugin.',
   }),
+  podLink: Type.Enum(['routed', 'bridge'], {
+    group: 'Overlay',
+    default: 'routed',
+    description:
+      'How pods of this node are linked: `routed` by a veth each, `bridge` as ports of one bridge, for those who need broadcast and multicast on the node (needs br_netfilter). Pods keep the link that they were made with.',
+  }),
   overlayMode: Type.Enum(['vxlan', 'direct', 'auto'], {
     group: 'Overlay',
     default: 'vxlan',

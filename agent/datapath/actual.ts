@@ -12,6 +12,7 @@ import type { Nexthop } from '#agent/netlink/nexthop.ts';
 import { dumpRoutes, prefixOf, routeType } from '#agent/netlink/route.ts';
 import type { Route } from '#agent/netlink/route.ts';
 
+import { bridgeFrom, portEntryFrom, portOf } from './bridge-io.ts';
 import { readFirewall } from './firewall.ts';
 import { gatewayCidr } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
@@ -49,6 +50,8 @@ export interface KernelReading {
   readonly foreignChains: readonly NftChain[];
   /** Our table is there. */
   readonly hasTable: boolean;
+  /** Bridged packets can pass conntrack: the kernel has br_netfilter. */
+  readonly bridgeNetfilter: boolean;
 }
 
 /** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
@@ -61,10 +64,12 @@ export async function readKernel(
   const links = await io.route.dumpAsync(dumpLinks(), signal);
   const names = new Map(links.map((link) => [link.ifiIndex, link.ifname ?? '']));
   const overlay = links.find((link) => link.ifname === settings.overlayDevice);
+  const bridge = links.find((link) => link.ifname === settings.bridgeDevice);
   const pods = links.filter(
     (link) => link.ifname?.startsWith(settings.podLinkPrefix) && link.linkinfo?.kind === 'veth',
   );
-  const ours = new Set([...pods, ...(overlay ? [overlay] : [])].map((link) => link.ifiIndex));
+  const own = [...pods, ...(overlay ? [overlay] : []), ...(bridge ? [bridge] : [])];
+  const ours = new Set(own.map((link) => link.ifiIndex));
   const addresses = await io.route.dumpAsync(dumpAddresses(), signal);
   const routes = await io.route.dumpAsync(dumpRoutes({ rtmProtocol: settings.routeProtocol }), signal);
   const nexthops = await io.route.dumpAsync(dumpNexthops(), signal);
@@ -75,10 +80,13 @@ export async function readKernel(
         fdb: await io.route.dumpAsync(dumpFdb({ ndmIfindex: overlay.ifiIndex }), signal),
       }
     : { neighbours: [], fdb: [] };
+  const portEntries = bridge ? await io.route.dumpAsync(dumpFdb({ master: bridge.ifiIndex }), signal) : [];
   const firewall = await readFirewall(io, settings.nftTable, signal);
   const state: ActualState = {
     overlay: overlay && overlayFrom(overlay),
-    podLinks: pods.map((link) => podLinkFrom(link, settings)),
+    bridge: bridge && bridgeFrom(io, bridge),
+    portEntries: portEntries.flatMap((entry) => portEntryFrom(entry, names)),
+    podLinks: pods.map((link) => podLinkFrom(link, settings, bridge)),
     addresses: addresses
       .filter((address) => ours.has(address.ifaIndex))
       .flatMap((address) => addressFrom(address, names)),
@@ -94,7 +102,7 @@ export async function readKernel(
     firewall,
   };
   const underlay = underlayFrom(links, addresses, underlayAddress);
-  const named = [...pods, ...(overlay ? [overlay] : []), ...(underlay ? [underlay.link] : [])];
+  const named = [...own, ...(underlay ? [underlay.link] : [])];
   return {
     state,
     ifindexes: new Map(named.map((link) => [link.ifname ?? '', link.ifiIndex])),
@@ -104,6 +112,7 @@ export async function readKernel(
     },
     foreignChains: firewall.foreignChains,
     hasTable: firewall.hasTable,
+    bridgeNetfilter: io.readSysctl('net/bridge/bridge-nf-call-iptables') !== undefined,
   };
 }
 
@@ -127,7 +136,7 @@ export function overlayFrom(link: Link): ActualOverlay {
 }
 
 /** A pod link's host end as planning sees it. */
-export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomedGroup'>): ActualPodLink {
+export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomedGroup'>, bridge?: Link): ActualPodLink {
   return {
     ifname: link.ifname ?? '',
     alias: link.ifalias ?? '',
@@ -136,6 +145,7 @@ export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomed
     up: (link.ifiFlags & linkFlag.up) !== 0,
     routeLocalnet: link.afSpec?.inet?.conf?.routeLocalnet === 1,
     doomed: link.group === settings.doomedGroup,
+    bridge: portOf(link, bridge),
     ignoresAdvertisements: acceptRa(link) === 0,
   };
 }

@@ -14,6 +14,7 @@ import { delRoute, newRoute, routeFlag, routeTo, routeType } from '#agent/netlin
 import type { RouteRequest } from '#agent/netlink/route.ts';
 import { toWeftError } from '#agent/errors.ts';
 
+import { applyBridge, isBridgeOperation, newPortEntry, portEntry } from './bridge-io.ts';
 import { addressOf, familyOf, prefixLengthOf } from './cidr.ts';
 import { looseRpFilter } from './diff.ts';
 import { addElements, firewallText, removeElements } from './firewall.ts';
@@ -36,6 +37,9 @@ const essential: ReadonlySet<Operation['kind']> = new Set([
   'addOverlay',
   'setOverlay',
   'delOverlay',
+  'addBridge',
+  'setBridge',
+  'setPort',
   'addAddress',
 ]);
 
@@ -63,10 +67,16 @@ const groups: Readonly<Record<Operation['kind'], Group>> = {
   addOverlay: 'overlay',
   setOverlay: 'overlay',
   delOverlay: 'overlay',
+  addBridge: 'overlay',
+  setBridge: 'overlay',
+  delBridge: 'overlay',
+  setPort: 'overlay',
   setPodLink: 'messages',
   doomPodLink: 'messages',
   addAddress: 'messages',
   delAddress: 'messages',
+  putPortEntry: 'messages',
+  delPortEntry: 'messages',
   putFdb: 'messages',
   delFdb: 'messages',
   putNeighbour: 'messages',
@@ -140,7 +150,7 @@ class Applier {
   #load(operations: readonly Operation[]): void {
     for (const operation of operations) {
       if (operation.kind !== 'loadFirewall') continue;
-      this.#io.nft.run(firewallText(this.#settings.nftTable, operation.firewall));
+      this.#io.nft.run(firewallText(this.#settings.nftTable, operation.firewall, operation.dropsBridgeTable));
     }
   }
 
@@ -168,6 +178,9 @@ class Applier {
         this.#settle(operation.link);
       } else if (operation.kind === 'setOverlay') {
         this.#settle(operation.link);
+      } else if (isBridgeOperation(operation)) {
+        const ifindex = applyBridge(this.#io, operation);
+        if ('link' in operation && ifindex !== undefined) this.#ifindexes.set(operation.link.ifname, ifindex);
       }
     }
   }
@@ -225,6 +238,13 @@ class Applier {
       case 'addAddress':
       case 'delAddress':
         return addressRequest(operation.kind, operation.address, this.#ifindexes.get(operation.address.ifname));
+      case 'putPortEntry':
+      case 'delPortEntry': {
+        const { ifname, mac } = operation.portEntry;
+        const port = this.#ifindexes.get(ifname);
+        if (port === undefined) return undefined;
+        return operation.kind === 'putPortEntry' ? newPortEntry(port, mac) : delFdb(portEntry(port, mac));
+      }
       case 'putFdb':
       case 'delFdb': {
         if (overlay === undefined) return undefined;

@@ -17,8 +17,8 @@ import { readFirewall } from './firewall.ts';
 import { aliasOf, podGatewayOf } from './identity.ts';
 import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { podRouteFaults } from './pod-routes.ts';
-import { readLink } from './pod-link.ts';
-import type { PodLinkContext } from './pod-link.ts';
+import { gatewayOf, readLink } from './pod-link.ts';
+import type { BridgePort, PodLinkContext, PodLinkPlan } from './pod-link.ts';
 
 type CheckContext = Pick<PodLinkContext, 'io' | 'settings'>;
 
@@ -27,22 +27,24 @@ export async function checkPodLink(
   context: CheckContext,
   request: PodLinkRequest,
   overlayAddresses: ReadonlyMap<Family, string>,
+  port?: BridgePort,
 ): Promise<readonly LinkFault[]> {
   const { io } = context;
   const { lease } = request;
   const host = readLink(io, lease.hostIfname);
   if (!host) return [{ what: `link ${lease.hostIfname}`, expected: 'present', actual: 'absent' }];
   const faults: LinkFault[] = [];
-  expectEqual(faults, `alias of ${lease.hostIfname}`, aliasOf(lease), host.ifalias ?? '');
+  expectEqual(faults, `alias of ${lease.hostIfname}`, aliasOf(lease, port ? 'bridge' : 'routed'), host.ifalias ?? '');
   expectEqual(faults, `link ${lease.hostIfname}`, 'up', isUp(host) ? 'up' : 'down');
-  if (needsRouteLocalnet(lease)) {
+  if (!port && needsRouteLocalnet(lease)) {
     const found = String(host.afSpec?.inet?.conf?.routeLocalnet ?? 'absent');
     expectEqual(faults, `route_localnet of ${lease.hostIfname}`, '1', found);
   }
-  await checkHostSide(context, request, overlayAddresses, host, faults);
-  await checkFirewall(context, request, faults);
+  if (port) expectEqual(faults, `bridge of ${lease.hostIfname}`, String(port.bridgeIfindex), String(host.master ?? 0));
+  else await checkHostSide(context, request, overlayAddresses, host, faults);
+  await checkFirewall(context, request, port !== undefined, faults);
   try {
-    checkPodSide(request, host, faults);
+    checkPodSide(request, host, { port, overlayAddresses }, faults);
   } catch (error) {
     faults.push({ what: `namespace ${request.netnsPath}`, expected: 'readable', actual: toWeftError(error).message });
   }
@@ -80,15 +82,25 @@ async function checkHostSide(
   }
 }
 
-async function checkFirewall(context: CheckContext, { lease }: PodLinkRequest, faults: LinkFault[]): Promise<void> {
+async function checkFirewall(
+  context: CheckContext,
+  { lease }: PodLinkRequest,
+  onBridge: boolean,
+  faults: LinkFault[],
+): Promise<void> {
   const { elements } = await readFirewall(context.io, context.settings.nftTable);
-  for (const { set, key } of podElements(lease)) {
+  for (const { set, key } of podElements(lease, onBridge)) {
     const found = elements[set].has(key) ? 'present' : 'absent';
     expectEqual(faults, `element ${key} of nft set ${set}`, 'present', found);
   }
 }
 
-function checkPodSide({ lease, netnsPath }: PodLinkRequest, host: Link, faults: LinkFault[]): void {
+function checkPodSide(
+  { lease, netnsPath }: PodLinkRequest,
+  host: Link,
+  plan: Pick<PodLinkPlan, 'overlayAddresses'> & { readonly port: BridgePort | undefined },
+  faults: LinkFault[],
+): void {
   using socket = NetlinkSocket.open({ protocol: 'route', netnsPath });
   const links = socket.dump(dumpLinks());
   const link = links.find((candidate) => candidate.ifname === lease.ifname);
@@ -108,7 +120,8 @@ function checkPodSide({ lease, netnsPath }: PodLinkRequest, host: Link, faults: 
     const found = addresses.some((entry) => textOf(entry) === address && entry.ifaScope === scope.universe);
     expectEqual(faults, `pod address ${address}`, 'present', found ? 'present' : 'absent');
   }
-  faults.push(...podRouteFaults(socket, lease, link.ifiIndex));
+  const cidrs = lease.addresses.map(plan.port?.cidrOf ?? hostCidr);
+  faults.push(...podRouteFaults(socket, lease, { podIfindex: link.ifiIndex, cidrs, gateway: gatewayOf(plan) }));
 }
 
 /** IPv6 addresses have no attribute `local`. */

@@ -5,6 +5,7 @@ import { toWeftError } from '#agent/errors.ts';
 
 import { readKernel } from './actual.ts';
 import { applyOperations } from './apply.ts';
+import { hasBridgeTable } from './ruleset.ts';
 import { ForeignFirewalls } from './foreign-firewall.ts';
 import { openKernelIo } from './kernel-io.ts';
 import type { Operation } from './objects.ts';
@@ -23,11 +24,13 @@ export async function cleanKernel(settings: DatapathSettings, dryRun: boolean): 
     ...state.routes.map((route): Operation => ({ kind: 'delRoute', route })),
     ...state.nexthops.map(({ id, gateway }): Operation => ({ kind: 'delNexthop', id, gateway })),
   ];
-  const links = [...(state.overlay ? [state.overlay.ifname] : []), ...state.podLinks.map(({ ifname }) => ifname)];
+  const devices = [...(state.overlay ? [state.overlay] : []), ...(state.bridge?.isBridge ? [state.bridge] : [])];
+  const links = [...devices, ...state.podLinks].map(({ ifname }) => ifname);
+  const tables = [...(hasTable ? ['inet'] : []), ...(hasBridgeTable(state.firewall) ? ['bridge'] : [])];
   say(state.routes.length, 'route');
   say(state.nexthops.length, 'nexthop');
   for (const ifname of links) lines.push(`link ${ifname}`);
-  if (hasTable) lines.push(`nftables table inet ${settings.nftTable}`);
+  for (const family of tables) lines.push(`nftables table ${family} ${settings.nftTable}`);
   say(await foreign.close(foreignChains, dryRun), 'accept rule in firewalls of the host');
   if (dryRun) return lines;
   const refusals = await applyOperations(io, settings, operations, ifindexes);
@@ -37,7 +40,7 @@ export async function cleanKernel(settings: DatapathSettings, dryRun: boolean): 
     ...replies.flatMap((reply, index) => (reply.ok ? [] : [`link ${links[index]}: ${reply.error.message}`])),
   ];
   try {
-    if (hasTable) io.nft.run(`delete table inet ${settings.nftTable}`);
+    for (const family of tables) io.nft.run(`delete table ${family} ${settings.nftTable}`);
   } catch (error) {
     failed.push(`nftables table: ${toWeftError(error).message}`);
   }

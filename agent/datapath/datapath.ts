@@ -19,6 +19,8 @@ export interface PodLink {
   readonly mtuBytes: number;
   /** Gateways as the pod sees them, one per family of the lease. */
   readonly gateways: readonly string[];
+  /** The pod's addresses with the prefix length on its link; absent: all of it, the link is routed. */
+  readonly addresses?: readonly string[];
   /** The routes really made in the pod, without those to the gateways. */
   readonly routes: readonly PodRoute[];
 }

@@ -2,6 +2,7 @@
 // contradicts itself (two peers with one address, a block that is none) costs that peer its place and becomes a finding.
 import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
 
+import { bridgeOf, hasBridge, unreachable } from './bridge.ts';
 import { canonicalAddress, canonicalCidr, familiesOf, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import { directElements, directGateway } from './direct.ts';
@@ -28,6 +29,8 @@ export interface DesiredInput {
   readonly view: IpamView;
   readonly leases: readonly Lease[];
   readonly settings: DatapathSettings;
+  /** Host interface names of pods that are ports of the bridge. */
+  readonly ports: ReadonlySet<string>;
   /** MTU of the link that holds the underlay address; undefined when no link does. */
   readonly underlayMtuBytes: number | undefined;
   /** False where the node has IPv6 off: nexthops then carry the peer's underlay address, as with an MTU below IPv6's. */
@@ -62,19 +65,25 @@ export function desiredState(input: DesiredInput): DesiredState {
   const ranges = overlayRanges(view, findings);
   const pods = podState(input, prefsrc, findings);
   const own = ownBlocks(view, findings);
+  const bridge = overlay.link && bridgeOf(input, overlay.link.mtuBytes, prefsrc, own);
   const routes = [
-    ...own.map((dst): Route => ({ dst, metric: plainMetric[familyOf(dst)], target: { kind: 'unreachable' } })),
+    // A bridge that waits for the underlay keeps its routes.
+    ...(bridge?.routes ?? (hasBridge(input) ? [] : own.map(unreachable))),
     ...ranges.map((dst): Route => ({ dst, metric: settings.poolMetric, target: { kind: 'unreachable' } })),
     ...pods.routes,
     ...(overlay.link ? peerRoutes(peers, prefsrc, new Set(own), findings) : []),
   ].filter(({ dst }) => input.ipv6 || familyOf(dst) === 4);
-  const addresses = [...pods.addresses, ...(overlay.link ? overlayAddresses(view, overlay.link) : [])].filter(
-    ({ cidr }) => input.ipv6 || familyOf(cidr) === 4,
-  );
+  const addresses = [
+    ...pods.addresses,
+    ...(bridge?.addresses ?? []),
+    ...(overlay.link ? overlayAddresses(view, bridge?.bridge ?? overlay.link) : []),
+  ].filter(({ cidr }) => input.ipv6 || familyOf(cidr) === 4);
   const shown = overlay.link ? peers : [];
   return {
     overlay: overlay.link,
     waitingFor: overlay.waitingFor || (prefsrc.size === 0 ? 'an overlay address of this node' : ''),
+    bridge: bridge?.bridge,
+    portEntries: bridge?.portEntries ?? [],
     podLinks: pods.links,
     addresses,
     nexthops: shown.flatMap(nexthopsOf),
@@ -91,6 +100,7 @@ export function desiredState(input: DesiredInput): DesiredState {
         overlayRanges: ranges,
         nonMasqueradeCidrs: settings.nonMasqueradeCidrs,
         masquerade: settings.masquerade,
+        bridgeDevice: hasBridge(input) ? settings.bridgeDevice : undefined,
         directLink: input.direct.mode === 'vxlan' ? undefined : input.direct.underlay?.ifname,
       }),
       elements: { ...pods.elements, ...peerElements(peers), ...directElements(input.direct, peers) },
@@ -249,14 +259,22 @@ function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, fin
   const links: DesiredPodLink[] = [];
   const addresses: LinkAddress[] = [];
   const routes: Route[] = [];
-  const elements = new PodElements(findings);
+  const elements = new PodElements(findings, hasBridge(input));
   const leased = new Map<string, string>();
   for (const lease of input.leases) {
     const ifname = lease.hostIfname;
     const families = familiesOf(lease.addresses);
     const ignoresAdvertisements = families.includes(6);
     const routeLocalnet = needsRouteLocalnet(lease);
-    links.push({ ifname, alias: aliasOf(lease), hostMac, ignoresAdvertisements, routeLocalnet });
+    const isPort = input.ports.has(ifname);
+    links.push({
+      ifname,
+      alias: aliasOf(lease, isPort ? 'bridge' : 'routed'),
+      hostMac,
+      ignoresAdvertisements: ignoresAdvertisements && !isPort,
+      routeLocalnet: routeLocalnet && !isPort,
+      bridge: isPort ? input.settings.bridgeDevice : undefined,
+    });
     const own: string[] = [];
     for (const address of lease.addresses) {
       const other = leased.get(address);
@@ -266,11 +284,13 @@ function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, fin
       }
       leased.set(address, ifname);
       own.push(address);
+      if (isPort) continue;
       const family = familyOf(address);
       const target = { kind: 'pod', ifname, prefsrc: prefsrc.get(family) } as const;
       routes.push({ dst: hostCidr(address), metric: plainMetric[family], target });
     }
     elements.add({ ...lease, addresses: own });
+    if (isPort) continue;
     for (const family of families) addresses.push({ ifname, cidr: gatewayCidr(family), linkScope: true });
   }
   return { links, addresses, routes, elements: elements.sets };
@@ -282,13 +302,16 @@ class PodElements {
   readonly #findings: Finding[];
   readonly #owners = new Map<string, string>();
 
-  constructor(findings: Finding[]) {
+  readonly #onBridge: boolean;
+
+  constructor(findings: Finding[], onBridge: boolean) {
     this.#findings = findings;
+    this.#onBridge = onBridge;
     this.sets = Object.fromEntries(setNames.map((set) => [set, new Set<string>()])) as Record<SetName, Set<string>>;
   }
 
   add(lease: Lease): void {
-    for (const { set, key } of podElements(lease)) {
+    for (const { set, key } of podElements(lease, this.#onBridge)) {
       const name = `${set} ${keyOf(key)}`;
       const owner = this.#owners.get(name);
       if (owner === undefined) {
@@ -302,7 +325,7 @@ class PodElements {
   }
 }
 
-function overlayAddresses(view: IpamView, overlay: OverlayLink): readonly LinkAddress[] {
+function overlayAddresses(view: IpamView, overlay: { readonly ifname: string }): readonly LinkAddress[] {
   return view.overlayAddresses.map((address) => ({
     ifname: overlay.ifname,
     cidr: hostCidr(address),

@@ -5,6 +5,7 @@
 // without its path. A nexthop is removed only after the routes that used it, because the kernel removes those with it.
 import { addressOf } from './cidr.ts';
 import type {
+  ActualBridge,
   ActualNexthop,
   ActualOverlay,
   ActualRoute,
@@ -15,9 +16,11 @@ import type {
   Operation,
   OverlayLink,
   PeerNeighbour,
+  PortEntry,
   Route,
 } from './objects.ts';
 import { mainTable, routeKey } from './objects.ts';
+import { hasBridgeTable } from './ruleset.ts';
 import { keyOf, setNames } from './set-shapes.ts';
 import type { SetElements } from './set-shapes.ts';
 
@@ -41,7 +44,9 @@ export function diff(desired: DesiredState, actual: ActualState): readonly Opera
   const parts: readonly Halves[] = [
     firewallOperations(desired, known),
     overlay.halves,
+    bridgeOperations(desired, known.bridge),
     podLinks.halves,
+    portEntryOperations(desired, known, podLinks.present),
     addressOperations(desired, known, podLinks.present),
     fdbOperations(desired, known),
     neighbourOperations(desired, known),
@@ -62,7 +67,8 @@ function firewallOperations(desired: DesiredState, actual: ActualState): Halves 
       peers4: wanted.elements.peers4.union(found.elements.peers4),
       peers6: wanted.elements.peers6.union(found.elements.peers6),
     };
-    halves.add.push({ kind: 'loadFirewall', firewall: { ...wanted, elements } });
+    const dropsBridgeTable = hasBridgeTable(found) && wanted.ruleset.bridgeBody === undefined;
+    halves.add.push({ kind: 'loadFirewall', firewall: { ...wanted, elements }, dropsBridgeTable });
   }
   const replaced: string[] = [];
   for (const set of setNames) {
@@ -156,6 +162,9 @@ function podLinkOperations(
     }
     present.add(found.ifname);
     const { ifname } = link;
+    if (link.bridge !== undefined && found.bridge !== link.bridge) {
+      halves.add.push({ kind: 'setPort', ifname, bridge: link.bridge });
+    }
     if (link.ignoresAdvertisements && !found.ignoresAdvertisements) {
       halves.add.push({ kind: 'setSysctl', ifname, name: `net/ipv6/conf/${ifname}/accept_ra`, value: '0' });
     }
@@ -171,17 +180,44 @@ function podLinkOperations(
   return { halves, present };
 }
 
+function bridgeOperations({ bridge: wanted, overlay }: DesiredState, found: ActualBridge | undefined): Halves {
+  const halves: Halves = { add: [], remove: [] };
+  if (!wanted) {
+    if (overlay && found?.isBridge) halves.remove.push({ kind: 'delBridge', ifname: found.ifname });
+  } else if (!found?.isBridge) {
+    if (found) halves.add.push({ kind: 'delBridge', ifname: found.ifname });
+    halves.add.push({ kind: 'addBridge', link: wanted });
+  } else if (!found.settled || found.mac !== wanted.mac || found.mtuBytes !== wanted.mtuBytes) {
+    halves.add.push({ kind: 'setBridge', link: wanted });
+  }
+  return halves;
+}
+
+function portEntryOperations(desired: DesiredState, actual: ActualState, pods: ReadonlySet<string>): Halves {
+  const halves: Halves = { add: [], remove: [] };
+  const keyOfEntry = ({ ifname, mac }: PortEntry): string => `${ifname} ${mac}`;
+  const wanted = new Map(desired.portEntries.map((entry) => [keyOfEntry(entry), entry]));
+  const found = new Map(actual.portEntries.map((entry) => [keyOfEntry(entry), entry]));
+  for (const [key, entry] of wanted) {
+    if (!found.has(key) && pods.has(entry.ifname)) halves.add.push({ kind: 'putPortEntry', portEntry: entry });
+  }
+  for (const [key, entry] of found) {
+    if (!wanted.has(key) && pods.has(entry.ifname)) halves.remove.push({ kind: 'delPortEntry', portEntry: entry });
+  }
+  return halves;
+}
+
 function addressOperations(desired: DesiredState, actual: ActualState, pods: ReadonlySet<string>): Halves {
-  const overlay = desired.overlay?.ifname;
+  const devices = new Set([desired.overlay?.ifname, desired.bridge?.ifname]);
   const wanted = new Map(
     desired.addresses
-      .filter(({ ifname }) => ifname === overlay || pods.has(ifname))
+      .filter(({ ifname }) => devices.has(ifname) || pods.has(ifname))
       .map((address) => [addressKey(address), address]),
   );
   const found = new Map(
     actual.addresses
       // A link that waits for its deletion keeps its address: removing it is work for nothing.
-      .filter(({ ifname }) => ifname === overlay || pods.has(ifname))
+      .filter(({ ifname }) => devices.has(ifname) || pods.has(ifname))
       .map((address) => [addressKey(address), address]),
   );
   const halves: Halves = { add: [], remove: [] };
@@ -252,7 +288,9 @@ function routingOperations(
   for (const [key, route] of found) {
     if (wanted.has(key)) continue;
     // Without an overlay (its device or the own record is not known yet) a predecessor's peers stay reachable.
-    if (!desired.overlay && route.target.kind === 'nexthop') continue;
+    const { target } = route;
+    const isKept = target.kind === 'nexthop' || (target.kind === 'link' && target.ifname === actual.bridge?.ifname);
+    if (!desired.overlay && isKept) continue;
     routes.remove.push({ kind: 'delRoute', route });
   }
   return [nexthops, routes];
@@ -290,6 +328,7 @@ function sameTarget(wanted: Route, nexthopId: number | undefined, found: ActualR
       return (
         found.target.kind === 'nexthop' && found.target.id === nexthopId && found.target.prefsrc === target.prefsrc
       );
+    case 'bridge':
     case 'pod':
       return (
         found.target.kind === 'link' && found.target.ifname === target.ifname && found.target.prefsrc === target.prefsrc

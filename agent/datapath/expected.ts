@@ -19,6 +19,14 @@ import type {
 import { noElements, setNames } from './set-shapes.ts';
 import type { SetName } from './set-shapes.ts';
 
+/** How an attach made the pod's objects. */
+export interface AttachedAs {
+  readonly overlayAddresses: ReadonlyMap<Family, string>;
+  /** The node has a bridge, and the pod's link is a port of it. */
+  readonly onBridge: boolean;
+  readonly isPort: boolean;
+}
+
 export class Expected {
   /** By `<table> <dst> <metric>`. */
   readonly routes: Map<string, ActualRoute>;
@@ -64,14 +72,14 @@ export class Expected {
   }
 
   /** An attach has made the pod's objects. */
-  attached(lease: Lease, overlayAddresses: ReadonlyMap<Family, string>): void {
+  attached(lease: Lease, made: AttachedAs): void {
     const { hostIfname: ifname, addresses } = lease;
-    for (const address of addresses) {
+    for (const address of made.isPort ? [] : addresses) {
       const family = familyOf(address);
-      const target = { kind: 'link', ifname, prefsrc: overlayAddresses.get(family) } as const;
+      const target = { kind: 'link', ifname, prefsrc: made.overlayAddresses.get(family) } as const;
       this.#putRoute({ dst: hostCidr(address), metric: plainMetric[family], table: mainTable, target });
     }
-    for (const { set, key } of podElements(lease)) this.elements[set].add(key);
+    for (const { set, key } of podElements(lease, made.onBridge)) this.elements[set].add(key);
   }
 
   /** A detach has removed them. */
@@ -82,7 +90,7 @@ export class Expected {
       const target = this.routes.get(key)?.target;
       if (target?.kind === 'link' && target.ifname === hostIfname) this.routes.delete(key);
     }
-    for (const { set, key } of podElements(lease)) this.elements[set].delete(key);
+    for (const { set, key } of podElements(lease, true)) this.elements[set].delete(key);
   }
 
   #noteOther(operation: Exclude<Operation, MessageOperation>): void {
@@ -105,6 +113,10 @@ export class Expected {
         break;
       case 'addOverlay':
       case 'setOverlay':
+      case 'addBridge':
+      case 'setBridge':
+      case 'delBridge':
+      case 'setPort':
       case 'setSysctl':
         break;
       default:
@@ -144,6 +156,8 @@ export class Expected {
       case 'delRoute':
         this.routes.delete(routeKey(operation.route));
         break;
+      case 'putPortEntry':
+      case 'delPortEntry':
       case 'setPodLink':
       case 'doomPodLink':
       case 'addAddress':
@@ -177,6 +191,7 @@ function targetOf(target: RouteTarget, nexthopId: number | undefined): ActualRou
   switch (target.kind) {
     case 'peer':
       return nexthopId === undefined ? { kind: 'other' } : { kind: 'nexthop', id: nexthopId, prefsrc: target.prefsrc };
+    case 'bridge':
     case 'pod':
       return { kind: 'link', ifname: target.ifname, prefsrc: target.prefsrc };
     case 'unreachable':

@@ -27,6 +27,12 @@ export function roundFindings(outcome: RoundOutcome): readonly Finding[] {
     findings.push({ name: 'underlayDown', subject: reading.underlay.ifname, message: 'the underlay link is down' });
   }
   findings.push(...notForwarding, ...foreign);
+  if (desired.bridge && !reading.bridgeNetfilter) {
+    const message =
+      'answers of a Service backend to a pod of the same bridge do not pass conntrack: modprobe br_netfilter, and name it ' +
+      'in /etc/modules-load.d';
+    findings.push({ name: 'bridgeNetfilterMissing', subject: desired.bridge.ifname, message });
+  }
   return [...findings, ...refusals.map(findingOf)];
 }
 

@@ -15,9 +15,9 @@ import type { KernelIo } from './kernel-io.ts';
 import { commentOf, dumpChains, dumpRules } from './nft-objects.ts';
 import type { NftChain } from './nft-objects.ts';
 import type { ActualFirewall, DesiredFirewall } from './objects.ts';
-import { chainPrint, orderFingerprint, rulePrint } from './ruleset.ts';
+import { bridgeMark, chainPrint, orderFingerprint, rulePrint } from './ruleset.ts';
 import { elementFrom, elementSpec } from './set-codec.ts';
-import { elementText, noElements, setNames } from './set-shapes.ts';
+import { elementText, noElements, setNames, tableOf } from './set-shapes.ts';
 import type { ElementRef, SetName } from './set-shapes.ts';
 
 /** Adds elements in one transaction; those already there are no error. Throws NetlinkError. */
@@ -48,24 +48,28 @@ function requestsFor(
     const specs = elements.filter((element) => element.set === set).map(({ key }) => elementSpec(set, key));
     const requests: NetlinkRequest<unknown>[] = [];
     for (let from = 0; from < specs.length; from += maxElementsPerRequest) {
-      requests.push(make({ table, set }, specs.slice(from, from + maxElementsPerRequest)));
+      requests.push(
+        make({ table, set, family: tableFamily[tableOf(set)] }, specs.slice(from, from + maxElementsPerRequest)),
+      );
     }
     return requests;
   });
 }
 
 /** The whole table in nft's language; replaces what is there in the same transaction. */
-export function firewallText(table: string, firewall: DesiredFirewall): string {
-  const lines = [
-    `table inet ${table}`,
-    `delete table inet ${table}`,
-    `table inet ${table} {`,
-    firewall.ruleset.body,
-    '}',
+export function firewallText(table: string, firewall: DesiredFirewall, dropsBridgeTable = false): string {
+  const { body, bridgeBody } = firewall.ruleset;
+  const anew = (family: string, text: string): readonly string[] => [
+    `table ${family} ${table}`,
+    `delete table ${family} ${table}`,
+    ...(text === '' ? [] : [`table ${family} ${table} {`, text, '}']),
   ];
+  const lines = [...anew('inet', body)];
+  if (bridgeBody !== undefined || dropsBridgeTable) lines.push(...anew('bridge', bridgeBody ?? ''));
   for (const set of setNames) {
+    if (tableOf(set) === 'bridge' && bridgeBody === undefined) continue;
     const elements = [...firewall.elements[set]].map((key) => elementText(set, key));
-    if (elements.length > 0) lines.push(`add element inet ${table} ${set} { ${elements.join(', ')} }`);
+    if (elements.length > 0) lines.push(`add element ${tableOf(set)} ${table} ${set} { ${elements.join(', ')} }`);
   }
   return lines.join('\n');
 }
@@ -81,18 +85,23 @@ export async function readFirewall(
   signal?: AbortSignal,
 ): Promise<ActualFirewall & { readonly foreignChains: readonly NftChain[]; readonly hasTable: boolean }> {
   const chains = await io.netfilter.dumpAsync(dumpChains(), signal);
-  const own = chains.filter((chain) => chain.nfgenFamily === tableFamily.inet && chain.table === table);
+  const ours = ({ nfgenFamily }: NftChain): boolean =>
+    nfgenFamily === tableFamily.inet || nfgenFamily === tableFamily.bridge;
+  const own = chains.filter((chain) => ours(chain) && chain.table === table);
+  const bridged = own.some(({ nfgenFamily }) => nfgenFamily === tableFamily.bridge);
   const foreignChains = chains.filter((chain) => !own.includes(chain));
   if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignChains, hasTable: false };
-  const rules = await io.netfilter.dumpAsync(dumpRules(tableFamily.inet, table), signal);
+  const rules = [...(await io.netfilter.dumpAsync(dumpRules(tableFamily.inet, table), signal))];
+  if (bridged) rules.push(...(await io.netfilter.dumpAsync(dumpRules(tableFamily.bridge, table), signal)));
   const lines = [
     ...own.map(chainLine),
     ...rules
       .filter((rule) => rule.table === table)
-      .map((rule) => rulePrint(rule.chain ?? '', commentOf(rule.userdata))),
+      .map((rule) => rulePrint(printName(rule.nfgenFamily, rule.chain), commentOf(rule.userdata))),
   ];
   const elements: Record<SetName, ReadonlySet<string>> = { ...noElements() };
   for (const set of setNames) {
+    if (tableOf(set) === 'bridge' && !bridged) continue;
     const keys = await readElements(io, table, set, signal);
     if (keys) elements[set] = keys;
     else lines.push(`set ${set} is missing`);
@@ -100,8 +109,13 @@ export async function readFirewall(
   return { fingerprint: orderFingerprint(lines), elements, foreignChains, hasTable: true };
 }
 
+/** Chains of the table of family bridge are told apart by this in a fingerprint. */
+function printName(family: number, chain = ''): string {
+  return family === tableFamily.bridge ? `${bridgeMark}${chain}` : chain;
+}
+
 function chainLine(chain: NftChain): string {
-  const name = chain.name ?? '';
+  const name = printName(chain.nfgenFamily, chain.name);
   if (!chain.hook) return chainPrint({ name });
   const { hooknum = -1, priority = 0 } = chain.hook;
   const line = chainPrint({ name, base: { type: chain.type ?? '', hook: hookNames[hooknum] ?? '', prio: priority } });
@@ -116,7 +130,10 @@ async function readElements(
   signal: AbortSignal | undefined,
 ): Promise<ReadonlySet<string> | undefined> {
   try {
-    const lists = await io.netfilter.dumpAsync(dumpSetElements({ table, set }), signal);
+    const lists = await io.netfilter.dumpAsync(
+      dumpSetElements({ table, set, family: tableFamily[tableOf(set)] }),
+      signal,
+    );
     return new Set(lists.flatMap((list) => list.elements ?? []).map((element) => elementFrom(set, element)));
   } catch (error) {
     if (isAbsent(error)) return undefined;

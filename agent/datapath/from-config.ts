@@ -13,6 +13,7 @@ const hostSysctlRoot = '/host/proc/sys';
 export function datapathSettings(config: Config, underlay: string): DatapathSettings {
   return {
     ...defaultDatapathSettings,
+    podLink: config.podLink,
     overlayMode: config.overlayMode,
     vxlanPort: config.vxlanPort,
     vni: config.vxlanVni,

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
 import type { Family } from './cidr.ts';
+import type { PodLinkKind } from './settings.ts';
 
 /** The one MAC of every pod link's host end: pods can keep it for ever, wherever their link is rebuilt. */
 export const hostMac = '06:57:65:66:74:01';
@@ -69,28 +70,40 @@ export interface LinkAlias {
   readonly ifname: string;
   readonly generation: string;
   readonly addresses: readonly string[];
+  /** How the link was made. */
+  readonly podLink: PodLinkKind;
 }
+
+/** What an alias begins with, by how the link was made. */
+const magics: Readonly<Record<PodLinkKind, string>> = { routed: 'weft:1', bridge: 'weft:1:bridge' };
 
 /** Longest alias the kernel keeps (linux/if.h, IFALIASZ, with its terminator). */
 const maxAliasBytes = 255;
 
-/** The alias of a lease: `weft:1 <containerId> <ifname> <generation> <address>[,<address>]`. */
-export function aliasOf(lease: Pick<Lease, 'containerId' | 'ifname' | 'generation' | 'addresses'>): string {
+/** The alias of a lease: `weft:1 (or weft:1:bridge) <containerId> <ifname> <generation> <address>[,<address>]`. */
+export function aliasOf(
+  lease: Pick<Lease, 'containerId' | 'ifname' | 'generation' | 'addresses'>,
+  podLink: PodLinkKind = 'routed',
+): string {
   const rest = `${lease.ifname} ${lease.generation} ${lease.addresses.join(',')}`;
-  const whole = `weft:1 ${lease.containerId} ${rest}`;
+  const magic = magics[podLink];
+  const whole = `${magic} ${lease.containerId} ${rest}`;
   if (Buffer.byteLength(whole) <= maxAliasBytes) return whole;
-  return `weft:1 #${createHash('sha256').update(lease.containerId).digest('hex')} ${rest}`;
+  return `${magic} #${createHash('sha256').update(lease.containerId).digest('hex')} ${rest}`;
 }
 
 /** Undefined when the alias is not one of ours. */
 export function parseAlias(alias: string): LinkAlias | undefined {
   const [magic, containerId, ifname, generation, addresses, ...more] = alias.split(' ');
-  if (magic !== 'weft:1' || !containerId || !ifname || !generation || !addresses || more.length > 0) return undefined;
+  const podLink = magic === magics.routed ? 'routed' : magic === magics.bridge ? 'bridge' : undefined;
+  if (podLink === undefined || !containerId || !ifname || !generation || !addresses || more.length > 0)
+    return undefined;
   return {
     containerId: containerId.startsWith('#') ? undefined : containerId,
     ifname,
     generation,
     addresses: addresses.split(','),
+    podLink,
   };
 }
 

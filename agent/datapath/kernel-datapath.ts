@@ -9,8 +9,6 @@ import type { KernelReading } from './actual.ts';
 import { applyOperations, isEssential } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
-import { familyOf } from './cidr.ts';
-import type { Family } from './cidr.ts';
 import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
 import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
@@ -26,6 +24,8 @@ import type { LinkAlias } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
+import { bridgePort, overlayAddressesOf, podLinkPlan } from './pod-plan.ts';
+import { Ports } from './ports.ts';
 import { planPeerChange } from './peer-changes.ts';
 import { attachPodLink, detachPodLink } from './pod-link.ts';
 import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
@@ -39,12 +39,9 @@ import { busyNamesOf, namesOf, WantedPods, withoutPodLinks, withPodsOf } from '.
 import { watchKernel } from './watch.ts';
 
 /** The part of pino's logger that the datapath uses. */
-export interface DatapathLog {
-  debug(fields: object, message: string): void;
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
+export type DatapathLog = Readonly<
+  Record<'debug' | 'info' | 'warn' | 'error', (fields: object, message: string) => void>
+>;
 
 export interface DatapathOptions {
   readonly settings: DatapathSettings;
@@ -90,6 +87,8 @@ class NodeDatapath implements KernelDatapath {
   readonly #context: PodLinkContext;
   readonly #rounds: Rounds;
   readonly #pods = new WantedPods();
+  readonly #ports: Ports;
+  #portNames: ReadonlySet<string> = new Set();
   readonly #direct: DirectPaths;
   readonly #foreign: ForeignFirewalls;
   readonly #stop = new AbortController();
@@ -123,6 +122,7 @@ class NodeDatapath implements KernelDatapath {
       settings: options.settings,
       onRefused: (reason) => options.log.warn({ reason }, 'doomed pod links could not be deleted, trying again'),
     });
+    this.#ports = new Ports(options.settings.podLink);
     this.#direct = new DirectPaths(this.#io, options.settings);
     this.#foreign = new ForeignFirewalls(this.#io, options.settings);
     this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper };
@@ -166,9 +166,10 @@ class NodeDatapath implements KernelDatapath {
     try {
       if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
       const plan = this.#plan(lease);
+      this.#ports.made(lease);
       const link = await attachPodLink(this.#context, request, plan, signal);
       this.#pods.attached(lease);
-      this.#expected?.attached(lease, plan.overlayAddresses);
+      this.#expected?.attached(lease, { ...plan, isPort: plan.port !== undefined });
       await forgetFlows('stale', this.#io, lease, this.#options.log);
       return link;
     } finally {
@@ -182,7 +183,7 @@ class NodeDatapath implements KernelDatapath {
       if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
       this.#pods.detached(lease);
       this.#expected?.detached(lease);
-      detachPodLink(this.#context, lease);
+      detachPodLink(this.#context, lease, this.#desired?.bridge !== undefined);
       await forgetFlows('pod', this.#io, lease, this.#options.log);
     } finally {
       this.#pods.end(lease);
@@ -190,7 +191,10 @@ class NodeDatapath implements KernelDatapath {
   }
 
   async check(request: PodLinkRequest): Promise<readonly LinkFault[]> {
-    return checkPodLink(this.#context, request, this.#plan(request.lease).overlayAddresses);
+    const { overlayAddresses } = this.#plan(request.lease);
+    const view = this.#ports.isPort(request.lease) ? this.#view : undefined;
+    const port = view && bridgePort(this.#io, this.#settings.bridgeDevice, view);
+    return checkPodLink(this.#context, request, overlayAddresses, port);
   }
 
   async inventory(): Promise<readonly KernelLease[]> {
@@ -249,18 +253,10 @@ class NodeDatapath implements KernelDatapath {
   }
 
   #plan(lease: Lease): PodLinkPlan {
-    const overlay = this.#desired?.overlay;
-    const view = this.#view;
-    if (!overlay || !view || view.overlayAddresses.length === 0) {
-      throw new WeftError('notReady', `the overlay waits for ${this.#desired?.waitingFor ?? 'its first round'}`);
-    }
     const { beforeAttachStep } = this.#options;
-    return {
-      mtuBytes: overlay.mtuBytes,
-      overlayAddresses: overlayAddressesOf(view),
-      ipv6: this.#ipv6,
-      ...(beforeAttachStep ? { beforeStep: (step: string) => beforeAttachStep(step, lease) } : {}),
-    };
+    const [io, settings, desired, view, ipv6] = [this.#io, this.#settings, this.#desired, this.#view, this.#ipv6];
+    const plan = podLinkPlan({ io, settings, desired, view, ipv6 });
+    return beforeAttachStep ? { ...plan, beforeStep: (step) => beforeAttachStep(step, lease) } : plan;
   }
 
   #schedule(delayMs: number): void {
@@ -300,14 +296,19 @@ class NodeDatapath implements KernelDatapath {
       const { desired, operations } = this.#plans(view, reading);
       this.#desired = desired;
       this.#expected = new Expected(reading.state);
-      for (const lease of this.#pods.list()) this.#expected.attached(lease, overlayAddressesOf(view));
+      const [overlayAddresses, onBridge] = [overlayAddressesOf(view), desired.bridge !== undefined];
+      for (const lease of this.#pods.list()) {
+        const isPort = this.#portNames.has(lease.hostIfname);
+        this.#expected.attached(lease, { overlayAddresses, onBridge, isPort });
+      }
       this.#expected.note(operations);
       const refusals = await this.#apply(operations, reading, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
       this.#direct.note(refusals);
       const foreign = await this.#foreign.open(reading.foreignChains, view.ranges);
       this.#writes += foreign.writes;
-      this.#settled = !refusals.some(isEssential);
+      const isOpen = desired.bridge !== undefined && !reading.bridgeNetfilter;
+      this.#settled = !isOpen && !refusals.some(isEssential);
       retry = refusals.length > 0;
       if (!retry) this.#applied = view;
       this.#reconciles++;
@@ -324,9 +325,15 @@ class NodeDatapath implements KernelDatapath {
   /** Where only peers differ from what the kernel was brought to, writes just that. False: a full round is due. */
   async #changePeers(view: IpamView, signal: AbortSignal): Promise<boolean> {
     const [expected, before, reading] = [this.#expected, this.#applied, this.#reading];
-    if (!expected || !before || !reading || this.#settings.overlayMode !== 'vxlan' || !this.#pods.isSettled)
-      return false;
-    const common = { settings: this.#settings, underlayMtuBytes: reading.underlay?.mtuBytes, ipv6: this.#ipv6 };
+    const isSimple = this.#settings.overlayMode === 'vxlan' && this.#portNames.size === 0;
+    if (!expected || !before || !reading || !isSimple || !this.#pods.isSettled) return false;
+    const { underlay } = reading;
+    const common = {
+      settings: this.#settings,
+      underlayMtuBytes: underlay?.mtuBytes,
+      ipv6: this.#ipv6,
+      ports: this.#portNames,
+    };
     const change = planPeerChange({
       before,
       after: view,
@@ -349,11 +356,13 @@ class NodeDatapath implements KernelDatapath {
   #plans(view: IpamView, reading: KernelReading): { desired: DesiredState; operations: readonly Operation[] } {
     const untouchable = this.#pods.untouchable;
     const leases = this.#pods.list();
+    this.#portNames = this.#ports.names(leases, reading.state.podLinks);
     const common = {
       view,
       settings: this.#settings,
       underlayMtuBytes: reading.underlay?.mtuBytes,
       ipv6: this.#ipv6,
+      ports: this.#portNames,
       direct: this.#direct.input(view, reading),
     };
     const settling = leases.filter((lease) => !untouchable.has(lease.hostIfname));
@@ -392,8 +401,4 @@ class NodeDatapath implements KernelDatapath {
     }
     this.#findings = findings;
   }
-}
-
-function overlayAddressesOf({ overlayAddresses }: IpamView): ReadonlyMap<Family, string> {
-  return new Map(overlayAddresses.map((address) => [familyOf(address), address]));
 }

@@ -15,6 +15,26 @@ export interface OverlayLink {
   readonly mtuBytes: number;
 }
 
+/** The bridge that pods are ports of. */
+export interface BridgeLink {
+  readonly ifname: string;
+  readonly mac: string;
+  readonly mtuBytes: number;
+}
+
+/** The link of the bridge's name as it is. */
+export interface ActualBridge extends BridgeLink {
+  readonly isBridge: boolean;
+  /** Everything else is as `settleBridge` of bridge-io.ts makes it. */
+  readonly settled: boolean;
+}
+
+/** Where a bridge finds a pod: a static entry, since ports do not learn. */
+export interface PortEntry {
+  readonly ifname: string;
+  readonly mac: string;
+}
+
 /** An address on a link of ours. `cidr` with its prefix length, `linkScope` for addresses that must never be a source. */
 export interface LinkAddress {
   readonly ifname: string;
@@ -38,6 +58,7 @@ export type RouteTarget =
   | { readonly kind: 'peer'; readonly gateway: string; readonly prefsrc: string }
   /** No `prefsrc`: the node has no overlay address of this family yet. */
   | { readonly kind: 'pod'; readonly ifname: string; readonly prefsrc: string | undefined }
+  | { readonly kind: 'bridge'; readonly ifname: string; readonly prefsrc: string | undefined }
   | { readonly kind: 'unreachable' };
 
 /** The metric of a route that nobody gave one: what the kernel prefers by default (IP6_RT_PRIO_USER for IPv6). */
@@ -57,8 +78,9 @@ export interface DesiredFirewall {
 }
 
 export interface Ruleset {
-  /** Everything but the elements of the moving sets. */
+  /** Everything but the elements of the moving sets; `bridgeBody` of the table of family bridge, where there shall be one. */
   readonly body: string;
+  readonly bridgeBody: string | undefined;
   /** What a listing of the loaded table must come to (see firewall.ts). */
   readonly fingerprint: readonly string[];
 }
@@ -77,9 +99,14 @@ export interface DesiredPodLink {
   readonly ignoresAdvertisements: boolean;
   /** Packets from and to 127.0.0.0/8 may pass: the node reaches the pod's host ports by its loopback address. */
   readonly routeLocalnet: boolean;
+  /** The bridge whose port it is. */
+  readonly bridge: string | undefined;
 }
 
 export interface DesiredState {
+  /** Undefined where no pod is a port of a bridge and none shall be. */
+  readonly bridge: BridgeLink | undefined;
+  readonly portEntries: readonly PortEntry[];
   /** Undefined while something that it needs is unknown; `waitingFor` says what. Nothing of the overlay is touched then. */
   readonly overlay: OverlayLink | undefined;
   readonly waitingFor: string;
@@ -124,6 +151,8 @@ export interface ActualPodLink {
   readonly doomed: boolean;
   /** Router advertisements are ignored, or the link has no IPv6. */
   readonly ignoresAdvertisements: boolean;
+  /** The bridge of ours whose port it is, with hairpin on and learning off; '' for any other master or setting. */
+  readonly bridge: string | undefined;
 }
 
 export interface ActualNexthop {
@@ -159,6 +188,9 @@ export interface ActualNeighbour extends PeerNeighbour {
 
 /** Everything of ours in the kernel, and the few foreign facts that planning needs. */
 export interface ActualState {
+  readonly bridge: ActualBridge | undefined;
+  /** Static entries of the bridge's ports. */
+  readonly portEntries: readonly PortEntry[];
   readonly overlay: ActualOverlay | undefined;
   readonly podLinks: readonly ActualPodLink[];
   /** On our links only; link-local IPv6 addresses of the kernel's making left out. */
@@ -173,18 +205,27 @@ export interface ActualState {
 }
 
 export type FirewallOperation =
-  | { readonly kind: 'loadFirewall'; readonly firewall: DesiredFirewall }
+  | {
+      readonly kind: 'loadFirewall';
+      readonly firewall: DesiredFirewall;
+      /** A table of family bridge is there and must go. */
+      readonly dropsBridgeTable: boolean;
+    }
   | { readonly kind: 'addElement' | 'delElement'; readonly set: SetName; readonly key: string };
 
 export type OverlayOperation =
   | { readonly kind: 'addOverlay' | 'setOverlay'; readonly link: OverlayLink }
-  | { readonly kind: 'delOverlay'; readonly ifname: string };
+  | { readonly kind: 'delOverlay'; readonly ifname: string }
+  | { readonly kind: 'addBridge' | 'setBridge'; readonly link: BridgeLink }
+  | { readonly kind: 'delBridge'; readonly ifname: string }
+  | { readonly kind: 'setPort'; readonly ifname: string; readonly bridge: string };
 
 /** Operations that are one rtnetlink message each. */
 export type MessageOperation =
   /** `setMac` only where it differs: any write of a MAC, also of the same, makes the kernel forget the link's neighbours. */
   | { readonly kind: 'setPodLink'; readonly link: DesiredPodLink; readonly setMac: boolean }
   | { readonly kind: 'doomPodLink'; readonly ifname: string }
+  | { readonly kind: 'putPortEntry' | 'delPortEntry'; readonly portEntry: PortEntry }
   | { readonly kind: 'addAddress' | 'delAddress'; readonly address: LinkAddress }
   | { readonly kind: 'putFdb' | 'delFdb'; readonly entry: FdbEntry }
   | { readonly kind: 'putNeighbour' | 'delNeighbour'; readonly neighbour: PeerNeighbour }

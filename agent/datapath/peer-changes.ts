@@ -115,6 +115,8 @@ function asActual(old: DesiredState, overlay: OverlayLink, expected: Expected): 
   if (nexthops.length < old.nexthops.length || routes.length < old.routes.length) return undefined;
   return {
     overlay: overlayAsWanted(overlay),
+    bridge: old.bridge && { ...old.bridge, isBridge: true, settled: true },
+    portEntries: [],
     podLinks: [],
     addresses: old.addresses,
     nexthops,

@@ -21,12 +21,19 @@ export function serves(mapping: PortMapping, family: Family): boolean {
   return mapping.hostIp === undefined || familyOf(mapping.hostIp) === family;
 }
 
-/** All elements of one pod link. */
-export function podElements(lease: Pick<Lease, 'hostIfname' | 'addresses' | 'link'>): readonly ElementRef[] {
+/** All elements of one pod link. Where the node has a bridge, the bridge's own table knows the sources too. */
+export function podElements(
+  lease: Pick<Lease, 'hostIfname' | 'addresses' | 'link'>,
+  onBridge = false,
+): readonly ElementRef[] {
   const { hostIfname } = lease;
   return [
     ...lease.addresses.map((address): ElementRef => ({
       set: familyOf(address) === 6 ? 'sources6' : 'sources4',
+      key: `${hostIfname} . ${address}`,
+    })),
+    ...(onBridge ? lease.addresses : []).map((address): ElementRef => ({
+      set: familyOf(address) === 6 ? 'bridged6' : 'bridged4',
       key: `${hostIfname} . ${address}`,
     })),
     { set: 'pod_verdicts', key: hostIfname },

@@ -33,6 +33,7 @@ import { delRoute, newRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
+import { newPortEntry, portSettings } from './bridge-io.ts';
 import { addressOf, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
@@ -57,11 +58,22 @@ export interface PodLinkContext {
   readonly reaper: PodLinkReaper;
 }
 
+/** What a port of the bridge needs. */
+export interface BridgePort {
+  readonly bridgeIfindex: number;
+  /** The address as the pod's link has it, with its prefix length. */
+  readonly cidrOf: (address: string) => string;
+}
+
 /** What the overlay lends to a pod link at the moment of the call. */
 export interface PodLinkPlan {
   readonly mtuBytes: number;
   /** This node's overlay address per family: the source of what the host itself sends to the pod. */
   readonly overlayAddresses: ReadonlyMap<Family, string>;
+  /** The node has a bridge: its table knows the pods' sources too. */
+  readonly onBridge: boolean;
+  /** The link becomes a port of it; absent: the pod is routed. */
+  readonly port?: BridgePort;
   /** False where the node has IPv6 off. */
   readonly ipv6: boolean;
   /** For tests: called before each step that writes; what it throws fails the attach there. */
@@ -94,20 +106,20 @@ export async function attachPodLink(
   if (made === 'exists') throw existingInterface(io, request);
   let routes: readonly PodRoute[];
   try {
-    const elements = podElements(lease);
+    const elements = podElements(lease, plan.onBridge);
     plan.beforeStep?.('firewall');
     addElements(io, settings.nftTable, elements);
     plan.beforeStep?.('host');
     io.route.batchOrThrow(hostRequests(settings, lease, made.hostIfindex, plan));
-    if (lease.addresses.some((address) => familyOf(address) === 6)) {
+    if (!plan.port && lease.addresses.some((address) => familyOf(address) === 6)) {
       io.writeSysctl(`net/ipv6/conf/${lease.hostIfname}/accept_ra`, '0');
     }
     plan.beforeStep?.('pod');
-    routes = buildPodSide(settings, netnsPath, lease, made.podIfindex);
+    routes = buildPodSide(settings, request, made.podIfindex, plan);
     await awaitCarrier(io, made.hostIfindex, signal);
     plan.beforeStep?.('done');
   } catch (error) {
-    await undoAttach(context, lease, made.hostIfindex);
+    await undoAttach(context, lease, made.hostIfindex, plan.onBridge);
     throw error;
   }
   return {
@@ -115,9 +127,18 @@ export async function attachPodLink(
     hostMac,
     podMac: podMac(lease),
     mtuBytes: plan.mtuBytes,
-    gateways: familiesOf(lease.addresses).map(podGatewayOf),
+    gateways: familiesOf(lease.addresses).map(gatewayOf(plan)),
+    ...(plan.port ? { addresses: lease.addresses.map(plan.port.cidrOf) } : {}),
     routes,
   };
+}
+
+/** The gateway that the pod sees: of a port the bridge's own address, IPv6 always link-local. */
+export function gatewayOf({
+  port,
+  overlayAddresses,
+}: Pick<PodLinkPlan, 'overlayAddresses'> & { readonly port?: BridgePort | undefined }): (family: Family) => string {
+  return (family) => (port && family === 4 ? (overlayAddresses.get(4) ?? podGatewayOf(4)) : podGatewayOf(family));
 }
 
 function requireNetns(netnsPath: string): void {
@@ -170,6 +191,7 @@ function makeVeth(context: PodLinkContext, request: PodLinkRequest, plan: PodLin
         address: hostMac,
         mtu: plan.mtuBytes,
         ...oneQueue,
+        ...(plan.port ? { master: plan.port.bridgeIfindex } : {}),
         linkinfo: { kind: 'veth', data: { peer } },
       },
       { echo: true },
@@ -208,6 +230,7 @@ function hostRequests(
   ifindex: number,
   plan: PodLinkPlan,
 ): readonly NetlinkRequest<unknown>[] {
+  if (plan.port) return portRequests(lease, ifindex, plan, plan.port);
   const requests: NetlinkRequest<unknown>[] = [
     setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease), ...afSpecOf(lease, plan) }),
     setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
@@ -231,6 +254,25 @@ function hostRequests(
     );
   }
   return requests;
+}
+
+function portRequests(
+  lease: Lease,
+  ifindex: number,
+  plan: PodLinkPlan,
+  { bridgeIfindex }: BridgePort,
+): readonly NetlinkRequest<unknown>[] {
+  const lladdr = podMac(lease);
+  const quiet = plan.ipv6 ? { afSpec: { inet6: { addrGenMode: addrGenMode.none } } } : {};
+  return [
+    setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease, 'bridge'), ...quiet }),
+    portSettings({ ifiIndex: ifindex }),
+    setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+    newPortEntry(ifindex, lladdr),
+    ...lease.addresses.map((dst) =>
+      newNeighbour({ ndmIfindex: bridgeIfindex, dst, lladdr, ndmState: neighbourState.stale }),
+    ),
+  ];
 }
 
 function gatewayAddress(ifindex: number, family: Family): AddressRequest {
@@ -263,19 +305,22 @@ function switchIpv6On({ sysctlRoot }: DatapathSettings, netnsPath: string, ifnam
 
 function buildPodSide(
   settings: DatapathSettings,
-  netnsPath: string,
-  lease: Lease,
+  { netnsPath, lease }: PodLinkRequest,
   ifindex: number,
+  plan: PodLinkPlan,
 ): readonly PodRoute[] {
+  const gateway = gatewayOf(plan);
+  const cidrOf = plan.port?.cidrOf ?? hostCidr;
   const families = familiesOf(lease.addresses);
   if (families.includes(6)) switchIpv6On(settings, netnsPath, lease.ifname);
   using socket = NetlinkSocket.open({ protocol: 'route', netnsPath, receiveBufferBytes: 128 << 10 });
-  const { requests, routes } = planPodRoutes(socket, lease, ifindex);
+  const cidrs = lease.addresses.map(cidrOf);
+  const { requests, routes } = planPodRoutes(socket, lease, { podIfindex: ifindex, cidrs, gateway });
   socket.batchOrThrow([
     setLink({ ifiIndex: loopbackIfindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
     setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
-    ...lease.addresses.map((address) => newAddress(podAddress(ifindex, address))),
-    ...families.map((family) => newNeighbour({ ndmIfindex: ifindex, dst: podGatewayOf(family), lladdr: hostMac })),
+    ...cidrs.map((cidr) => newAddress(podAddress(ifindex, cidr))),
+    ...families.map((family) => newNeighbour({ ndmIfindex: ifindex, dst: gateway(family), lladdr: hostMac })),
     ...requests,
   ]);
   return routes;
@@ -294,17 +339,22 @@ async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSign
   }
 }
 
-function podAddress(ifindex: number, local: string): AddressRequest {
-  const nodad = familyOf(local) === 6 ? { ifaFlags: addressFlag.nodad } : {};
-  return { ifaIndex: ifindex, local, ifaPrefixlen: prefixLengthOf(local), ...nodad };
+function podAddress(ifindex: number, cidr: string): AddressRequest {
+  const nodad = familyOf(cidr) === 6 ? { ifaFlags: addressFlag.nodad } : {};
+  return { ifaIndex: ifindex, local: addressOf(cidr), ifaPrefixlen: prefixLengthOf(cidr), ...nodad };
 }
 
 /** Takes back whatever of an attach was done. The deletion is awaited: the caller reports a clean failure. */
-async function undoAttach(context: PodLinkContext, lease: Lease, hostIfindex: number): Promise<void> {
+async function undoAttach(
+  context: PodLinkContext,
+  lease: Lease,
+  hostIfindex: number,
+  onBridge: boolean,
+): Promise<void> {
   const { io, settings } = context;
   const [reply] = await io.route.batchAsync([delLink({ ifiIndex: hostIfindex })]);
   removePodRules(lease);
-  removeElements(io, settings.nftTable, podElements(lease));
+  removeElements(io, settings.nftTable, podElements(lease, onBridge));
   if (!reply.ok && reply.error.errno !== errno.ENODEV) throw reply.error;
 }
 
@@ -312,17 +362,18 @@ async function undoAttach(context: PodLinkContext, lease: Lease, hostIfindex: nu
  * Makes the pod unreachable and its address safe to lease again, synchronously; the veth itself is deleted behind.
  * Does nothing to a link of another generation. Succeeds when there is nothing.
  */
-export function detachPodLink(context: PodLinkContext, lease: Lease): void {
+export function detachPodLink(context: PodLinkContext, lease: Lease, onBridge: boolean): void {
   const { io, settings, reaper } = context;
   reaper.busy();
   const link = readLink(io, lease.hostIfname);
   const alias = parseAlias(link?.ifalias ?? '');
   if (alias && alias.generation !== lease.generation) return;
   removePodRules(lease);
-  removeElements(io, settings.nftTable, podElements(lease));
+  removeElements(io, settings.nftTable, podElements(lease, onBridge));
   if (!link) return;
   const replies = io.route.batch([
-    setLink({ ifiIndex: link.ifiIndex, group: settings.doomedGroup }),
+    // Out of a bridge too: what is sent to it there would still arrive.
+    setLink({ ifiIndex: link.ifiIndex, group: settings.doomedGroup, ...(link.master ? { master: 0 } : {}) }),
     ...lease.addresses.map((address) =>
       delRoute({ ...routeTo(hostCidr(address)), oif: link.ifiIndex, rtmProtocol: settings.routeProtocol }),
     ),

@@ -18,10 +18,9 @@ import type { Rule, RuleRequest } from '#agent/netlink/rule.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
-import { familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
+import { cidrContains, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { LinkFault, PodRoute } from './datapath.ts';
-import { podGatewayOf } from './identity.ts';
 
 const everywhere = { 4: '0.0.0.0/0', 6: '::/0' } as const;
 const rtmFamilies = { 4: addressFamily.inet, 6: addressFamily.inet6 } as const;
@@ -50,27 +49,37 @@ function rulesOf(lease: Pick<Lease, 'addresses' | 'ifname'>): readonly RuleReque
   });
 }
 
-function gatewayRoute(family: Family, podIfindex: number): RouteRequest {
-  return { ...routeTo(everywhere[family]), gateway: podGatewayOf(family), oif: podIfindex };
+export interface PodSide {
+  readonly podIfindex: number;
+  /** The pod's addresses with their prefix on the link. */
+  readonly cidrs: readonly string[];
+  readonly gateway: (family: Family) => string;
+}
+
+function gatewayRoute(family: Family, { podIfindex, gateway }: PodSide): RouteRequest {
+  return { ...routeTo(everywhere[family]), gateway: gateway(family), oif: podIfindex };
 }
 
 /** What a link that is up gets, by what the pod has; and the routes among it, for the result. */
 export function planPodRoutes(
   socket: NetlinkSocket,
   lease: Lease,
-  podIfindex: number,
+  pod: PodSide,
 ): { readonly requests: readonly NetlinkRequest<unknown>[]; readonly routes: readonly PodRoute[] } {
   // Not asked by table: in a namespace that nothing was done in yet there is no main table, which the kernel calls ENOENT.
   const hasDefault = socket.dump(dumpRoutes()).some((route) => isDefault(route, routeTable.main));
   const families = familiesOf(lease.addresses);
+  const { podIfindex } = pod;
   if (!hasDefault) {
     return {
       requests: families.flatMap((family) => [
         // A link-local gateway of IPv6 is on the link by itself.
-        ...(family === 4 ? [newRoute({ ...routeTo(hostCidr(podGatewayOf(4))), oif: podIfindex })] : []),
-        newRoute(gatewayRoute(family, podIfindex)),
+        ...(family === 4 && !isOnLink(pod)
+          ? [newRoute({ ...routeTo(hostCidr(pod.gateway(4))), oif: podIfindex })]
+          : []),
+        newRoute(gatewayRoute(family, pod)),
       ]),
-      routes: families.map((family) => ({ dst: everywhere[family], gateway: podGatewayOf(family) })),
+      routes: families.map((family) => ({ dst: everywhere[family], gateway: pod.gateway(family) })),
     };
   }
   const table = ownTable(podIfindex);
@@ -78,11 +87,11 @@ export function planPodRoutes(
     requests: [
       ...families.map((family) => {
         const prefsrc = lease.addresses.find((address) => familyOf(address) === family) ?? '';
-        return newRoute({ ...gatewayRoute(family, podIfindex), prefsrc, table, rtmFlags: routeFlag.onlink });
+        return newRoute({ ...gatewayRoute(family, pod), prefsrc, table, rtmFlags: routeFlag.onlink });
       }),
       ...rulesOf(lease).map((rule) => newRule({ ...rule, table })),
     ],
-    routes: families.map((family) => ({ dst: everywhere[family], gateway: podGatewayOf(family), table })),
+    routes: families.map((family) => ({ dst: everywhere[family], gateway: pod.gateway(family), table })),
   };
 }
 
@@ -100,7 +109,8 @@ export function removePodRules(lease: Lease): void {
 }
 
 /** What of the routes and rules is missing. A pod with another default route has this link's in its own table. */
-export function podRouteFaults(socket: NetlinkSocket, lease: Lease, podIfindex: number): readonly LinkFault[] {
+export function podRouteFaults(socket: NetlinkSocket, lease: Lease, pod: PodSide): readonly LinkFault[] {
+  const { podIfindex } = pod;
   const routes = socket.dump(dumpRoutes());
   const inTable = (table: number): readonly Route[] => routes.filter((route) => isDefault(route, table));
   const table = ownTable(podIfindex);
@@ -109,7 +119,7 @@ export function podRouteFaults(socket: NetlinkSocket, lease: Lease, podIfindex: 
   const defaults = inTable(isFurther ? table : routeTable.main);
   const faults: LinkFault[] = [];
   for (const family of familiesOf(lease.addresses)) {
-    const via = podGatewayOf(family);
+    const via = pod.gateway(family);
     const found = defaults.some(
       ({ rtmFamily, oif, gateway }) => rtmFamily === rtmFamilies[family] && oif === podIfindex && gateway === via,
     );
@@ -117,12 +127,18 @@ export function podRouteFaults(socket: NetlinkSocket, lease: Lease, podIfindex: 
     const expected = `via ${via}${isFurther ? ` in table ${table}` : ''}`;
     faults.push({ what: `pod default route${family === 6 ? ' of IPv6' : ''}`, expected, actual: 'absent' });
   }
-  return [...faults, ...(isFurther ? ruleFaults(socket, lease, table) : gatewayFaults(routes, lease, podIfindex))];
+  return [...faults, ...(isFurther ? ruleFaults(socket, lease, table) : gatewayFaults(routes, lease, pod))];
 }
 
-function gatewayFaults(routes: readonly Route[], lease: Lease, podIfindex: number): readonly LinkFault[] {
-  if (!familiesOf(lease.addresses).includes(4)) return [];
-  const dst = hostCidr(podGatewayOf(4));
+/** True where a prefix of the pod's link holds the gateway of IPv4. */
+function isOnLink({ cidrs, gateway }: PodSide): boolean {
+  return cidrs.some((cidr) => familyOf(cidr) === 4 && cidrContains(cidr, gateway(4)));
+}
+
+function gatewayFaults(routes: readonly Route[], lease: Lease, pod: PodSide): readonly LinkFault[] {
+  const { podIfindex } = pod;
+  if (!familiesOf(lease.addresses).includes(4) || isOnLink(pod)) return [];
+  const dst = hostCidr(pod.gateway(4));
   if (routes.some((route) => prefixOf(route) === dst && route.oif === podIfindex)) return [];
   return [{ what: `pod route ${dst}`, expected: 'present', actual: 'absent' }];
 }

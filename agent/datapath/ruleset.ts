@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 
 import { familyOf } from './cidr.ts';
 import type { Ruleset } from './objects.ts';
-import { declarationOf, setNames } from './set-shapes.ts';
+import { declarationOf, setNames, tableOf } from './set-shapes.ts';
 
 export interface RulesetInput {
   readonly table: string;
@@ -21,6 +21,8 @@ export interface RulesetInput {
   readonly masquerade: boolean;
   /** Link on which pods of peers may arrive without the overlay; undefined: none (overlay mode `vxlan`). */
   readonly directLink: string | undefined;
+  /** The bridge that pods are ports of; undefined: none. */
+  readonly bridgeDevice: string | undefined;
 }
 
 interface Chain {
@@ -37,6 +39,7 @@ export const counterNames = [
   'vxlan_stranger',
   'vxlan_from_pod',
   'direct_stranger',
+  'pod_redirect',
 ] as const;
 
 /** Renders the table without the elements of the moving sets. */
@@ -48,30 +51,58 @@ export function renderRuleset(input: RulesetInput): Ruleset {
     plain6: input.nonMasqueradeCidrs.filter((cidr) => familyOf(cidr) === 6),
   };
   const lines: string[] = counterNames.map((name) => `counter ${name} { }`);
-  lines.push(...setNames.map(declarationOf));
+  lines.push(...setNames.filter((set) => tableOf(set) === 'inet').map(declarationOf));
   for (const [name, cidrs] of Object.entries(constants)) {
     const elements = cidrs.length > 0 ? ` elements = { ${cidrs.join(', ')} };` : '';
     lines.push(
       `set ${name} { type ${name.endsWith('4') ? 'ipv4_addr' : 'ipv6_addr'}; flags constant, interval;${elements} }`,
     );
   }
-  const fingerprint: string[] = [];
   const chains = chainsOf(input);
+  const rendered = renderChains(chains, constants);
+  lines.push(...rendered.lines);
+  const fingerprint = [...rendered.fingerprint];
+  let bridgeBody: string | undefined;
+  if (input.bridgeDevice !== undefined) {
+    const bridge = renderChains(bridgeChains(input), {}, bridgeMark);
+    fingerprint.push(...bridge.fingerprint);
+    const declared = setNames.filter((set) => tableOf(set) === 'bridge').map(declarationOf);
+    bridgeBody = ['counter pod_spoofed { }', ...declared, ...bridge.lines].join('\n');
+  }
+  return { body: lines.join('\n'), bridgeBody, fingerprint: orderFingerprint(fingerprint) };
+}
+
+/** What sets the chains of the table of family bridge apart in a fingerprint. */
+export const bridgeMark = 'bridge/';
+
+/** True where the table of family bridge is there. */
+export function hasBridgeTable({ fingerprint }: Pick<Ruleset, 'fingerprint'>): boolean {
+  return fingerprint.some((line) => line.includes(` ${bridgeMark}`));
+}
+
+function renderChains(
+  chains: readonly Chain[],
+  constants: Readonly<Record<string, readonly string[]>>,
+  mark = '',
+): { readonly lines: readonly string[]; readonly fingerprint: readonly string[] } {
+  const lines: string[] = [];
+  const fingerprint: string[] = [];
   for (const { name, base } of chains) if (!base) lines.push(`chain ${name} { }`);
   for (const chain of chains) {
-    fingerprint.push(chainPrint(chain));
+    const shown = `${mark}${chain.name}`;
+    fingerprint.push(chainPrint({ ...chain, name: shown }));
     lines.push(`chain ${chain.name} {`);
     if (chain.base) {
       lines.push(`  type ${chain.base.type} hook ${chain.base.hook} priority ${chain.base.prio}; policy accept;`);
     }
     for (const rule of chain.rules) {
       const comment = commentOf(rule, constants);
-      fingerprint.push(rulePrint(chain.name, comment));
+      fingerprint.push(rulePrint(shown, comment));
       lines.push(`  ${rule} comment "${comment}"`);
     }
     lines.push('}');
   }
-  return { body: lines.join('\n'), fingerprint: orderFingerprint(fingerprint) };
+  return { lines, fingerprint };
 }
 
 /** How a chain shows in a fingerprint. */
@@ -116,13 +147,15 @@ function commentOf(rule: string, constants: Readonly<Record<string, readonly str
 function chainsOf(input: RulesetInput): readonly Chain[] {
   const pods = `"${input.podLinkPrefix}*"`;
   const vxlan = `udp dport ${input.vxlanPort}`;
+  // Frames of a bridge's ports come as from the bridge; whose they are is checked in the table of family bridge.
+  const fromPods = [pods, ...(input.bridgeDevice === undefined ? [] : [`"${input.bridgeDevice}"`])];
   return [
     {
       name: 'prerouting_raw',
       base: { type: 'filter', hook: 'prerouting', prio: -300 },
       rules: [
         // Links with host ports have route_localnet: without this, a pod could reach what listens on the node's 127.0.0.1.
-        `iifname ${pods} ip daddr 127.0.0.0/8 counter name "pod_to_loopback" drop`,
+        ...fromPods.map((link) => `iifname ${link} ip daddr 127.0.0.0/8 counter name "pod_to_loopback" drop`),
         `iifname ${pods} jump pod_source`,
         `${vxlan} jump vxlan_in`,
         ...directRules(input),
@@ -152,14 +185,24 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
     {
       name: 'output_raw',
       base: { type: 'filter', hook: 'output', prio: -300 },
-      rules: [`${vxlan} ip daddr @peers4 notrack`, `${vxlan} ip6 daddr @peers6 notrack`],
+      rules: [
+        `${vxlan} ip daddr @peers4 notrack`,
+        `${vxlan} ip6 daddr @peers6 notrack`,
+        // Of a packet that br_netfilter has routed for DNAT the kernel believes that it came from where it goes to, and tells the pod
+        // to use a peer's VTEP (ip6_rcv_core takes the input link from the route); IPv4 has a sysctl for it.
+        ...(input.bridgeDevice === undefined
+          ? []
+          : [`oifname "${input.bridgeDevice}" icmpv6 type nd-redirect counter name "pod_redirect" drop`]),
+      ],
     },
     {
       name: 'forward_pods',
       base: { type: 'filter', hook: 'forward', prio: 0 },
       rules: [
-        `iifname ${pods} ${vxlan} ip daddr @peers4 counter name "vxlan_from_pod" drop`,
-        `iifname ${pods} ${vxlan} ip6 daddr @peers6 counter name "vxlan_from_pod" drop`,
+        ...fromPods.flatMap((link) => [
+          `iifname ${link} ${vxlan} ip daddr @peers4 counter name "vxlan_from_pod" drop`,
+          `iifname ${link} ${vxlan} ip6 daddr @peers6 counter name "vxlan_from_pod" drop`,
+        ]),
         `oifname ${pods} oifname vmap @pod_verdicts`,
       ],
     },
@@ -168,6 +211,33 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
       name: 'postrouting_nat',
       base: { type: 'nat', hook: 'postrouting', prio: 100 },
       rules: natRules(input),
+    },
+  ];
+}
+
+/*
+ *  pod ──▶ prerouting of the bridge, before it is bridged or routed ─▶ pod_ports: ARP and IP from an address of the lease, no
+ *          advertisement of a router or redirect; link-local IPv6, which does not leave the node; a counted drop for the rest
+ */
+function bridgeChains({ podLinkPrefix }: RulesetInput): readonly Chain[] {
+  return [
+    {
+      name: 'prerouting',
+      base: { type: 'filter', hook: 'prerouting', prio: -300 },
+      rules: [`iifname "${podLinkPrefix}*" jump pod_ports`],
+    },
+    {
+      name: 'pod_ports',
+      rules: [
+        'ether type ip iifname . ip saddr @bridged4 return',
+        'ether type arp iifname . arp saddr ip @bridged4 return',
+        // Whoever asks whether an address is free.
+        'ether type arp arp saddr ip 0.0.0.0 arp operation request return',
+        'icmpv6 type { nd-router-advert, nd-redirect } drop',
+        'ether type ip6 iifname . ip6 saddr @bridged6 return',
+        'ether type ip6 ip6 saddr { ::, fe80::/10 } return',
+        'counter name "pod_spoofed" drop',
+      ],
     },
   ];
 }
@@ -221,6 +291,9 @@ function natRules(input: RulesetInput): readonly string[] {
     rules.push(`${direct} fib saddr type local ${ip} saddr != ${address} snat ${ip} to ${address}`);
   }
   if (!input.masquerade) return rules;
+  // Where bridged frames pass these hooks too (br_netfilter), what stays on the bridge, multicast above all, keeps its source.
+  const outOf = [device, ...(input.bridgeDevice === undefined ? [] : [`"${input.bridgeDevice}"`])];
+  const leaves = outOf.map((link) => `oifname != ${link}`).join(' ');
   for (const [ip, family] of [
     ['ip', 4],
     ['ip6', 6],
@@ -232,7 +305,7 @@ function natRules(input: RulesetInput): readonly string[] {
     );
     if (!input.overlayRanges.some((cidr) => familyOf(cidr) === family)) continue;
     rules.push(
-      `iifname != ${device} oifname != ${device} ${ip} saddr @overlay${family} ${ip} daddr != @overlay${family} ` +
+      `iifname != ${device} ${leaves} ${ip} saddr @overlay${family} ${ip} daddr != @overlay${family} ` +
         `${ip} daddr != @plain${family} masquerade fully-random`,
     );
   }

@@ -9,6 +9,8 @@ export interface SetShape {
   readonly key: readonly Field[];
   /** `accept`: a verdict map whose every element accepts. */
   readonly data?: 'accept' | readonly Field[];
+  /** Family of the table that holds it; absent: inet. */
+  readonly table?: 'bridge';
   /** The key's last field is a CIDR block. */
   readonly interval?: true;
 }
@@ -18,6 +20,8 @@ export type SetName =
   | 'peers6'
   | 'sources4'
   | 'sources6'
+  | 'bridged4'
+  | 'bridged6'
   | 'direct4'
   | 'direct6'
   | 'pod_verdicts'
@@ -33,6 +37,8 @@ const shapes: Readonly<Record<SetName, SetShape>> = {
   peers6: { key: ['ipv6_addr'] },
   sources4: { key: ['ifname', 'ipv4_addr'] },
   sources6: { key: ['ifname', 'ipv6_addr'] },
+  bridged4: { key: ['ifname', 'ipv4_addr'], table: 'bridge' },
+  bridged6: { key: ['ifname', 'ipv6_addr'], table: 'bridge' },
   direct4: { key: ['ether_addr', 'ipv4_addr'], interval: true },
   direct6: { key: ['ether_addr', 'ipv6_addr'], interval: true },
   pod_verdicts: { key: ['ifname'], data: 'accept' },
@@ -70,6 +76,11 @@ export function shapeOf(set: SetName): SetShape {
 /** The element's key without its data: what the kernel tells elements of a map apart by. */
 export function keyOf(element: string): string {
   return element.split(' : ', 1)[0] ?? element;
+}
+
+/** Family of the table that holds the set. */
+export function tableOf(set: SetName): 'inet' | 'bridge' {
+  return shapes[set].table ?? 'inet';
 }
 
 /** nft's declaration of the empty set. */

@@ -1,7 +1,13 @@
 // What the datapath may be told. Every value has a default that works; agent/config.ts fills the type from its schema.
 import type { OverlayMode } from './direct.ts';
 
+export type PodLinkKind = 'routed' | 'bridge';
+
 export interface DatapathSettings {
+  /** How new pods are linked: each by a routed veth, or as ports of one bridge (bridge.ts). */
+  readonly podLink: PodLinkKind;
+  /** Name of that bridge; must not begin with `podLinkPrefix`. */
+  readonly bridgeDevice: string;
   /** How packets reach peers on the same link: direct.ts says which. */
   readonly overlayMode: OverlayMode;
   /** Name of the VXLAN device: ours by name, so one agent per network namespace. */
@@ -40,6 +46,8 @@ export interface DatapathSettings {
 }
 
 export const defaultDatapathSettings: DatapathSettings = {
+  podLink: 'routed',
+  bridgeDevice: 'weftbr0',
   overlayMode: 'vxlan',
   overlayDevice: 'weft0',
   podLinkPrefix: 'weftp',

@@ -98,7 +98,8 @@ export class WantedPods {
 export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, readonly Lease[]>): ActualState {
   if (pods.size === 0) return state;
   const own = new Set<string>();
-  for (const { set, key } of [...pods.values()].flat().flatMap(podElements)) own.add(elementName(set, key));
+  for (const { set, key } of [...pods.values()].flat().flatMap((lease) => podElements(lease, true)))
+    own.add(elementName(set, key));
   const { elements } = state.firewall;
   const kept = Object.fromEntries(
     setNames.map((set) => {
@@ -109,6 +110,7 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
   ) as unknown as SetElements;
   return {
     ...state,
+    portEntries: state.portEntries.filter(({ ifname }) => !pods.has(ifname)),
     podLinks: state.podLinks.filter(({ ifname }) => !pods.has(ifname)),
     addresses: state.addresses.filter(({ ifname }) => !pods.has(ifname)),
     routes: state.routes.filter(({ target }) => target.kind !== 'link' || !pods.has(target.ifname)),
@@ -117,7 +119,7 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
 }
 
 /** Sets whose keys begin with a pod link's name. */
-const ofPods: ReadonlySet<SetName> = new Set<SetName>(['sources4', 'sources6', 'pod_verdicts']);
+const ofPods: ReadonlySet<SetName> = new Set<SetName>(['sources4', 'sources6', 'bridged4', 'bridged6', 'pod_verdicts']);
 
 /** What the kernel tells elements apart by, across sets. */
 export function elementName(set: SetName, key: string): string {
@@ -134,8 +136,9 @@ export function namesOf(operation: Operation): readonly string[] {
   if ('key' in operation) return [elementName(operation.set, operation.key)];
   if ('address' in operation) return [operation.address.ifname];
   if ('route' in operation) return 'ifname' in operation.route.target ? [operation.route.target.ifname] : [];
+  if ('portEntry' in operation) return [operation.portEntry.ifname];
   if (operation.kind === 'setPodLink') return [operation.link.ifname];
-  return operation.kind === 'doomPodLink' || operation.kind === 'setSysctl' ? [operation.ifname] : [];
+  return 'ifname' in operation ? [operation.ifname] : [];
 }
 
 /** A table that is loaded whole, with the elements of every pod: those that the round leaves alone too. */

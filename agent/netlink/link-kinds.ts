@@ -100,6 +100,18 @@ export const vxlanData: Codec<VxlanData> = nested(
   }),
 );
 
+/** What a bridge says of one of its ports (IFLA_BRPORT_*). */
+export interface BridgePortData extends WithUnknown {
+  /** Frames may leave through the port that they came by. */
+  readonly mode?: boolean;
+  readonly learning?: boolean;
+  readonly unicastFlood?: boolean;
+}
+
+export const bridgePortData: Codec<BridgePortData> = nested(
+  new AttributeSet<BridgePortData>({ mode: [4, bool8], learning: [8, bool8], unicastFlood: [9, bool8] }),
+);
+
 export interface BridgeData extends WithUnknown {
   /** USER_HZ (1/100 s), like the other times of a bridge. */
   readonly forwardDelay?: number;

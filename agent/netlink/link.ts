@@ -13,7 +13,14 @@ import {
   type Codec,
   type WithUnknown,
 } from './attributes.ts';
-import { bridgeData, vxlanData, type BridgeData, type VxlanData } from './link-kinds.ts';
+import {
+  bridgeData,
+  bridgePortData,
+  vxlanData,
+  type BridgeData,
+  type BridgePortData,
+  type VxlanData,
+} from './link-kinds.ts';
 import { ifaceSpec, type AddressFamilySpec } from './link-af-spec.ts';
 import { addressFamily } from './ip-text.ts';
 import {
@@ -59,11 +66,19 @@ export interface VethData {
   readonly peer?: Partial<LinkHeader> & LinkAttributes;
 }
 
+/** What the link is to its master. */
+export interface PortInfo extends WithUnknown {
+  /** `bridge`, `bond`, … */
+  readonly slaveKind?: string;
+  /** Of a bridge's port. In a request the link must be one already. */
+  readonly slaveData?: BridgePortData;
+}
+
 export type LinkInfo =
-  | ({ readonly kind: 'veth'; readonly data?: VethData } & WithUnknown)
-  | ({ readonly kind: 'vxlan'; readonly data?: VxlanData } & WithUnknown)
-  | ({ readonly kind: 'bridge'; readonly data?: BridgeData } & WithUnknown)
-  | ({ readonly kind: 'other'; readonly kindName: string; readonly data?: Uint8Array } & WithUnknown);
+  | ({ readonly kind: 'veth'; readonly data?: VethData } & PortInfo)
+  | ({ readonly kind: 'vxlan'; readonly data?: VxlanData } & PortInfo)
+  | ({ readonly kind: 'bridge'; readonly data?: BridgeData } & PortInfo)
+  | ({ readonly kind: 'other'; readonly kindName: string; readonly data?: Uint8Array } & PortInfo);
 
 export interface LinkAttributes extends WithUnknown {
   readonly address?: string;
@@ -125,9 +140,17 @@ const vethData: Codec<VethData> = {
 interface RawInfo extends WithUnknown {
   readonly kind?: string;
   readonly data?: Uint8Array;
+  readonly slaveKind?: string;
+  readonly slaveData?: Uint8Array;
 }
 
-const rawInfo: AttributeSet<RawInfo> = new AttributeSet<RawInfo>({ kind: [1, string], data: [2, binary] });
+const rawInfo: AttributeSet<RawInfo> = new AttributeSet<RawInfo>({
+  kind: [1, string],
+  data: [2, binary],
+  slaveKind: [4, string],
+  slaveData: [5, binary],
+});
+const infoSlaveData = 5;
 
 const infoKind = 1;
 const infoData = 2;
@@ -146,12 +169,33 @@ function writeInfo(writer: Writer, value: LinkInfo): void {
     else writer.raw(value.data);
     writer.close(dataAt);
   }
-  rawInfo.write(writer, value.unknown === undefined ? {} : { unknown: value.unknown });
+  rawInfo.write(writer, {
+    ...(value.slaveKind === undefined ? {} : { slaveKind: value.slaveKind }),
+    ...(value.unknown === undefined ? {} : { unknown: value.unknown }),
+  });
+  if (value.slaveData === undefined) return;
+  const slaveAt = writer.open(infoSlaveData);
+  bridgePortData.write(writer, value.slaveData);
+  writer.close(slaveAt);
+}
+
+/** Only a bridge's port data is known here; of another master they are kept as they came. */
+function portInfo({ slaveKind, slaveData, unknown = [] }: RawInfo): PortInfo {
+  const bytes = slaveData === undefined ? undefined : Buffer.from(slaveData);
+  const kept =
+    bytes !== undefined && slaveKind !== 'bridge' ? [...unknown, { type: infoSlaveData, payload: bytes }] : unknown;
+  return {
+    ...(slaveKind === undefined ? {} : { slaveKind }),
+    ...(bytes !== undefined && slaveKind === 'bridge'
+      ? { slaveData: bridgePortData.read(bytes, 0, bytes.length) }
+      : {}),
+    ...(kept.length === 0 ? {} : { unknown: kept }),
+  };
 }
 
 function readInfo(bytes: Buffer, start: number, end: number): LinkInfo {
   const raw = rawInfo.read(bytes, start, end);
-  const rest: WithUnknown = raw.unknown === undefined ? {} : { unknown: raw.unknown };
+  const rest = portInfo(raw);
   const kind = raw.kind ?? '';
   const data = raw.data === undefined ? undefined : Buffer.from(raw.data);
   if (kind === 'veth')

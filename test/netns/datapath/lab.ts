@@ -73,7 +73,7 @@ export class LabHost {
   readonly overlay: string;
   readonly leases: Lease[] = [];
   readonly #lab: Lab;
-  readonly #options: HostOptions;
+  #options: HostOptions;
   #podCount = 0;
   #made: KernelDatapath | undefined;
 
@@ -108,6 +108,13 @@ export class LabHost {
   async stop(): Promise<void> {
     await this.#made?.stop();
     this.#made = undefined;
+  }
+
+  /** Another agent, with other settings, on what the one before left. */
+  async restart(settings: Partial<DatapathSettings>): Promise<void> {
+    await this.stop();
+    this.#options = { ...this.#options, settings: { ...this.#options.settings, ...settings } };
+    await this.start();
   }
 
   async reconcile(): Promise<void> {
@@ -301,8 +308,8 @@ export async function snapshot(netns: TestNetns): Promise<string> {
     netns.exec(['nft', '-s', 'list', 'ruleset']),
     netns.exec(['sh', '-c', 'cd /proc/sys/net/ipv4; grep . ip_forward conf/weft0/rp_filter 2>&1']).catch(() => ''),
   ]);
-  // Notification-only details that change by themselves.
-  return words.join('\n').replaceAll(/ state (UP|LOWERLAYERDOWN|DOWN|UNKNOWN)/g, '');
+  // Details that change by themselves: states that only notifications tell, timers of bridges.
+  return words.join('\n').replaceAll(/ state (UP|LOWERLAYERDOWN|DOWN|UNKNOWN)|\w+_timer +[\d.]+/g, '');
 }
 
 export { run };

@@ -6,7 +6,7 @@ import type { Family } from '#agent/datapath/cidr.ts';
 import { familyOf } from '#agent/datapath/cidr.ts';
 import type { TestNetns } from '#test/support/netns.ts';
 
-import { Lab, outsideAddress, outsideAddress6 } from './lab.ts';
+import { Lab, outsideAddress, outsideAddress6, ping, until } from './lab.ts';
 import type { HostOptions, LabHost, Pod } from './lab.ts';
 
 interface Flow {
@@ -24,6 +24,11 @@ const modes: readonly (readonly [string, HostOptions])[] = [
   ['routed pods, VXLAN over IPv6', { families: [4, 6], underlay: 6 }],
   ['routed pods, direct over IPv4', { families: [4, 6], settings: { overlayMode: 'direct' } }],
   ['routed pods, direct over IPv6', { families: [4, 6], underlay: 6, settings: { overlayMode: 'direct' } }],
+  ['pods on a bridge, VXLAN over IPv4', { families: [4, 6], settings: { podLink: 'bridge' } }],
+  [
+    'pods on a bridge, direct over IPv6',
+    { families: [4, 6], underlay: 6, settings: { podLink: 'bridge', overlayMode: 'direct' } },
+  ],
   ['routed IPv6 pods alone, VXLAN over IPv4', { families: [6], underlay: 4 }],
 ];
 
@@ -82,7 +87,7 @@ async function unanswered(flows: readonly Flow[]): Promise<readonly string[]> {
   const bySender = Map.groupBy(flows, ({ from }) => from);
   const lists = await Promise.all(
     [...bySender].map(async ([from, own]) => {
-      const pings = own.map(({ to }) => `(ping -n -c 3 -i 0.2 -w 5 ${to} >/dev/null || echo ${to}) &`);
+      const pings = own.map(({ to }) => `(ping -n -c 3 -i 0.2 -w 10 ${to} >/dev/null || echo ${to}) &`);
       const failed = (await from.exec(['sh', '-c', `${pings.join('\n')}\nwait`])).split('\n');
       return own.filter(({ to }) => failed.includes(to)).map(({ what }) => what);
     }),
@@ -103,6 +108,14 @@ describe.each(modes)('%s', (_mode, options) => {
     for (const family of families) {
       await serve(here, family, service[family], addressOf(podAt(0), family));
       await serve(here, family, nodeService[family], addressOf(podAt(2), family));
+      // Direct routes begin with a question for the peer's link address.
+      const meet = async (from: TestNetns, to: string): Promise<boolean> =>
+        ping(from, to).then(
+          () => true,
+          () => false,
+        );
+      await until('the nodes know each other', () => meet(podAt(0).netns, addressOf(podAt(2), family)), 15_000);
+      for (const at of [podAt(0).netns, podAt(2).netns]) await recorded(at, family);
     }
   });
   afterAll(async () => lab[Symbol.asyncDispose]());
@@ -121,7 +134,8 @@ describe.each(modes)('%s', (_mode, options) => {
       return { what, from, at, to, source, seenTo };
     };
     // What the kernel's masquerade picks among the node's addresses.
-    const hidden = family === 4 ? here.wireAddress(4) : here.overlayOf(6);
+    const onBridge = options.settings?.podLink === 'bridge';
+    const hidden = family === 4 && !onBridge ? here.wireAddress(4) : here.overlayOf(family);
     return [
       flow('pod to pod of the same node', one.netns, two.netns, b, a),
       flow('and back', two.netns, one.netns, a, b),

@@ -77,6 +77,7 @@ describe('attach, detach and check', () => {
         ifname: 'eth0',
         generation: pod.lease.generation,
         addresses: ['10.32.0.10'],
+        podLink: 'routed',
         hostIfname: pod.lease.hostIfname,
       },
     ]);

@@ -34,6 +34,7 @@ function desired(peers: readonly PeerView[], patch: Partial<IpamView> = {}): Ret
     settings: defaultDatapathSettings,
     underlayMtuBytes: 1500,
     ipv6: true,
+    ports: new Set(),
     direct: noDirect,
   });
 }
@@ -151,10 +152,11 @@ describe('identity', () => {
       generation: '0123456789abcdef',
       addresses: ['10.32.0.9'],
     };
-    expect(parseAlias(aliasOf(lease))).toEqual(lease);
+    expect(parseAlias(aliasOf(lease))).toEqual({ ...lease, podLink: 'routed' });
+    expect(parseAlias(aliasOf(lease, 'bridge'))).toEqual({ ...lease, podLink: 'bridge' });
     const long = { ...lease, containerId: 'c'.repeat(300) };
     expect(aliasOf(long).length).toBeLessThan(256);
-    expect(parseAlias(aliasOf(long))).toEqual({ ...lease, containerId: undefined });
+    expect(parseAlias(aliasOf(long))).toEqual({ ...lease, containerId: undefined, podLink: 'routed' });
     for (const alias of ['', 'weft:1', 'weft:2 a b c d', 'somebody else', 'weft:1 a b c d e']) {
       expect(parseAlias(alias)).toBeUndefined();
     }
@@ -174,6 +176,7 @@ describe('ruleset', () => {
     table: 'weft',
     overlayDevice: 'weft0',
     podLinkPrefix: 'weftp',
+    bridgeDevice: undefined,
     vxlanPort: 6784,
     overlayAddresses: ['10.32.0.1'],
     overlayRanges: ['10.32.0.0/12'],

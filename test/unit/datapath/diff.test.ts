@@ -76,6 +76,7 @@ describe('diff', () => {
           settings: defaultDatapathSettings,
           underlayMtuBytes: undefined,
           ipv6: world.ipv6,
+          ports: new Set(),
           direct: noDirect,
         });
         expect(blind.waitingFor).toContain(world.underlay6 ? '2001:db8::1' : '192.0.2.1');

@@ -15,6 +15,8 @@ import type {
 
 export const emptyKernel: ActualState = {
   overlay: undefined,
+  bridge: undefined,
+  portEntries: [],
   podLinks: [],
   addresses: [],
   nexthops: [],
@@ -58,6 +60,36 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
             : link,
         ),
       };
+    case 'addBridge':
+    case 'setBridge':
+      return { ...state, bridge: { ...operation.link, isBridge: true, settled: true } };
+    case 'delBridge':
+      return withoutLink(
+        {
+          ...state,
+          bridge: undefined,
+          portEntries: [],
+          podLinks: state.podLinks.map((link) => ({ ...link, bridge: undefined })),
+        },
+        operation.ifname,
+      );
+    case 'setPort':
+      if (!state.bridge) throw new Error(`ENODEV: ${operation.bridge}`);
+      return {
+        ...state,
+        podLinks: state.podLinks.map((link) =>
+          link.ifname === operation.ifname ? { ...link, bridge: operation.bridge } : link,
+        ),
+      };
+    case 'putPortEntry':
+      return { ...state, portEntries: [...state.portEntries, operation.portEntry] };
+    case 'delPortEntry': {
+      const { ifname, mac } = operation.portEntry;
+      return {
+        ...state,
+        portEntries: state.portEntries.filter((entry) => entry.ifname !== ifname || entry.mac !== mac),
+      };
+    }
     case 'setSysctl':
       return {
         ...state,
@@ -159,6 +191,10 @@ function targetOf(state: ActualState, route: Route, nexthopId: number | undefine
   const { prefsrc } = target;
   const known = state.addresses.some(({ cidr }) => prefsrc !== undefined && cidr === hostCidr(prefsrc));
   if (prefsrc !== undefined && !known) throw new Error(`EINVAL: source ${prefsrc}`);
+  if (target.kind === 'bridge') {
+    if (!state.bridge) throw new Error(`ENODEV: ${target.ifname}`);
+    return { kind: 'link', ifname: target.ifname, prefsrc };
+  }
   if (target.kind === 'pod') {
     if (!state.podLinks.some(({ ifname }) => ifname === target.ifname)) throw new Error(`ENODEV: ${target.ifname}`);
     return { kind: 'link', ifname: target.ifname, prefsrc };

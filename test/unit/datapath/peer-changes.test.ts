@@ -42,6 +42,7 @@ function changeOf(first: World, second: World, state: ActualState): PeerChange |
         settings: defaultDatapathSettings,
         underlayMtuBytes: first.mtu,
         ipv6: first.ipv6,
+        ports: new Set(),
         direct: noDirect,
       }),
   });

@@ -98,6 +98,7 @@ export function wanted(world: World): DesiredState {
     settings: defaultDatapathSettings,
     underlayMtuBytes: world.mtu,
     ipv6: world.ipv6,
+    ports: new Set(),
     direct: noDirect,
   });
 }
@@ -116,6 +117,7 @@ export function withPods(state: ActualState, world: World): ActualState {
       doomed: false,
       ignoresAdvertisements: false,
       routeLocalnet: false,
+      bridge: undefined,
     }));
   return { ...state, podLinks: [...state.podLinks, ...fresh] };
 }

@@ -1,0 +1,119 @@
+// The bridge of pod links in the kernel: its making, what a reading must show of it and of its ports, and the requests for one port.
+import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
+import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
+import type { Link } from '#agent/netlink/link.ts';
+import type { NetlinkRequest } from '#agent/netlink/message.ts';
+import { neighbourFlag, neighbourState, newFdb } from '#agent/netlink/neighbour.ts';
+import type { Neighbour, NeighbourRequest } from '#agent/netlink/neighbour.ts';
+
+import type { KernelIo } from './kernel-io.ts';
+import type { ActualBridge, BridgeLink, Operation, OverlayOperation, PortEntry } from './objects.ts';
+
+/** Of the bridge's own options: multicast goes to every port, and bridged packets pass conntrack, where it can be (br_netfilter). */
+const bridgeOptions = { stpState: 0, mcastSnooping: false, nfCallIptables: true, nfCallIp6tables: true } as const;
+
+/** Answers for what the host routes elsewhere, sends no redirects; 127.0.0.1 as with routed links (pod-elements.ts). */
+const inetOptions = { proxyArp: 1, sendRedirects: 0, routeLocalnet: 1 } as const;
+
+/** Answers to ARP at once, and takes no routes from what a pod advertises. */
+function sysctlsOf(ifname: string): readonly (readonly [string, string])[] {
+  return [
+    [`net/ipv4/neigh/${ifname}/proxy_delay`, '0'],
+    [`net/ipv6/conf/${ifname}/accept_ra`, '0'],
+  ];
+}
+
+type BridgeOperation = Exclude<OverlayOperation, { readonly kind: 'addOverlay' | 'setOverlay' | 'delOverlay' }>;
+
+export function isBridgeOperation(operation: Operation): operation is BridgeOperation {
+  return ['addBridge', 'setBridge', 'delBridge', 'setPort'].includes(operation.kind);
+}
+
+/** Applies one operation; returns the bridge's or port's ifindex where it is there afterwards. Throws NetlinkError. */
+export function applyBridge(io: KernelIo, operation: BridgeOperation): number | undefined {
+  switch (operation.kind) {
+    case 'delBridge':
+      io.route.batchOrThrow([delLink({ ifname: operation.ifname })]);
+      return undefined;
+    case 'setPort': {
+      const [bridge] = io.route.batchOrThrow([getLink({ ifname: operation.bridge })]);
+      io.route.batchOrThrow([
+        setLink({ ifname: operation.ifname, master: bridge[0]?.ifiIndex ?? 0 }),
+        portSettings({ ifname: operation.ifname }),
+      ]);
+      return undefined;
+    }
+    case 'addBridge':
+      io.route.batchOrThrow([newLink({ ifname: operation.link.ifname, linkinfo: { kind: 'bridge' } })]);
+      return settleBridge(io, operation.link);
+    case 'setBridge':
+      return settleBridge(io, operation.link);
+    default:
+      return operation satisfies never;
+  }
+}
+
+function settleBridge(io: KernelIo, { ifname, mac, mtuBytes }: BridgeLink): number | undefined {
+  // Apart: refused where IPv6 is off.
+  io.route.batch([setLink({ ifname, afSpec: { inet6: { addrGenMode: addrGenMode.none } } })]);
+  const [, , , answer] = io.route.batchOrThrow([
+    setLink({ ifname, address: mac, mtu: mtuBytes, linkinfo: { kind: 'bridge', data: bridgeOptions } }),
+    setLink({ ifname, afSpec: { inet: { conf: inetOptions } } }),
+    setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+    getLink({ ifname }),
+  ]);
+  for (const [name, value] of sysctlsOf(ifname)) {
+    if ((io.readSysctl(name) ?? value) !== value) io.writeSysctl(name, value);
+  }
+  return answer[0]?.ifiIndex;
+}
+
+/** The bridge as planning sees it. */
+export function bridgeFrom(io: KernelIo, link: Link): ActualBridge {
+  const ifname = link.ifname ?? '';
+  const data = link.linkinfo?.kind === 'bridge' ? link.linkinfo.data : undefined;
+  const conf = link.afSpec?.inet?.conf;
+  const has = (found: object | undefined, wanted: object): boolean =>
+    Object.entries(wanted).every(([key, value]) => (found as Record<string, unknown> | undefined)?.[key] === value);
+  return {
+    ifname,
+    mac: link.address ?? '',
+    mtuBytes: link.mtu ?? 0,
+    isBridge: data !== undefined,
+    settled:
+      (link.ifiFlags & linkFlag.up) !== 0 &&
+      has(data, bridgeOptions) &&
+      has(conf, inetOptions) &&
+      (link.afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none &&
+      sysctlsOf(ifname).every(([name, value]) => (io.readSysctl(name) ?? value) === value),
+  };
+}
+
+/** The bridge whose port the link is; '' where it is another's, or not as a port of ours is set. */
+export function portOf(link: Link, bridge: Link | undefined): string | undefined {
+  if (link.master === undefined || link.master === 0) return undefined;
+  const { mode, learning } = link.linkinfo?.slaveData ?? {};
+  return link.master === bridge?.ifiIndex && mode === true && learning === false ? (bridge.ifname ?? '') : '';
+}
+
+/** Hairpin: a pod that is sent back to itself by a Service. No learning: no pod draws another's frames by its MAC. */
+export function portSettings(link: { readonly ifname: string } | { readonly ifiIndex: number }): NetlinkRequest<Link> {
+  const slaveData = { mode: true, learning: false };
+  return setLink({ ...link, linkinfo: { kind: 'veth', slaveKind: 'bridge', slaveData } });
+}
+
+/** A static entry of the bridge itself (NTF_MASTER), as `bridge fdb add … master static` makes it. */
+export function portEntry(ndmIfindex: number, lladdr: string): NeighbourRequest {
+  return { ndmIfindex, lladdr, ndmFlags: neighbourFlag.master, ndmState: neighbourState.noarp };
+}
+
+export function newPortEntry(ndmIfindex: number, lladdr: string): NetlinkRequest<Neighbour> {
+  return newFdb(portEntry(ndmIfindex, lladdr));
+}
+
+/** Static entries of ports; the ports' own MACs are permanent. */
+export function portEntryFrom(entry: Neighbour, names: ReadonlyMap<number, string>): readonly PortEntry[] {
+  const ifname = names.get(entry.ndmIfindex);
+  if (ifname === undefined || entry.lladdr === undefined || (entry.ndmState & neighbourState.noarp) === 0) return [];
+  return [{ ifname, mac: entry.lladdr }];
+}
