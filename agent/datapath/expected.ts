@@ -71,6 +71,11 @@ export class Expected {
     }
   }
 
+  /** The pods as attaches have made them, `ports` by host interface name. */
+  attachedAll(leases: readonly Lease[], ports: ReadonlySet<string>, made: Omit<AttachedAs, 'isPort'>): void {
+    for (const lease of leases) this.attached(lease, { ...made, isPort: ports.has(lease.hostIfname) });
+  }
+
   /** An attach has made the pod's objects. */
   attached(lease: Lease, made: AttachedAs): void {
     const { hostIfname: ifname, addresses } = lease;

@@ -12,7 +12,6 @@ import { checkPodLink } from './check.ts';
 import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
 import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
-import { noDirect } from './direct.ts';
 import { DirectPaths } from './direct-paths.ts';
 import { Expected } from './expected.ts';
 import { ensureForwarding, hasIpv6 } from './forwarding.ts';
@@ -26,7 +25,8 @@ import type { KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
 import { bridgePort, overlayAddressesOf, podLinkPlan } from './pod-plan.ts';
 import { Ports } from './ports.ts';
-import { planPeerChange } from './peer-changes.ts';
+import { peerOperations } from './peer-changes.ts';
+import { PodFollower } from './pod-follow.ts';
 import { attachPodLink, detachPodLink } from './pod-link.ts';
 import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
 import { QuickLooks } from './quick-looks.ts';
@@ -89,6 +89,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #pods = new WantedPods();
   readonly #ports: Ports;
   #portNames: ReadonlySet<string> = new Set();
+  readonly #follower = new PodFollower();
   readonly #direct: DirectPaths;
   readonly #foreign: ForeignFirewalls;
   readonly #stop = new AbortController();
@@ -295,15 +296,19 @@ class NodeDatapath implements KernelDatapath {
       this.#reading = reading;
       const { desired, operations } = this.#plans(view, reading);
       this.#desired = desired;
+      const attached = { overlayAddresses: overlayAddressesOf(view), onBridge: desired.bridge !== undefined };
       this.#expected = new Expected(reading.state);
-      const [overlayAddresses, onBridge] = [overlayAddressesOf(view), desired.bridge !== undefined];
-      for (const lease of this.#pods.list()) {
-        const isPort = this.#portNames.has(lease.hostIfname);
-        this.#expected.attached(lease, { overlayAddresses, onBridge, isPort });
-      }
+      this.#expected.attachedAll(this.#pods.list(), this.#portNames, attached);
       this.#expected.note(operations);
       const refusals = await this.#apply(operations, reading, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
+      if (desired.overlay) {
+        const leases = this.#pods.list().filter(({ hostIfname }) => !this.#pods.untouchable.has(hostIfname));
+        const { mtuBytes } = desired.overlay;
+        const asked = { io: this.#io, leases, links: reading.state.podLinks, mtuBytes, ports: this.#portNames };
+        const links = this.#follower.follow({ ...asked, gateway: overlayAddressesOf(view).get(4) });
+        if (links.length > 0) this.#options.log.info({ links, mtuBytes }, 'running pods were brought up to date');
+      }
       this.#direct.note(refusals);
       const foreign = await this.#foreign.open(reading.foreignChains, view.ranges);
       this.#writes += foreign.writes;
@@ -325,24 +330,14 @@ class NodeDatapath implements KernelDatapath {
   /** Where only peers differ from what the kernel was brought to, writes just that. False: a full round is due. */
   async #changePeers(view: IpamView, signal: AbortSignal): Promise<boolean> {
     const [expected, before, reading] = [this.#expected, this.#applied, this.#reading];
-    const isSimple = this.#settings.overlayMode === 'vxlan' && this.#portNames.size === 0;
+    const { overlayMode, podLink } = this.#settings;
+    const isSimple = overlayMode === 'vxlan' && (podLink === 'bridge' || this.#portNames.size === 0);
     if (!expected || !before || !reading || !isSimple || !this.#pods.isSettled) return false;
-    const { underlay } = reading;
-    const common = {
-      settings: this.#settings,
-      underlayMtuBytes: underlay?.mtuBytes,
-      ipv6: this.#ipv6,
-      ports: this.#portNames,
-    };
-    const change = planPeerChange({
-      before,
-      after: view,
-      findings: this.#findings,
-      expected,
-      desiredOf: (part) => desiredState({ ...common, view: part, leases: [], direct: noDirect }),
-    });
-    if (!change) return false;
-    const operations = diff(change.desired, change.actual);
+    const known = { settings: this.#settings, ipv6: this.#ipv6, ports: this.#portNames };
+    const underlayMtuBytes = reading.underlay?.mtuBytes;
+    const change = { before, after: view, findings: this.#findings, expected, ...known, underlayMtuBytes };
+    const operations = peerOperations(change);
+    if (!operations) return false;
     this.#applied = undefined;
     expected.note(operations);
     const refusals = await this.#apply(operations, reading, signal);

@@ -3,10 +3,13 @@
 // (another range, a conflict between peers, a first round): a full round decides then. Pure.
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
-import { looseRpFilter } from './diff.ts';
+import { desiredState } from './desired.ts';
+import type { DesiredInput } from './desired.ts';
+import { diff, looseRpFilter } from './diff.ts';
+import { noDirect } from './direct.ts';
 import type { Expected } from './expected.ts';
 import { mainTable, routeKey } from './objects.ts';
-import type { ActualOverlay, ActualState, DesiredState, OverlayLink, Route } from './objects.ts';
+import type { ActualOverlay, ActualState, DesiredState, Operation, OverlayLink, Route } from './objects.ts';
 
 export interface PeerChange {
   /** What the differing peers should have, and what they are expected to have. */
@@ -31,6 +34,15 @@ export interface PeerChangeInput {
   readonly expected: Expected;
   /** The desired state of a view, without pods. */
   readonly desiredOf: (view: IpamView) => DesiredState;
+}
+
+/** The writes for such a change; undefined as with planPeerChange. */
+export function peerOperations(
+  input: Omit<PeerChangeInput, 'desiredOf'> & Omit<DesiredInput, 'view' | 'leases' | 'direct'>,
+): readonly Operation[] | undefined {
+  const desiredOf = (view: IpamView): DesiredState => desiredState({ ...input, view, leases: [], direct: noDirect });
+  const change = planPeerChange({ ...input, desiredOf });
+  return change && diff(change.desired, change.actual);
 }
 
 export function planPeerChange(input: PeerChangeInput): PeerChange | undefined {

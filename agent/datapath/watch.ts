@@ -180,7 +180,9 @@ function linkReason(options: WatchOptions, link: Link): string | undefined {
   if (options.isWantedPod(ifname)) {
     // An attach brings its link up after making it: what counts is how it looks now.
     const found = readLink(options.io, ifname);
-    return found && (!isUp(found) || found.address !== hostMac) ? `link ${ifname} was changed` : undefined;
+    const mtuBytes = options.desired()?.overlay?.mtuBytes ?? found?.mtu;
+    const right = !found || (isUp(found) && found.address === hostMac && found.mtu === mtuBytes);
+    return right ? undefined : `link ${ifname} was changed`;
   }
   const underlay = options.reading()?.underlay;
   if (underlay?.ifindex !== link.ifiIndex) return undefined;

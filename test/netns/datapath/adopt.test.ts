@@ -213,13 +213,29 @@ describe('two hosts with a pod each', () => {
     lab.viewPatch = original;
   });
 
-  it('follows the MTU of the underlay link', async () => {
-    await host.netns.exec(['ip', 'link', 'set', 'eth0', 'mtu', '1400']);
-    await until('weft0 has 1350', async () =>
-      (await host.netns.exec(['ip', 'link', 'show', 'weft0'])).includes('mtu 1350'),
-    );
-    const pod = await host.addPod();
-    expect(pod.link.mtuBytes).toBe(1350);
+  it('follows the MTU of the underlay link, for running pods and later ones, but not where tuning made it smaller', async () => {
+    const tuned = await host.addPod();
+    await tuned.netns.exec(['ip', 'link', 'set', 'eth0', 'mtu', '1200']);
+    const mtuOf = async (netns: TestNetns, ifname: string): Promise<string> =>
+      /mtu (\d+)/.exec(await netns.exec(['ip', 'link', 'show', ifname]))?.[1] ?? '';
+    for (const [underlay, overlay] of [
+      ['1400', '1350'],
+      ['1480', '1430'],
+    ] as const) {
+      for (const { netns } of lab.hosts) await netns.exec(['ip', 'link', 'set', 'eth0', 'mtu', underlay]);
+      for (const [at, pod] of [near, far].entries()) {
+        await until('both ends have it', async () =>
+          [await mtuOf(lab.host(at).netns, pod.link.hostIfname), await mtuOf(pod.netns, 'eth0')].every(
+            (mtu) => mtu === overlay,
+          ),
+        );
+      }
+      await until('so has the device', async () => (await mtuOf(host.netns, 'weft0')) === overlay);
+      await ping(near.netns, far.lease.addresses[0] ?? '', ['-M', 'do', '-s', String(Number(overlay) - 28)]);
+      expect(await mtuOf(tuned.netns, 'eth0')).toBe('1200');
+      expect((await host.addPod()).link.mtuBytes).toBe(Number(overlay));
+      expect(await host.datapath.check(tuned.request)).toEqual([]);
+    }
   });
 
   it('a peer that goes loses its objects; one that comes back gets them', async () => {
@@ -316,6 +332,7 @@ describe('what somebody altered is as before within a moment', () => {
     ['peers flushed', 'nft flush set inet weft peers4'],
     ['sources flushed', 'nft flush set inet weft sources4'],
     ['a stranger among the peers', 'nft add element inet weft peers4 "{ 192.0.2.66 }"'],
+    ["a pod link's MTU changed", 'ip link set HOST mtu 1300'],
     ['a pod link down', 'ip link set HOST down'],
     ['the gateway address deleted', 'ip address del 169.254.1.1/32 dev HOST'],
     ['the MAC of a host end changed', 'ip link set HOST address 02:00:00:00:00:02'],

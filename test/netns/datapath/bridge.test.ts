@@ -183,6 +183,20 @@ s.sendto(bytes([134, 0, 0, 0, 64, 0, 0, 30]) + bytes(8), ('ff02::1', 0, 0, socke
     }
   });
 
+  it("another address of the node becomes running pods' gateway", async () => {
+    const made = await make(2);
+    const [here, there] = [made.host(0), made.host(1)];
+    const [pod, far] = [await here.addPod(), await there.addPod()];
+    made.viewPatch = (view): IpamView => ({
+      ...view,
+      overlayAddresses: view.overlayAddresses.map((address) => (address === '10.32.0.1' ? '10.32.0.2' : address)),
+    });
+    await here.reconcile();
+    expect(await pod.netns.exec(['ip', 'route', 'show', 'default'])).toContain('via 10.32.0.2');
+    expect(await reaches(pod.netns, far.lease.addresses[0] ?? '')).toBe(true);
+    expect(await here.datapath.check(pod.request)).toEqual([]);
+  });
+
   it('switched on and off again: running pods keep their links, the bridge goes with its last pod', async () => {
     const made = await make(1, { settings: { podLink: 'routed' } });
     const host = made.host(0);
