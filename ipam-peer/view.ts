@@ -14,6 +14,10 @@ export interface PeerSummary {
   readonly underlay: readonly string[];
   readonly overlay: readonly string[];
   readonly blocks: readonly string[];
+  /** Its node is gone, as far as this peer has heard. */
+  readonly gone?: true;
+  /** Name of the record that takes its space over. */
+  readonly heir?: string;
 }
 
 export interface Summary {
@@ -69,6 +73,8 @@ function summaryOf(state: State, peer: Known<PeerRecord>, all: ReadonlyMap<strin
     underlay: self ? state.underlay : record.underlay,
     overlay: self ? state.durable.overlay : record.overlay,
     blocks: inTransit.length === 0 ? textsOf(record) : formatted([...record.blocks, ...inTransit]),
+    ...(state.gone.has(stored.name) && { gone: true as const }),
+    ...(record.heir !== undefined && { heir: record.heir.name }),
   };
 }
 

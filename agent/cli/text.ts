@@ -62,7 +62,11 @@ export function statusText(status: Status): string {
   return `${[...lines, ...findings].join('\n')}\n`;
 }
 
-const nameOf = (peer: PeerStatus): string => (peer.self ? `${peer.nodeName} (this node)` : peer.nodeName);
+function nameOf({ self, nodeName, gone, heir }: PeerStatus): string {
+  if (self) return `${nodeName} (this node)`;
+  if (heir !== undefined) return `${nodeName} (gone, ${heir} takes over)`;
+  return gone === true ? `${nodeName} (gone)` : nodeName;
+}
 
 function pathCells({ path }: ReachedPeer): readonly string[] {
   if (path === null) return ['-', '-', '-', '-'];

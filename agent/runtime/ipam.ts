@@ -86,6 +86,10 @@ export interface PeerView {
   readonly overlayAddresses: readonly string[];
   /** Blocks whose effective owner this peer is, CIDR strings, sorted. */
   readonly blocks: readonly string[];
+  /** Its node is gone; absent: as far as is known it is not. */
+  readonly gone?: true;
+  /** Record name of the peer that takes its space over; absent: nobody does. */
+  readonly heir?: string;
 }
 
 /** One pool as this node sees it: a Universe and who owns what of it. */

@@ -254,6 +254,8 @@ function view(driver: Driver): IpamView {
       underlayAddress: peer.underlay[0],
       overlayAddresses: peer.overlay,
       blocks: peer.blocks,
+      ...(peer.gone && { gone: peer.gone }),
+      ...(peer.heir !== undefined && { heir: peer.heir }),
     })),
     overlayAddresses: now.overlay,
     freeAddresses: now.freeAddresses,

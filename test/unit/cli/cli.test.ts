@@ -105,6 +105,14 @@ describe('reports', () => {
     );
   });
 
+  it('ipam, a node that is gone and one whose space is being taken over', async () => {
+    const gone = { ...peer(2, ['10.40.0.0/14']), gone: true as const };
+    const peers = [peer(1, ['10.32.0.0/13']), gone, { ...peer(3, ['10.44.0.0/14']), heir: 'host1.00000001' }];
+    const { out } = await ask(['ipam'], { ipam: () => ({ ...view, peers }) });
+    expect(out).toMatch(/\nhost2 \(gone\) +10\.40\.0\.0\/14/);
+    expect(out).toMatch(/\nhost3 \(gone, host1\.00000001 takes over\) +10\.44\.0\.0\/14/);
+  });
+
   it.each(['status', 'peers', 'ipam'])('%s --json is JSON', async (command) => {
     const { out } = await ask([command, '--json']);
     expect(JSON.stringify(JSON.parse(out))).toContain('10.44.0.0/14');
