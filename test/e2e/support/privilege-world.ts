@@ -109,7 +109,7 @@ export async function policiesAct(server: ApiServer, a: NodeAgent, b: NodeAgent)
         universes,
       ),
     leases: async () => creation(session(b, 'probe'), leases),
-    status: async () => nodeStatus('b', { conditions: [networkUp] }),
+    status: async () => nodeStatus(b.node, { conditions: [networkUp] }),
   };
   for (const [name, request] of Object.entries(probe)) {
     await until(`the policy on ${name} acts`, 60_000, async () => {
