@@ -1,33 +1,46 @@
-# The image of the node agent. Every program in it is compiled here from this tree (the loopback plugin: from its Go module);
-# the last stage only copies, so that what is tested is what ships.
+# The image of the node agent, for amd64 and arm64. Every program in it is compiled here from this tree (the loopback plugin: from
+# its Go module), for the target by compilers that run on the builder: the last stage only copies, so that it needs no emulation,
+# and has no shell and no package manager.
 #   docker build -t weft .
+#   docker buildx build --platform linux/amd64,linux/arm64 -t weft .
 # Behind a proxy with an authority of its own: bind-mount /etc/ssl/certs and pass --build-arg NODE_EXTRA_CA_CERTS=FILE.
+ARG LOOPBACK=v1.9.1
 
-FROM golang:1.26-bookworm AS loopback
-RUN CGO_ENABLED=0 GOBIN=/out go install -trimpath -ldflags "-s -w" \
-    github.com/containernetworking/plugins/plugins/main/loopback@v1.9.1
+FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS loopback
+ARG TARGETARCH
+ARG LOOPBACK
+RUN CGO_ENABLED=0 GOARCH=${TARGETARCH} GOPATH=/go go install -trimpath -ldflags "-s -w" \
+    github.com/containernetworking/plugins/plugins/main/loopback@${LOOPBACK} \
+ && mkdir /out && cp "$(find /go/bin -name loopback -type f)" /out/loopback \
+ && cp /go/pkg/mod/github.com/containernetworking/plugins@${LOOPBACK}/LICENSE /out/LICENSE
 
-FROM node:24-bookworm-slim AS build
-RUN apt-get update \
- && apt-get install -y -qq --no-install-recommends gcc libc6-dev musl-tools \
- && rm -rf /var/lib/apt/lists/*
+FROM --platform=$BUILDPLATFORM node:24-bookworm-slim AS build
+ARG TARGETARCH
+COPY deploy/image deploy/image
+# Compilers, and the target's shared libraries unpacked under /root-fs.
+RUN sh deploy/image/prepare.sh "${TARGETARCH}"
 WORKDIR /src
 ARG NODE_EXTRA_CA_CERTS
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --no-audit --no-fund --loglevel=error && npm cache clean --force
-# Node in a layer of its own: an upgrade of the agent does not bring it anew.
-RUN install -D -m 0755 node_modules/node/bin/node /out-node/bin/node
+RUN sh /deploy/image/node.sh "${TARGETARCH}" /out-node
 COPY cni-shim cni-shim
 COPY agent/native agent/native
 COPY agent/errors.ts agent/errors.ts
-RUN node_modules/.bin/node cni-shim/build.ts /out/weft && node_modules/.bin/node agent/native/build.ts /out/build/weft.node
+RUN . /deploy/image/target && CC="$SHIM_CC" node_modules/.bin/node cni-shim/build.ts /out/weft \
+ && CC="$ADDON_CC" node_modules/.bin/node agent/native/build.ts /out/build/weft.node
 COPY agent agent
 COPY ipam-peer ipam-peer
-COPY deploy/bundle.ts deploy/weft.sh deploy/
+COPY deploy/bundle.ts deploy/sbom.ts deploy/
+ARG LOOPBACK
+# Runtimes name the pods' namespaces under /var/run, which is a link everywhere else too.
 RUN node_modules/.bin/node deploy/bundle.ts /out/weft.mjs \
- && install -D -m 0755 deploy/weft.sh /out/bin/weft
+ && mkdir -p /out/bin && ln -s ../weft.mjs /out/bin/weft \
+ && node_modules/.bin/node deploy/sbom.ts /out/packages.json /root-fs.packages /out/sbom.spdx.json "${LOOPBACK}" \
+ && rm /out/packages.json \
+ && mkdir -p /root-fs/run && ln -sfn ../run /root-fs/var/run
 
-FROM debian:bookworm-slim
+FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="weft" \
@@ -35,14 +48,14 @@ LABEL org.opencontainers.image.title="weft" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-RUN apt-get update \
- && apt-get install -y -qq --no-install-recommends libnftables1 \
- && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf /var/log/*
-COPY --from=loopback /out/loopback /opt/weft/loopback
+# What changes least comes first: an upgrade of the agent brings its own layer only.
+COPY --from=build /root-fs /
 COPY --from=build /out-node /opt/weft
+COPY --from=loopback /out/loopback /opt/weft/loopback
+COPY --from=loopback /out/LICENSE /opt/weft/licenses/loopback/LICENSE
 COPY --from=build /out /opt/weft
 COPY LICENSE /opt/weft/LICENSE
-ENV PATH=/opt/weft/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+ENV PATH=/opt/weft/bin \
     NODE_ENV=production \
     UV_THREADPOOL_SIZE=16
 ENTRYPOINT ["/opt/weft/bin/weft"]

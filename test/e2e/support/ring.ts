@@ -77,6 +77,6 @@ export async function routeDestinations(node: ClusterNode): Promise<readonly str
 
 /** SIGKILL to the node's agent. Throws when there is none. */
 export async function killAgent(node: ClusterNode): Promise<void> {
-  const pids = (await node.run(['pgrep', '-f', 'weft.mjs agent'])).trim().split('\n');
+  const pids = (await node.run(['pgrep', '-f', '/opt/weft/bin/weft agent'])).trim().split('\n');
   for (const pid of pids) await node.run(['kill', '-9', pid]);
 }
