@@ -51,7 +51,7 @@ async function api(args: readonly string[]): Promise<number> {
 async function wholeCluster(args: readonly string[]): Promise<number> {
   const { paths, settings, report } = currentRun();
   await using cluster = await Cluster.up(paths, settings, say);
-  await using _server = await serveManifest();
+  await using _server = await serveManifest(settings);
   const code = await runSpecs('cluster', args, { KUBECONFIG: cluster.plane.kubeconfig });
   if (code !== 0) await saveDiagnosis(cluster, join(report, 'diagnosis'));
   return code;

@@ -2,6 +2,8 @@
 // against a real API server and a real cluster in a sandbox of namespaces. Ends with `N passed, N failed`.
 //   --only registry|cluster    one half
 //   --proxy iptables|nftables  kube-proxy's mode (default nftables)
+//   --families dual            a dual-stack cluster, and the specs that prove it
+//   --conformance              all of upstream's [sig-network] conformance specs instead of the Service specs, and nothing else
 //   --reference                the specs of plain reachability against the reference bridge plugin instead of Weft
 //   further arguments go to vitest, e.g. 20-reach or -t 'NodePort'
 import { existsSync } from 'node:fs';
@@ -9,8 +11,9 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
+import { ensureDebianProgram } from './cluster/debian-program.ts';
 import { ensureImages } from './cluster/images.ts';
-import { ensurePrograms } from './cluster/programs.ts';
+import { ensureExtra, ensurePrograms } from './cluster/programs.ts';
 import { runInSandbox, workDirectory } from './cluster/sandbox.ts';
 import type { ClusterSettings } from './cluster/settings.ts';
 import { ensureWeftImage } from './image.ts';
@@ -41,6 +44,13 @@ async function half(scope: 'api' | 'cluster', run: RunDescription, rest: readonl
   return await countsOf(scope === 'api' ? 'registry' : 'cluster', code);
 }
 
+/** Which spec files a run without names of its own takes; none: all. */
+function filesOf({ reference, conformance, families }: Readonly<Record<string, unknown>>): readonly string[] {
+  if (families === 'dual') return ['10-install', '20-reach', '25-dual-stack'];
+  if (conformance === true) return reference === true ? ['90-conformance'] : ['10-install', '90-conformance'];
+  return reference === true ? ['20-reach'] : ['--exclude=**/25-dual-stack*'];
+}
+
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
     args: process.argv.slice(2),
@@ -50,11 +60,16 @@ async function main(): Promise<number> {
       only: { type: 'string' },
       proxy: { type: 'string', default: 'nftables' },
       reference: { type: 'boolean', default: false },
+      conformance: { type: 'boolean', default: false },
+      families: { type: 'string', default: 'ipv4' },
       t: { type: 'string', short: 't' },
     },
   });
-  const reachOnly = values['reference'] === true && positionals.length === 0 ? ['20-reach'] : [];
-  const rest = [...positionals, ...reachOnly, ...(typeof values['t'] === 'string' ? ['-t', values['t']] : [])];
+  const whole = values['conformance'] === true;
+  const rest = [
+    ...(positionals.length === 0 ? filesOf(values) : positionals),
+    ...(typeof values['t'] === 'string' ? ['-t', values['t']] : []),
+  ];
   if (process.getuid?.() !== 0) throw new Error('the test cluster needs root: it makes namespaces and runs containers');
   await rm(report, { recursive: true, force: true });
   await mkdir(report, { recursive: true });
@@ -64,17 +79,31 @@ async function main(): Promise<number> {
   const settings: ClusterSettings = {
     nodes: 3,
     proxyMode: values['proxy'] === 'iptables' ? 'iptables' : 'nftables',
+    families: values['families'] === 'dual' ? 'dual' : 'ipv4',
     cni: values['reference'] === true ? 'bridge' : 'none',
   };
   const run: RunDescription = {
     settings,
     report,
+    prometheus: values['only'] === 'registry' ? '' : await ensureDebianProgram('prometheus', say),
+    conformance: {
+      bin: values['only'] === 'registry' ? '' : await ensureExtra('conformance', say),
+      scope: whole ? 'all' : 'services',
+    },
     paths: { bin, images, work: workDirectory(), logs: join(report, 'logs') },
   };
   const counts: Counts[] = [];
   const registrySpec = existsSync(new URL('./registry.test.ts', import.meta.url));
-  if (values['only'] !== 'cluster' && values['reference'] !== true && registrySpec) {
-    say('registry contract against a real API server');
+  if (
+    values['only'] !== 'cluster' &&
+    values['reference'] !== true &&
+    !whole &&
+    settings.families === 'ipv4' &&
+    registrySpec
+  ) {
+    // The sandbox has no way out: what the specs need is built before.
+    await ensureExtra('helm', say);
+    say('registry contract, rights and manifests against a real API server');
     counts.push(await half('api', run, rest));
   }
   if (values['only'] !== 'registry') {

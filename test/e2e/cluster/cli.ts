@@ -38,6 +38,7 @@ async function up(args: readonly string[]): Promise<number> {
   const settings: ClusterSettings = {
     nodes: Number(values.nodes),
     proxyMode: values.proxy === 'iptables' ? 'iptables' : 'nftables',
+    families: 'ipv4',
     cni: values.cni === 'bridge' ? 'bridge' : 'none',
   };
   const env = {

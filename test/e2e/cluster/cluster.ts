@@ -6,7 +6,15 @@ import { ControlPlane } from './control-plane.ts';
 import { attempt, run, type RunOptions, type RunResult } from './host.ts';
 import { ClusterNode, joinFabric } from './node.ts';
 import { installReferenceNetwork } from './reference-network.ts';
-import { clusterDomain, dnsAddress, fabric, images, type ClusterPaths, type ClusterSettings } from './settings.ts';
+import {
+  clusterDomain,
+  dnsAddress,
+  fabric,
+  fabric6,
+  images,
+  type ClusterPaths,
+  type ClusterSettings,
+} from './settings.ts';
 
 const outsideName = 'outside';
 
@@ -24,8 +32,8 @@ export class Cluster {
 
   /** Boots everything; the nodes are registered, and Ready only once a pod network is there. */
   static async up(paths: ClusterPaths, settings: ClusterSettings, say: (line: string) => void): Promise<Cluster> {
-    await makeFabric();
-    const cluster = new Cluster(await ControlPlane.start(paths), paths, settings);
+    await makeFabric(settings);
+    const cluster = new Cluster(await ControlPlane.start(paths, settings), paths, settings);
     say('kube-apiserver answers');
     await Promise.all(Array.from({ length: settings.nodes }, (_, index) => cluster.addNode(index + 1)));
     say(`${settings.nodes} nodes registered`);
@@ -84,12 +92,15 @@ export class Cluster {
 }
 
 /** The bridge that joins the machines, in this process's own network namespace, and the outside host. */
-async function makeFabric(): Promise<void> {
+async function makeFabric({ families }: ClusterSettings): Promise<void> {
   await run(['ip', 'link', 'set', 'lo', 'up']);
   await run(['ip', 'link', 'add', 'fabric', 'type', 'bridge']);
   await run(['ip', 'addr', 'add', `${fabric.controlPlane}/${fabric.prefixLength}`, 'dev', 'fabric']);
   await run(['ip', 'link', 'set', 'fabric', 'up']);
   // Frames between machines must not meet this namespace's own netfilter.
   await attempt(['sysctl', '-qw', 'net.bridge.bridge-nf-call-iptables=0', 'net.bridge.bridge-nf-call-ip6tables=0']);
-  await joinFabric(outsideName, fabric.outside);
+  const dual = families === 'dual';
+  if (dual)
+    await run(['ip', 'addr', 'add', `${fabric6.controlPlane}/${fabric6.prefixLength}`, 'dev', 'fabric', 'nodad']);
+  await joinFabric(outsideName, fabric.outside, dual ? fabric6.outside : undefined);
 }

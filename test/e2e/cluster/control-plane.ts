@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import { attempt, killChild, run, startDaemon, until, type RunOptions, type RunResult } from './host.ts';
 import { makeClusterKeys } from './pki.ts';
-import { fabric, serviceRange, type ClusterPaths } from './settings.ts';
+import { fabric, serviceRange, serviceRange6, type ClusterPaths, type ClusterSettings } from './settings.ts';
 
 export class ControlPlane {
   readonly pki: string;
@@ -20,11 +20,11 @@ export class ControlPlane {
   }
 
   /** Everything; kube-apiserver answers when it resolves. */
-  static async start(paths: ClusterPaths): Promise<ControlPlane> {
+  static async start(paths: ClusterPaths, settings: ClusterSettings): Promise<ControlPlane> {
     const plane = new ControlPlane(paths);
     await makeClusterKeys(plane.pki);
     await plane.#start('etcd', etcdFlags(join(paths.work, 'etcd')));
-    await plane.#start('kube-apiserver', apiServerFlags(plane.pki));
+    await plane.#start('kube-apiserver', apiServerFlags(plane.pki, settings));
     await until('kube-apiserver answers /readyz', 120_000, async () => {
       return (await plane.tryKubectl(['get', '--raw', '/readyz'])).code === 0;
     });
@@ -72,12 +72,13 @@ function etcdFlags(directory: string): readonly string[] {
   ];
 }
 
-function apiServerFlags(pki: string): readonly string[] {
+function apiServerFlags(pki: string, { families }: ClusterSettings): readonly string[] {
+  const ranges = families === 'dual' ? `${serviceRange},${serviceRange6}` : serviceRange;
   return [
     '--etcd-servers=http://127.0.0.1:2379',
     `--advertise-address=${fabric.controlPlane}`,
     '--secure-port=6443',
-    `--service-cluster-ip-range=${serviceRange}`,
+    `--service-cluster-ip-range=${ranges}`,
     '--allow-privileged=true',
     '--authorization-mode=Node,RBAC',
     '--enable-admission-plugins=NodeRestriction',
@@ -90,6 +91,8 @@ function apiServerFlags(pki: string): readonly string[] {
     `--kubelet-client-certificate=${pki}/apiserver-kubelet.crt`,
     `--kubelet-client-key=${pki}/apiserver-kubelet.key`,
     '--kubelet-preferred-address-types=InternalIP',
+    // No kube-proxy runs beside it, so that a ClusterIP leads nowhere from here: webhooks are called by their endpoints.
+    '--enable-aggregator-routing=true',
     `--requestheader-client-ca-file=${pki}/front-proxy-ca.crt`,
     '--requestheader-allowed-names=front-proxy',
     '--requestheader-extra-headers-prefix=X-Remote-Extra-',

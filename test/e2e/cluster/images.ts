@@ -8,9 +8,11 @@ import { dirname, join } from 'node:path';
 
 import { writeImage } from './archive.ts';
 import { lockFile, run } from './host.ts';
+import { kubernetesSources } from './programs.ts';
 import { images } from './settings.ts';
 
-const machinePrograms = 'bash getent curl dig nslookup ss ip ping'.split(' ');
+/** Programs of this machine for the tools image; upstream's specs need OpenBSD's nc. */
+const machinePrograms = 'bash getent curl dig host nslookup nc.openbsd:nc ss ip ping'.split(' ');
 
 /** Makes the tarballs that are missing beside `bin` and returns their paths. */
 export async function ensureImages(bin: string, say: (line: string) => void): Promise<readonly string[]> {
@@ -29,7 +31,12 @@ export async function ensureImages(bin: string, say: (line: string) => void): Pr
     },
     'tools.tar': async (root, file) => {
       await makeToolsRoot(root, bin);
-      await writeImage(file, { root, tags: [images.tools], entrypoint: ['/agnhost'], command: ['pause'] });
+      const tags = [images.tools, images.dnsTools];
+      await writeImage(file, { root, tags, entrypoint: ['/agnhost'], command: ['pause'] });
+    },
+    'busybox.tar': async (root, file) => {
+      await makeBusyboxRoot(root);
+      await writeImage(file, { root, tags: [images.busybox], command: ['sh'] });
     },
   };
   const paths: string[] = [];
@@ -64,24 +71,34 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-async function makeToolsRoot(root: string, bin: string): Promise<void> {
+async function makeBusyboxRoot(root: string): Promise<void> {
   for (const directory of ['bin', 'etc', 'tmp', 'var', 'root', 'usr/bin', 'run', 'proc', 'sys', 'dev', 'uploads']) {
     await mkdir(join(root, directory), { recursive: true, mode: directory === 'tmp' ? 0o1777 : 0o755 });
   }
   await putProgram(root, '/bin/busybox', 'busybox');
   const applets = (await run(['busybox', '--list'])).trim().split('\n');
   for (const applet of applets) {
-    // Debian's busybox wget crashes on -T; curl is there for that.
+    // Debian's busybox wget crashes on -T.
     if (applet !== 'busybox' && applet !== 'wget') await symlink('/bin/busybox', join(root, 'bin', applet));
   }
-  for (const program of machinePrograms) {
-    await rm(join(root, 'bin', program), { force: true });
-    await putProgram(root, `/bin/${program}`, program);
-  }
-  await cp(join(bin, 'agnhost'), join(root, 'agnhost'));
+  await putProgram(root, '/bin/wget', 'wget');
+  await symlink('/bin/busybox', join(root, 'usr/bin/env'));
   await writeFile(join(root, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\n');
   await writeFile(join(root, 'etc/group'), 'root:x:0:\n');
   await writeFile(join(root, 'etc/nsswitch.conf'), 'hosts: files dns\n');
+}
+
+async function makeToolsRoot(root: string, bin: string): Promise<void> {
+  await makeBusyboxRoot(root);
+  for (const wish of machinePrograms) {
+    const [program = '', name = program] = wish.split(':');
+    await rm(join(root, 'bin', name), { force: true });
+    await putProgram(root, `/bin/${name}`, program);
+  }
+  await cp(join(bin, 'agnhost'), join(root, 'agnhost'));
+  // What `agnhost porter` shows over TLS.
+  const agnhost = join(await kubernetesSources(), 'test/images/agnhost/porter');
+  for (const name of ['localhost.crt', 'localhost.key']) await cp(join(agnhost, name), join(root, name));
 }
 
 /** A program of this machine with the shared libraries that it names, and glibc's DNS resolver, which nothing names. */

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Pid 1 of a node: gives it a root of its own (an overlay over the machine's /), then runs its daemons and starts again what ends.
-#   node-init.sh NAME ADDRESS FILES BIN LOGS    FILES: this node's directory (node.ts writes it); appears as /node inside
+#   node-init.sh NAME ADDRESS FILES BIN LOGS NODE_IPS    FILES: this node's directory (node.ts writes it); appears as /node inside
 set -euo pipefail
-name=$1 address=$2 files=$3 bin=$4 logs=$5
+name=$1 address=$2 files=$3 bin=$4 logs=$5 node_ips=$6
 hostname "$name"
 mount --make-rprivate /
 mount -t tmpfs -o size=2g tmpfs "$files/root"
@@ -69,6 +69,6 @@ until ctr version >/dev/null 2>&1; do sleep 0.1; done
 touch /node/containerd-up
 until [[ -e /node/images-there ]]; do sleep 0.05; done
 keep kubelet kubelet --config=/node/kubelet.yaml --kubeconfig=/node/kubelet.kubeconfig \
-  "--hostname-override=$name" "--node-ip=$address" &
+  "--hostname-override=$name" "--node-ip=$node_ips" &
 keep kube-proxy kube-proxy --config=/node/kube-proxy.yaml &
 wait

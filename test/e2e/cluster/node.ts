@@ -8,11 +8,21 @@ import { joinCgroups, makeCgroups, removeCgroups } from './cgroups.ts';
 import type { ControlPlane } from './control-plane.ts';
 import { attempt, run, startDaemon, until, type RunOptions, type RunResult } from './host.ts';
 import { makeKubeletKeys } from './pki.ts';
-import { clusterDomain, dnsAddress, fabric, images, type ClusterPaths, type ClusterSettings } from './settings.ts';
+import {
+  clusterDomain,
+  dnsAddress,
+  fabric,
+  fabric6,
+  images,
+  type ClusterPaths,
+  type ClusterSettings,
+} from './settings.ts';
 
 export class ClusterNode {
   readonly name: string;
   readonly address: string;
+  /** IPv6 address, in a dual-stack cluster. */
+  readonly address6: string;
   readonly #paths: ClusterPaths;
   readonly #files: string;
 
@@ -20,6 +30,7 @@ export class ClusterNode {
   constructor(index: number, paths: ClusterPaths) {
     this.name = `n${index}`;
     this.address = fabric.node(index);
+    this.address6 = fabric6.node(index);
     this.#paths = paths;
     this.#files = join(paths.work, this.name);
   }
@@ -28,8 +39,9 @@ export class ClusterNode {
   async boot(plane: ControlPlane, settings: ClusterSettings): Promise<void> {
     await makeCgroups(this.name);
     await this.#writeFiles(plane, settings);
-    await joinFabric(this.name, this.address);
-    await this.#startInit();
+    const dual = settings.families === 'dual';
+    await joinFabric(this.name, this.address, dual ? this.address6 : undefined);
+    await this.#startInit(dual ? `${this.address},${this.address6}` : this.address);
     for (const tarball of this.#paths.images) {
       await this.run(['ctr', '-n', 'k8s.io', 'images', 'import', '-'], { stdinFile: tarball, timeoutMs: 180_000 });
     }
@@ -71,11 +83,11 @@ export class ClusterNode {
       : ['sh', '-c', 'file=$1; shift; exec "$@" <"$file"', 'sh', stdinFile, ...full];
   }
 
-  async #startInit(): Promise<void> {
+  async #startInit(nodeIps: string): Promise<void> {
     const script = new URL('./node-init.sh', import.meta.url).pathname;
     const moveShell = joinCgroups(this.name);
     const unshare = ['unshare', '--mount', '--uts', '--ipc', '--pid', '--cgroup', '--fork', '--kill-child'];
-    const init = [script, this.name, this.address, this.#files, this.#paths.bin, this.#paths.logs];
+    const init = [script, this.name, this.address, this.#files, this.#paths.bin, this.#paths.logs, nodeIps];
     const outer = await startDaemon(
       ['nsenter', `--net=/run/netns/${this.name}`, 'sh', '-c', `${moveShell}; exec "$@"`, 'sh', ...unshare, ...init],
       join(this.#paths.logs, `${this.name}-init.log`),
@@ -119,7 +131,7 @@ export interface NodeRunOptions extends RunOptions {
 }
 
 /** A network namespace with `eth0` on the fabric's bridge and rp_filter as distributions set it. */
-export async function joinFabric(name: string, address: string): Promise<void> {
+export async function joinFabric(name: string, address: string, address6?: string): Promise<void> {
   const inside = (...command: readonly string[]): Promise<string> => run(['ip', 'netns', 'exec', name, ...command]);
   await run(['ip', 'netns', 'add', name]);
   await inside('sysctl', '-qw', 'net.ipv4.conf.all.rp_filter=1', 'net.ipv4.conf.default.rp_filter=1');
@@ -129,6 +141,9 @@ export async function joinFabric(name: string, address: string): Promise<void> {
   await run(['ip', '-n', name, 'addr', 'add', `${address}/${fabric.prefixLength}`, 'dev', 'eth0']);
   await run(['ip', '-n', name, 'link', 'set', 'eth0', 'up']);
   await run(['ip', '-n', name, 'route', 'add', 'default', 'via', fabric.controlPlane]);
+  if (address6 === undefined) return;
+  await run(['ip', '-n', name, 'addr', 'add', `${address6}/${fabric6.prefixLength}`, 'dev', 'eth0', 'nodad']);
+  await run(['ip', '-n', name, '-6', 'route', 'add', 'default', 'via', fabric6.controlPlane]);
 }
 
 const kubeletConfiguration = {

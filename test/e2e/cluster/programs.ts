@@ -221,11 +221,23 @@ async function requireOnly(directory: string, header: string, requirement: strin
   await writeFile(join(directory, 'doc.go'), 'package programs\n');
 }
 
+interface Download {
+  readonly Dir: string;
+  readonly GoMod: string;
+}
+
+async function downloadKubernetes(): Promise<Download> {
+  const module = `k8s.io/kubernetes@v${kubernetesVersion}`;
+  return JSON.parse(await run(['go', 'mod', 'download', '-json', module], { env: goEnvironment })) as Download;
+}
+
+/** Where Go keeps the sources of the release that the programs are built from. */
+export async function kubernetesSources(): Promise<string> {
+  return (await downloadKubernetes()).Dir;
+}
+
 async function kubernetesRequirements(): Promise<string> {
-  const answer: unknown = JSON.parse(
-    await run(['go', 'mod', 'download', '-json', `k8s.io/kubernetes@v${kubernetesVersion}`], { env: goEnvironment }),
-  );
-  const { GoMod: goMod } = answer as { readonly GoMod: string };
+  const { GoMod: goMod } = await downloadKubernetes();
   const edit = JSON.parse(await run(['go', 'mod', 'edit', '-json', goMod])) as {
     readonly Replace?: readonly { readonly Old: { readonly Path: string }; readonly New: { readonly Path: string } }[];
   };

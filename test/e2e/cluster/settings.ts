@@ -2,6 +2,10 @@
 
 export const clusterName = 'weft-e2e';
 export const serviceRange = '10.96.0.0/16';
+/** The second family of a dual-stack cluster. */
+export const serviceRange6 = 'fd00:96::/112';
+/** Weft's ranges in a dual-stack cluster. */
+export const dualRanges: readonly string[] = ['10.32.0.0/12', 'fd00:32::/48'];
 export const kubernetesServiceAddress = '10.96.0.1';
 export const dnsAddress = '10.96.0.10';
 export const clusterDomain = 'cluster.local';
@@ -16,6 +20,14 @@ export const fabric = {
   node: (index: number): string => `192.168.77.${10 + index}`,
 } as const;
 
+/** The same machines by IPv6, in a dual-stack cluster. */
+export const fabric6 = {
+  prefixLength: 64,
+  controlPlane: 'fd00:77::1',
+  outside: 'fd00:77::200',
+  node: (index: number): string => `fd00:77::${10 + index}`,
+} as const;
+
 export const apiServerUrl: string = `https://${fabric.controlPlane}:6443`;
 
 export const images = {
@@ -23,6 +35,9 @@ export const images = {
   coredns: 'registry.k8s.io/coredns/coredns:v1.15.0',
   /** agnhost, every busybox applet, curl, dig, ping, ip, ss, nc, tcpdump. */
   tools: 'registry.k8s.io/e2e-test-images/agnhost:2.66.1',
+  /** What upstream's own specs name beside it. */
+  dnsTools: 'registry.k8s.io/e2e-test-images/glibc-dns-testing:2.1.1',
+  busybox: 'registry.k8s.io/e2e-test-images/busybox:1.37.0-2',
 } as const;
 
 export type ProxyMode = 'iptables' | 'nftables';
@@ -30,6 +45,8 @@ export type ProxyMode = 'iptables' | 'nftables';
 export interface ClusterSettings {
   readonly nodes: number;
   readonly proxyMode: ProxyMode;
+  /** `dual`: nodes, pods and Services have both families, IPv4 first. */
+  readonly families: 'ipv4' | 'dual';
   /** `none` leaves /etc/cni/net.d and /opt/cni/bin empty; `bridge` proves the cluster with the reference plugins. */
   readonly cni: 'none' | 'bridge';
 }

@@ -87,6 +87,21 @@ describe.skipIf(cluster.settings.cni !== 'none')('installing with one apply', ()
       expect(table).toMatch(new RegExp(`^${node.name}\\.\\S+ +${node.name} .*${node.address} `, 'm'));
   });
 
+  test('an agent has the capabilities that the manifest lists, a seccomp filter, and no way to more', async () => {
+    for (const node of cluster.nodes) {
+      const status = await node.run([
+        'sh',
+        '-c',
+        'cat "/proc/$(pgrep -f "/opt/weft/bin/[w]eft agent" | head -1)/status"',
+      ]);
+      const field = (name: string): string => new RegExp(`^${name}:\\s+(\\S+)`, 'm').exec(status)?.[1] ?? '';
+      // CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_SYS_ADMIN 21.
+      const wanted = ((1n << 12n) | (1n << 13n) | (1n << 21n)).toString(16).padStart(16, '0');
+      for (const set of ['CapEff', 'CapPrm', 'CapBnd']) expect(field(set), set).toBe(wanted);
+      expect({ noNewPrivs: field('NoNewPrivs'), seccomp: field('Seccomp') }).toEqual({ noNewPrivs: '1', seccomp: '2' });
+    }
+  });
+
   test('applying the same file again changes nothing', async () => {
     const output = await cluster.plane.kubectl(['apply', '-f', manifestUrl]);
     const changed = output.split('\n').filter((line) => line !== '' && !line.endsWith(' unchanged'));

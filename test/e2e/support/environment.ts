@@ -8,6 +8,10 @@ export interface RunDescription {
   readonly settings: ClusterSettings;
   /** Kept after the run: daemon logs, and what is saved on failure. */
   readonly report: string;
+  /** Where prometheus and promtool are. */
+  readonly prometheus: string;
+  /** Where e2e.test and ginkgo are, and which of its specs run. */
+  readonly conformance: { readonly bin: string; readonly scope: 'services' | 'all' };
 }
 
 const variable = 'WEFT_E2E_RUN';

@@ -26,6 +26,10 @@ export interface PodWish {
   readonly node: string;
   readonly labels?: Readonly<Record<string, string>>;
   readonly annotations?: Readonly<Record<string, string>>;
+  /** Fields of the pod's spec that differ from the usual ones. */
+  readonly spec?: object;
+  /** Fields of its one container that differ from the usual ones. */
+  readonly container?: object;
 }
 
 interface PodObject {
@@ -96,19 +100,19 @@ export class Workspace {
   }
 
   /** A NodePort Service (so it has a ClusterIP too) on port 80, and its endpoints on every node's kube-proxy soon after. */
-  async addService(name: string, selector: Readonly<Record<string, string>>): Promise<TestService> {
+  async addService(name: string, selector: Readonly<Record<string, string>>, spec: object = {}): Promise<TestService> {
     const manifest = {
       apiVersion: 'v1',
       kind: 'Service',
       metadata: { name, namespace: this.namespace },
-      spec: { type: 'NodePort', selector, ports: [{ port: 80, targetPort: podPort }] },
+      spec: { type: 'NodePort', selector, ports: [{ port: 80, targetPort: podPort }], ...spec },
     };
     await this.#kubectl(['create', '-f', '-'], JSON.stringify(manifest));
-    const { spec } = await this.#cluster.plane.kubectlJson<{
-      readonly spec: { readonly clusterIP: string; readonly ports: readonly { readonly nodePort: number }[] };
+    const made = await this.#cluster.plane.kubectlJson<{
+      readonly spec: { readonly clusterIP: string; readonly ports: readonly { readonly nodePort?: number }[] };
     }>(['-n', this.namespace, 'get', 'service', name]);
-    const nodePort = spec.ports[0]?.nodePort ?? 0;
-    return { name, namespace: this.namespace, address: spec.clusterIP, port: 80, nodePort };
+    const nodePort = made.spec.ports[0]?.nodePort ?? 0;
+    return { name, namespace: this.namespace, address: made.spec.clusterIP, port: 80, nodePort };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -134,6 +138,7 @@ function podManifest(namespace: string, wish: PodWish): unknown {
       nodeSelector: { 'kubernetes.io/hostname': wish.node },
       terminationGracePeriodSeconds: 0,
       automountServiceAccountToken: false,
+      ...wish.spec,
       containers: [
         {
           name: 'web',
@@ -141,6 +146,7 @@ function podManifest(namespace: string, wish: PodWish): unknown {
           imagePullPolicy: 'Never',
           args: ['netexec', `--http-port=${podPort}`, '--udp-port=8081'],
           readinessProbe: { httpGet: { path: '/hostname', port: podPort }, periodSeconds: 1 },
+          ...wish.container,
         },
       ],
     },

@@ -1,0 +1,225 @@
+// What kube-proxy, CoreDNS and the API server build on the pod network: every kind of Service, host-network pods, names of pods,
+// and the API server's own ways into a pod.
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+import { killChild, run, until } from '../cluster/host.ts';
+import { dnsAddress, fabric } from '../cluster/settings.ts';
+import { ask, nodeClient, outsideClient, podClient, type Client } from '../support/clients.ts';
+import { currentCluster } from '../support/environment.ts';
+import { peerRecords } from '../support/ring.ts';
+import { webhook } from '../support/webhook.ts';
+import { podPort, Workspace, type TestPod } from '../support/workspace.ts';
+
+const cluster = currentCluster();
+const nodeNames = cluster.nodes.map((node) => node.name);
+const [first, second, third] = cluster.nodes as readonly [
+  (typeof cluster.nodes)[number],
+  (typeof cluster.nodes)[number],
+  (typeof cluster.nodes)[number],
+];
+const hostPodPort = 18080;
+
+/** Sends one packet to port 90 and prints the one that comes back. */
+const udpScript = 'exec 3<>"/dev/udp/$1/90" && echo hostname >&3 && timeout 2 dd bs=200 count=1 <&3 2>/dev/null';
+
+let workspace: Workspace;
+let pods: readonly TestPod[] = [];
+let hostPods: readonly TestPod[] = [];
+
+beforeAll(async () => {
+  workspace = await Workspace.create(cluster, 'services');
+  pods = await workspace.addPods(nodeNames.map((node) => ({ name: `web-${node}`, node, labels: { app: 'web' } })));
+  hostPods = await workspace.addPods(
+    nodeNames.map((node) => ({
+      name: `host-${node}`,
+      node,
+      labels: { app: 'host' },
+      spec: { hostNetwork: true },
+      container: {
+        args: ['netexec', `--http-port=${hostPodPort}`, '--udp-port=18081'],
+        readinessProbe: { tcpSocket: { port: hostPodPort }, periodSeconds: 1 },
+      },
+    })),
+  );
+});
+
+afterAll(async () => {
+  await workspace[Symbol.asyncDispose]();
+});
+
+const podOn = (node: string): TestPod => {
+  const pod = pods.find((one) => one.node === node);
+  if (pod === undefined) throw new Error(`no pod on ${node}`);
+  return pod;
+};
+const clients = (): readonly Client[] => [
+  ...pods.map((pod) => podClient(cluster, pod)),
+  ...nodeNames.map((node) => nodeClient(cluster, node)),
+];
+const one = async (client: Client, url: string, withinMs?: number): Promise<string> =>
+  (await ask(client, [url], withinMs))[url] ?? '';
+const withoutPort = (answer: string): string => answer.replace(/:\d+$/, '').replace(/^\[?::ffff:/, '');
+
+describe('a Service', () => {
+  test('with externalTrafficPolicy Local shows the pod the client’s own address, on the pod’s node only', async () => {
+    const local = await workspace.addService(
+      'local',
+      { node: second.name, app: 'web' },
+      { externalTrafficPolicy: 'Local' },
+    );
+    const outside = outsideClient(cluster);
+    const answer = await one(outside, `http://${second.address}:${local.nodePort}/clientip`);
+    expect(withoutPort(answer)).toBe(fabric.outside);
+    // kube-proxy drops it on the others: no pod of the Service is there.
+    const elsewhere = await one(outside, `http://${first.address}:${local.nodePort}/clientip`, 2000);
+    expect(elsewhere).toMatch(/^error: /);
+  });
+
+  test('with externalTrafficPolicy Cluster answers on every node', async () => {
+    const service = await workspace.addService('anywhere', { node: third.name, app: 'web' });
+    for (const node of cluster.nodes) {
+      expect(await one(outsideClient(cluster), `http://${node.address}:${service.nodePort}/hostname`)).toBe('web-n3');
+    }
+  });
+
+  test('with session affinity sends one client to one pod', async () => {
+    const sticky = await workspace.addService('sticky', { app: 'web' }, { sessionAffinity: 'ClientIP' });
+    for (const client of [podClient(cluster, podOn('n1')), nodeClient(cluster, 'n2'), outsideClient(cluster)]) {
+      const host = client.label.startsWith('the host') ? `${first.address}:${sticky.nodePort}` : sticky.address;
+      const urls = Array.from({ length: 12 }, (_, index) => `http://${host}/hostname?${index}`);
+      const answers = new Set(Object.values(await ask(client, urls)));
+      expect(answers.size, `${client.label}: ${[...answers].join()}`).toBe(1);
+      expect([...answers][0]).toMatch(/^web-n\d$/);
+    }
+  });
+
+  test('without it spreads over the pods of all nodes', async () => {
+    const spread = await workspace.addService('spread', { app: 'web' });
+    const seen = new Set<string>();
+    await until('every pod has answered', 30_000, async () => {
+      const urls = Array.from({ length: 12 }, (_, index) => `http://${spread.address}/hostname?${index}`);
+      for (const answer of Object.values(await ask(podClient(cluster, podOn('n1')), urls))) seen.add(answer);
+      return pods.every((pod) => seen.has(pod.name));
+    });
+    expect([...seen].toSorted()).toEqual(pods.map((pod) => pod.name));
+  });
+
+  test('whose only pod is the client itself answers it (hairpin)', async () => {
+    const own = await workspace.addService('own', { node: 'n1', app: 'web' });
+    expect(await one(podClient(cluster, podOn('n1')), `http://${own.address}/hostname`)).toBe('web-n1');
+  });
+
+  test('without a ClusterIP names its pods’ addresses', async () => {
+    await workspace.addService('headless', { app: 'web' }, { type: 'ClusterIP', clusterIP: 'None' });
+    for (const client of clients()) {
+      await expectNames(
+        client,
+        'headless.services.svc.cluster.local',
+        pods.map((pod) => pod.address),
+      );
+    }
+  });
+
+  test('over UDP carries a question and its answer across nodes', async () => {
+    const ports = [{ port: 90, targetPort: 8081, protocol: 'UDP' }];
+    const udp = await workspace.addService('udp', { node: 'n3', app: 'web' }, { ports });
+    for (const client of clients()) {
+      await until(`${client.label} is answered`, 20_000, async () => {
+        const { stdout } = await client.attempt(['bash', '-c', udpScript, 'bash', udp.address]);
+        return stdout.trim() === 'web-n3';
+      });
+    }
+  });
+
+  test('over host-network pods is reached from pods, and their nodes', async () => {
+    const ports = [{ port: 80, targetPort: hostPodPort }];
+    for (const node of nodeNames) {
+      const service = await workspace.addService(`on-${node}`, { node, app: 'host' }, { ports });
+      for (const client of clients()) {
+        expect(await one(client, `http://${service.address}/hostname`), client.label).toBe(node);
+      }
+    }
+  });
+});
+
+describe('host-network pods', () => {
+  test('and pods reach each other both ways, on each pair of nodes', async () => {
+    for (const pod of pods) {
+      const urls = cluster.nodes.map((node) => `http://${node.address}:${hostPodPort}/hostname`);
+      expect(Object.values(await ask(podClient(cluster, pod), urls)), pod.name).toEqual(nodeNames);
+    }
+    for (const host of hostPods) {
+      const urls = pods.map((pod) => `http://${pod.address}:${podPort}/hostname`);
+      expect(Object.values(await ask(podClient(cluster, host), urls)), host.name).toEqual(pods.map((pod) => pod.name));
+    }
+  });
+});
+
+describe('names', () => {
+  test('of pods by their address resolve from every node and pod', async () => {
+    for (const client of clients()) {
+      for (const pod of pods) {
+        await expectNames(client, `${pod.address.replaceAll('.', '-')}.services.pod.cluster.local`, [pod.address]);
+      }
+    }
+  });
+});
+
+describe('the API server, which is no node here and has a route to each node’s blocks,', () => {
+  beforeAll(async () => {
+    for (const peer of await peerRecords(cluster)) {
+      for (const block of peer.blocks)
+        await run(['ip', 'route', 'replace', block, 'via', cluster.node(peer.node).address]);
+    }
+  });
+
+  test('proxies to a pod and to a Service', async () => {
+    await workspace.addService('proxied', { app: 'web' });
+    const base = '/api/v1/namespaces/services';
+    for (const pod of pods) {
+      const path = `${base}/pods/${pod.name}:${podPort}/proxy/hostname`;
+      expect(await cluster.plane.kubectl(['get', '--raw', path])).toBe(pod.name);
+    }
+    const answer = await cluster.plane.kubectl(['get', '--raw', `${base}/services/proxied:80/proxy/hostname`]);
+    expect(pods.map((pod) => pod.name)).toContain(answer);
+  });
+
+  test('calls a webhook that runs in a pod', async () => {
+    await using hook = await webhook(cluster, workspace, 'n3');
+    await until('the webhook is asked', 30_000, async () => {
+      const { code, stderr } = await cluster.plane.tryKubectl(['-n', 'services', 'create', 'configmap', 'refused']);
+      return code !== 0 && stderr.includes(hook.answer);
+    });
+  });
+
+  test('forwards a port', async () => {
+    const child = spawn(
+      join(cluster.paths.bin, 'kubectl'),
+      [`--kubeconfig=${cluster.plane.kubeconfig}`, '-n', 'services', 'port-forward', 'pod/web-n2', `:${podPort}`],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    try {
+      const line = await new Promise<string>((resolve, reject) => {
+        createInterface({ input: child.stdout }).once('line', resolve);
+        child.once('exit', (code) => reject(new Error(`kubectl port-forward: exit ${String(code)}`)));
+      });
+      const port = /127\.0\.0\.1:(\d+)/.exec(line)?.[1];
+      const answer = await fetch(`http://127.0.0.1:${port}/hostname`);
+      expect(await answer.text()).toBe('web-n2');
+    } finally {
+      await killChild(child);
+    }
+  });
+});
+
+async function expectNames(client: Client, name: string, addresses: readonly string[]): Promise<void> {
+  await until(`${client.label} resolves ${name} to ${addresses.join()}`, 20_000, async () => {
+    const { stdout } = await client.attempt(['dig', '+short', '+time=2', `@${dnsAddress}`, name, 'A']);
+    const found = stdout.trim().split('\n').toSorted();
+    if (found.join() === addresses.toSorted().join()) return true;
+    throw new Error(`answered ${found.join()}`);
+  });
+}
