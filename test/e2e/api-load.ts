@@ -64,7 +64,7 @@ counts.clear();
 await sleep(minutes * 60_000);
 const perHour = (count: number): string => ((count / nodes / minutes) * 60).toFixed(0);
 let sum = 0;
-for (const [key, count] of [...counts].toSorted()) {
+for (const [key, count] of [...counts].toSorted(([one], [other]) => one.localeCompare(other))) {
   sum += count;
   console.log(`${key.padEnd(18)} ${perHour(count)} per node and hour`);
 }
