@@ -18,8 +18,8 @@ const config: ViteUserConfig = {
           environment: 'node',
           pool: 'forks',
           fileParallelism: false,
-          testTimeout: 30_000,
-          hookTimeout: 60_000,
+          testTimeout: 90_000,
+          hookTimeout: 90_000,
         },
       },
       {
