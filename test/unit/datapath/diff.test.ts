@@ -11,7 +11,7 @@ import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import { emptyKernel, macTo, wayTo } from './model.ts';
 import { leasesOf, settle, viewOf, wanted, withPods, worlds } from './worlds.ts';
 
-describe('diff', () => {
+describe('diff', { timeout: 60_000 }, () => {
   it('brings any kernel to what is wanted; a second diff is empty', () => {
     fc.assert(
       fc.property(fc.array(worlds, { minLength: 1, maxLength: 4 }), (sequence) => {

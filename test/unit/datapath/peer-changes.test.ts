@@ -48,7 +48,7 @@ function changeOf(first: World, second: World, state: ActualState): PeerChange |
   });
 }
 
-describe('planPeerChange', () => {
+describe('planPeerChange', { timeout: 60_000 }, () => {
   it('ends where a full round would, and what is expected of the kernel is what it holds', () => {
     let planned = 0;
     fc.assert(
