@@ -89,7 +89,9 @@ export function writeBack(state: State, cycle: Cycle, stored: StoredRecord | und
     );
     return false;
   }
-  const was = [...new Set([...(parsed.record.was ?? []), ...(copy.was ?? [])])].filter((uid) => uid !== stored.uid);
+  // A late duplicate of the first `create` may have made the record that stands there: it does not say what it was before.
+  const before = [...(parsed.record.was ?? []), state.durable.uid ?? '', ...(copy.was ?? [])];
+  const was = [...new Set(before)].filter((uid) => uid !== '' && uid !== stored.uid);
   const seq = Math.max(parsed.record.seq, state.durable.seq) + 1;
   const { suspect: _done, ...back } = whole;
   update(state, cycle, stored, { ...back, seq, ...(was.length > 0 && { was: was.slice(0, 4) }) }, 'backDone');

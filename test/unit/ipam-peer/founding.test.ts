@@ -126,3 +126,23 @@ test('a survey that is never answered is asked for again', () => {
   bench.settle(15_000);
   expect(bench.registry.universe?.record.founder).toBeDefined();
 });
+
+test('a founder takes its range although its record was deleted and made again by a late duplicate of its own request', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1');
+  one.holding = (request) => request.kind === 'update' && request.record === 'peer';
+  one.start();
+  bench.settle();
+  const made = bench.registry.peers.get('n1.x')?.stored;
+  expect(bench.registry.universe?.record.founder?.uid).toBe(made?.uid);
+  one.sim.crash();
+  bench.registry.remove('n1.x');
+  const value = made?.value as Readonly<Record<string, unknown>>;
+  bench.registry.execute({ kind: 'create', request: 0, record: 'peer', name: 'n1.x', value });
+  expect(bench.registry.peers.get('n1.x')?.stored.uid).not.toBe(made?.uid);
+  one.holding = () => false;
+  one.start();
+  bench.settle(400_000);
+  expect(one.blocks()).toEqual(['10.32.0.0/12']);
+  expect(one.allocate('pod').lease?.addresses).toEqual(['10.32.0.2']);
+});
