@@ -5,11 +5,11 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-import { killChild, run, until } from '../cluster/host.ts';
+import { killChild, until } from '../cluster/host.ts';
 import { dnsAddress, fabric } from '../cluster/settings.ts';
 import { ask, nodeClient, outsideClient, podClient, type Client } from '../support/clients.ts';
 import { currentCluster } from '../support/environment.ts';
-import { peerRecords } from '../support/ring.ts';
+import { routeControlPlane } from '../support/ring.ts';
 import { webhook } from '../support/webhook.ts';
 import { podPort, Workspace, type TestPod } from '../support/workspace.ts';
 
@@ -170,10 +170,7 @@ describe('names', () => {
 
 describe('the API server, which is no node here and has a route to each node’s blocks,', () => {
   beforeAll(async () => {
-    for (const peer of await peerRecords(cluster)) {
-      for (const block of peer.blocks)
-        await run(['ip', 'route', 'replace', block, 'via', cluster.node(peer.node).address]);
-    }
+    await routeControlPlane(cluster);
   });
 
   test('proxies to a pod and to a Service', async () => {

@@ -2,6 +2,7 @@
 import { BlockList } from 'node:net';
 
 import type { Cluster } from '../cluster/cluster.ts';
+import { run } from '../cluster/host.ts';
 import type { ClusterNode } from '../cluster/node.ts';
 
 export interface PeerRecord {
@@ -26,6 +27,17 @@ export async function peerRecords(cluster: Cluster): Promise<readonly PeerRecord
     node: spec.node.name,
     blocks: (spec.blocks ?? []).map((block) => block.cidr),
   }));
+}
+
+/** The control plane, which is no node, gets a route to each node's blocks: the API server's own ways into pods need them. */
+export async function routeControlPlane(cluster: Cluster): Promise<void> {
+  for (const peer of await peerRecords(cluster)) {
+    // A node that is gone may still have a record.
+    const address = cluster.nodes.find((node) => node.name === peer.node)?.address;
+    for (const block of peer.blocks) {
+      if (address !== undefined && !block.includes(':')) await run(['ip', 'route', 'replace', block, 'via', address]);
+    }
+  }
 }
 
 /** Whether an IPv4 address lies in one of the CIDRs. */
