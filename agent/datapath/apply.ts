@@ -185,13 +185,18 @@ class Applier {
     }
   }
 
-  /** What can be set on a living device; the address generation mode before the link comes up. */
+  /**
+   * What can be set on a living device; the address generation mode before the link comes up. The MAC only where it is another: setting
+   * it, be it to the same, takes every neighbour off the device, permanent ones too (neigh_changeaddr).
+   */
   #settle(link: OverlayLink): void {
     const { ifname } = link;
+    const [[now]] = this.#io.route.batchOrThrow([getLink({ ifname })]);
+    const address = now?.address === link.mac ? {} : { address: link.mac };
     // Apart: refused where IPv6 is off.
     this.#io.route.batch([setLink({ ifname, afSpec: { inet6: { addrGenMode: addrGenMode.none } } })]);
     const [, , , answer] = this.#io.route.batchOrThrow([
-      setLink({ ifname, address: link.mac, mtu: link.mtuBytes }),
+      setLink({ ifname, ...address, mtu: link.mtuBytes }),
       setLink({ ifname, afSpec: { inet: { conf: { rpFilter: looseRpFilter } } } }),
       setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
       getLink({ ifname }),

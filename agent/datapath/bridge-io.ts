@@ -56,8 +56,11 @@ export function applyBridge(io: KernelIo, operation: BridgeOperation): number | 
 function settleBridge(io: KernelIo, { ifname, mac, mtuBytes }: BridgeLink): number | undefined {
   // Apart: refused where IPv6 is off.
   io.route.batch([setLink({ ifname, afSpec: { inet6: { addrGenMode: addrGenMode.none } } })]);
+  const [[now]] = io.route.batchOrThrow([getLink({ ifname })]);
+  // Set only where it is another: it takes the neighbours off the device.
+  const address = now?.address === mac ? {} : { address: mac };
   const [, , , answer] = io.route.batchOrThrow([
-    setLink({ ifname, address: mac, mtu: mtuBytes, linkinfo: { kind: 'bridge', data: bridgeOptions } }),
+    setLink({ ifname, ...address, mtu: mtuBytes, linkinfo: { kind: 'bridge', data: bridgeOptions } }),
     setLink({ ifname, afSpec: { inet: { conf: inetOptions } } }),
     setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
     getLink({ ifname }),

@@ -39,7 +39,10 @@ interface Halves {
 export function diff(desired: DesiredState, actual: ActualState): readonly Operation[] {
   const overlay = overlayOperations(desired.overlay, actual.overlay);
   // Everything on a device that is made anew goes with the old one.
-  const known = overlay.renewed && actual.overlay ? withoutOverlay(actual, actual.overlay.ifname) : actual;
+  const kept = overlay.renewed && actual.overlay ? withoutOverlay(actual, actual.overlay.ifname) : actual;
+  // A device that gets another MAC loses its neighbours.
+  const isMoved = desired.overlay && actual.overlay && desired.overlay.mac !== actual.overlay.mac;
+  const known = isMoved ? { ...kept, neighbours: [] } : kept;
   const podLinks = podLinkOperations(desired, known);
   const parts: readonly Halves[] = [
     firewallOperations(desired, known),
