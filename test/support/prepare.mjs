@@ -31,7 +31,11 @@ const stages = {
   },
   bench: { debian: [...compilers, ...hostTools, 'containernetworking-plugins'], native: true, root: true },
   fuzz: { debian: [...compilers, 'clang', 'libclang-rt-14-dev'], native: true, root: false },
-  runtimes: { debian: [...compilers, ...hostTools, 'podman', 'crun', 'ca-certificates'], native: true, root: true },
+  runtimes: {
+    debian: [...compilers, ...hostTools, 'podman', 'crun', 'containerd', 'ca-certificates'],
+    native: true,
+    root: true,
+  },
   e2e: {
     debian: [...compilers, ...hostTools, ...clusterTools],
     native: true,

@@ -46,6 +46,8 @@ test.each<[string, string, number, Partial<CniCallOptions>]>([
   ['a container id of 300 letters', 'ADD', 4, { env: { CNI_CONTAINERID: 'x'.repeat(300) } }],
   ['an interface name of 16 letters', 'ADD', 4, { ifname: 'x'.repeat(16) }],
   ['an interface name that is a pattern', 'ADD', 4, { ifname: 'eth%d' }],
+  ['an interface name with a colon', 'ADD', 4, { ifname: 'a:b' }],
+  ['an interface name that is a folder', 'ADD', 4, { ifname: '..' }],
   ['an interface name with a slash', 'ADD', 4, { ifname: 'a/b' }],
   ['an interface name with a space', 'ADD', 4, { ifname: 'a b' }],
   ['an interface name that the pod has', 'ADD', 101, { ifname: 'lo' }],

@@ -156,7 +156,7 @@ describe('environment', () => {
     expect(parseCall(request('ADD'))).toMatchObject({ pod: {} });
   });
 
-  test('weft must be first in its list', () => {
+  test('a prevResult where there are no lists', () => {
     expect(codeOf(() => parseCall(request('ADD', {}, { cniVersion: '0.2.0', prevResult: { ips: [] } })))).toBe(7);
   });
 
