@@ -1,7 +1,7 @@
 // A node that has lost its state directory while pods run: the host end of each pod's link carries who it belongs to and its
 // addresses, so leases can be rebuilt from the kernel. Until that is done nothing may touch those links.
 
-import type { KernelLease } from '#agent/datapath/kernel-datapath.ts';
+import type { KernelLease } from '#agent/datapath/identity.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
 /**

@@ -42,6 +42,8 @@ export interface Underlay {
 
 export interface KernelReading {
   readonly state: ActualState;
+  /** Every link there is. */
+  readonly links: readonly Link[];
   /** Ifindex of each link of ours and of the underlay's. */
   readonly ifindexes: ReadonlyMap<string, number>;
   /** The link that holds the underlay address. */
@@ -105,6 +107,7 @@ export async function readKernel(
   const named = [...own, ...(underlay ? [underlay.link] : [])];
   return {
     state,
+    links,
     ifindexes: new Map(named.map((link) => [link.ifname ?? '', link.ifiIndex])),
     underlay: underlay && {
       ...underlay.facts,

@@ -19,6 +19,7 @@ import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { podRouteFaults } from './pod-routes.ts';
 import { gatewayOf, readLink } from './pod-link.ts';
 import type { BridgePort, PodLinkContext, PodLinkPlan } from './pod-link.ts';
+import { readShapingFaults } from './shaper.ts';
 
 type CheckContext = Pick<PodLinkContext, 'io' | 'settings'>;
 
@@ -43,6 +44,13 @@ export async function checkPodLink(
   if (port) expectEqual(faults, `bridge of ${lease.hostIfname}`, String(port.bridgeIfindex), String(host.master ?? 0));
   else await checkHostSide(context, request, overlayAddresses, host, faults);
   await checkFirewall(context, request, port !== undefined, faults);
+  for (const direction of await readShapingFaults(context.io, context.settings, lease, host)) {
+    faults.push({
+      what: `${direction} limit of ${lease.hostIfname}`,
+      expected: 'as asked for',
+      actual: 'another or none',
+    });
+  }
   try {
     checkPodSide(request, host, { port, overlayAddresses }, faults);
   } catch (error) {

@@ -74,6 +74,11 @@ export interface LinkAlias {
   readonly podLink: PodLinkKind;
 }
 
+/** A pod link found in the kernel, by which leases can be rebuilt. */
+export interface KernelLease extends LinkAlias {
+  readonly hostIfname: string;
+}
+
 /** What an alias begins with, by how the link was made. */
 const magics: Readonly<Record<PodLinkKind, string>> = { routed: 'weft:1', bridge: 'weft:1:bridge' };
 

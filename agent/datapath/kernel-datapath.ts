@@ -19,7 +19,7 @@ import { roundFindings } from './findings.ts';
 import type { RoundOutcome } from './findings.ts';
 import { ForeignFirewalls } from './foreign-firewall.ts';
 import { parseAlias } from './identity.ts';
-import type { LinkAlias } from './identity.ts';
+import type { KernelLease } from './identity.ts';
 import { openKernelIo } from './kernel-io.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
@@ -34,6 +34,7 @@ import { PodLinkReaper } from './reaper.ts';
 import { Rounds } from './rounds.ts';
 import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
+import { Shaper } from './shaper.ts';
 import { forgetFlows } from './udp-flows.ts';
 import { busyNamesOf, namesOf, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
 import { watchKernel } from './watch.ts';
@@ -48,11 +49,6 @@ export interface DatapathOptions {
   readonly log: DatapathLog;
   /** For tests: called before each step of an attach; what it throws fails the attach there. */
   readonly beforeAttachStep?: (step: string, lease: Lease) => void;
-}
-
-/** A pod link found in the kernel, by which leases can be rebuilt. */
-export interface KernelLease extends LinkAlias {
-  readonly hostIfname: string;
 }
 
 /** The datapath with what only the agent's own parts need. */
@@ -84,6 +80,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #settings: DatapathSettings;
   readonly #io: KernelIo;
   readonly #reaper: PodLinkReaper;
+  readonly #shaper: Shaper;
   readonly #context: PodLinkContext;
   readonly #rounds: Rounds;
   readonly #pods = new WantedPods();
@@ -126,7 +123,8 @@ class NodeDatapath implements KernelDatapath {
     this.#ports = new Ports(options.settings.podLink);
     this.#direct = new DirectPaths(this.#io, options.settings);
     this.#foreign = new ForeignFirewalls(this.#io, options.settings);
-    this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper };
+    this.#shaper = new Shaper(this.#io, options.settings, this.#reaper);
+    this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper, shaper: this.#shaper };
     this.#rounds = new Rounds(() => this.#round());
   }
 
@@ -142,6 +140,7 @@ class NodeDatapath implements KernelDatapath {
       watchKernel({
         ...common,
         isWantedPod: (ifname) => this.#pods.has(ifname),
+        isShaped: (ifindex) => this.#shaper.owns(ifindex),
         reading: () => this.#reading,
         linkAddresses: () => this.#direct.macs,
         onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
@@ -301,6 +300,7 @@ class NodeDatapath implements KernelDatapath {
       this.#expected.attachedAll(this.#pods.list(), this.#portNames, attached);
       this.#expected.note(operations);
       const refusals = await this.#apply(operations, reading, signal);
+      const shaped = await this.#shaper.round(reading.links, this.#pods, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
       if (desired.overlay) {
         const leases = this.#pods.list().filter(({ hostIfname }) => !this.#pods.untouchable.has(hostIfname));
@@ -314,13 +314,14 @@ class NodeDatapath implements KernelDatapath {
       this.#writes += foreign.writes;
       const isOpen = desired.bridge !== undefined && !reading.bridgeNetfilter;
       this.#settled = !isOpen && !refusals.some(isEssential);
-      retry = refusals.length > 0;
+      retry = refusals.length + shaped.findings.length > 0;
       if (!retry) this.#applied = view;
       this.#reconciles++;
-      this.#writes += operations.length;
-      if (!asked) this.#repairs += operations.length;
+      this.#writes += operations.length + shaped.written;
+      if (!asked) this.#repairs += operations.length + shaped.written;
       this.#lastReconcileMs = performance.now() - began;
-      this.#report({ desired, reading, refusals, notForwarding: this.#notForwarding, foreign: foreign.findings });
+      const more = [...foreign.findings, ...shaped.findings];
+      this.#report({ desired, reading, refusals, notForwarding: this.#notForwarding, foreign: more });
     } finally {
       const objects = this.#expected?.size ?? 0;
       this.#schedule(retry ? retryMs : Math.max(this.#settings.comparePeriodMs, objects * perObjectMs));

@@ -44,6 +44,7 @@ import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { planPodRoutes, removePodRules } from './pod-routes.ts';
 import type { PodLinkReaper } from './reaper.ts';
 import type { DatapathSettings } from './settings.ts';
+import type { Shaper } from './shaper.ts';
 
 /** Ifindex of `lo` in every namespace (net/core/dev.c, LOOPBACK_IFINDEX). */
 const loopbackIfindex = 1;
@@ -56,6 +57,7 @@ export interface PodLinkContext {
   readonly io: KernelIo;
   readonly settings: DatapathSettings;
   readonly reaper: PodLinkReaper;
+  readonly shaper: Shaper;
 }
 
 /** What a port of the bridge needs. */
@@ -114,6 +116,7 @@ export async function attachPodLink(
     if (!plan.port && lease.addresses.some((address) => familyOf(address) === 6)) {
       io.writeSysctl(`net/ipv6/conf/${lease.hostIfname}/accept_ra`, '0');
     }
+    context.shaper.put(lease, made.hostIfindex);
     plan.beforeStep?.('pod');
     routes = buildPodSide(settings, request, made.podIfindex, plan);
     await awaitCarrier(io, made.hostIfindex, signal);
@@ -351,8 +354,10 @@ async function undoAttach(
   hostIfindex: number,
   onBridge: boolean,
 ): Promise<void> {
-  const { io, settings } = context;
+  const { io, settings, reaper } = context;
+  context.shaper.doom(lease);
   const [reply] = await io.route.batchAsync([delLink({ ifiIndex: hostIfindex })]);
+  if (lease.link?.bandwidth) await reaper.flush();
   removePodRules(lease);
   removeElements(io, settings.nftTable, podElements(lease, onBridge));
   if (!reply.ok && reply.error.errno !== errno.ENODEV) throw reply.error;
@@ -370,6 +375,7 @@ export function detachPodLink(context: PodLinkContext, lease: Lease, onBridge: b
   if (alias && alias.generation !== lease.generation) return;
   removePodRules(lease);
   removeElements(io, settings.nftTable, podElements(lease, onBridge));
+  context.shaper.doom(lease);
   if (!link) return;
   const replies = io.route.batch([
     // Out of a bridge too: what is sent to it there would still arrive.

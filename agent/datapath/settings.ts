@@ -14,6 +14,8 @@ export interface DatapathSettings {
   readonly overlayDevice: string;
   /** Prefix of every host end of a pod's veth; at most 8 characters. */
   readonly podLinkPrefix: string;
+  /** Prefix of the ifb through which what a pod sends is limited; as long as `podLinkPrefix`. */
+  readonly shaperPrefix: string;
   /** UDP port of the overlay; 6784 is Weave's, 4789 and 8472 are claimed by others. */
   readonly vxlanPort: number;
   /** VXLAN network identifier, 24 bits. */
@@ -51,6 +53,7 @@ export const defaultDatapathSettings: DatapathSettings = {
   overlayMode: 'vxlan',
   overlayDevice: 'weft0',
   podLinkPrefix: 'weftp',
+  shaperPrefix: 'weftb',
   vxlanPort: 6784,
   vni: 6784,
   mtuBytes: 0,

@@ -28,6 +28,8 @@ export interface WatchOptions {
   readonly settings: DatapathSettings;
   readonly io: KernelIo;
   readonly isWantedPod: (hostIfname: string) => boolean;
+  /** True for links that limit a pod's bandwidth. */
+  readonly isShaped: (ifindex: number) => boolean;
   readonly desired: () => DesiredState | undefined;
   readonly expected: () => Expected | undefined;
   readonly reading: () => KernelReading | undefined;
@@ -48,6 +50,8 @@ const ported: ReadonlySet<Notification['kind']> = new Set([
   'delNexthop',
   'newNeighbour',
   'delNeighbour',
+  'delQdisc',
+  'delFilter',
 ]);
 
 /** Starts listening; throws NetlinkError when the monitor cannot be opened. */
@@ -56,7 +60,7 @@ export function watchKernel(options: WatchOptions): Disposable {
   return NetlinkMonitor.open({
     // An ADD makes a dozen notifications, many peers make thousands.
     skips: (kind, port) => kind === 'other' || (ported.has(kind) && options.io.route.ports.has(port)),
-    groups: ['link', 'neigh', 'ipv4Ifaddr', 'ipv4Route', 'ipv6Ifaddr', 'ipv6Route', 'nexthop'],
+    groups: ['link', 'neigh', 'ipv4Ifaddr', 'ipv4Route', 'ipv6Ifaddr', 'ipv6Route', 'nexthop', 'tc'],
     ...(netnsPath === undefined ? {} : { netnsPath }),
     onMessages: (notifications) => {
       for (const notification of withoutRepeats(notifications)) {
@@ -86,7 +90,8 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
   const desired = options.desired();
   switch (notification.kind) {
     case 'delLink': {
-      const { ifname = '' } = notification.link;
+      const { ifname = '', ifiIndex } = notification.link;
+      if (options.isShaped(ifiIndex) && !options.isWantedPod(ifname)) return `shaper ${ifname} was deleted`;
       const ours = (ifname === settings.overlayDevice && desired?.overlay) || options.isWantedPod(ifname);
       return ours && !readLink(options.io, ifname) ? `link ${ifname} was deleted` : undefined;
     }
@@ -105,6 +110,11 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
     case 'newNeighbour':
     case 'delNeighbour':
       return neighbourReason(options, notification.kind, notification.neighbour);
+    case 'delQdisc':
+    case 'delFilter': {
+      const { ifindex } = notification.object;
+      return options.isShaped(ifindex) ? `a limit of link ${ifindex} was deleted` : undefined;
+    }
     case 'other':
       return undefined;
     default:

@@ -11,11 +11,13 @@ import { neighbourFormat, neighbourMessage, type Neighbour } from './neighbour.t
 import { fromNative, NetlinkError } from './netlink-error.ts';
 import { nexthopFormat, nexthopMessage, type Nexthop } from './nexthop.ts';
 import { routeFormat, routeMessage, type Route } from './route.ts';
+import { filterMessage, qdiscMessage, tcFormat, type TcObject } from './traffic-control.ts';
 
 /** RTNLGRP_* (linux/rtnetlink.h). */
 const groupNumbers = {
   link: 1,
   neigh: 3,
+  tc: 4,
   ipv4Ifaddr: 5,
   ipv4Route: 7,
   ipv6Ifaddr: 9,
@@ -31,6 +33,7 @@ export type Notification =
   /** FDB entries too: family AF_BRIDGE. */
   | { readonly kind: 'newNeighbour' | 'delNeighbour'; readonly neighbour: Neighbour }
   | { readonly kind: 'newNexthop' | 'delNexthop'; readonly nexthop: Nexthop }
+  | { readonly kind: 'delQdisc' | 'delFilter'; readonly object: TcObject }
   | { readonly kind: 'other'; readonly type: number; readonly payload: Uint8Array };
 
 export interface NetlinkMonitorOptions {
@@ -65,6 +68,8 @@ const kindOf: ReadonlyMap<number, Notification['kind']> = new Map<number, Notifi
   [neighbourMessage.delete, 'delNeighbour'],
   [nexthopMessage.new, 'newNexthop'],
   [nexthopMessage.delete, 'delNexthop'],
+  [qdiscMessage.delete, 'delQdisc'],
+  [filterMessage.delete, 'delFilter'],
 ]);
 
 function decode(kind: Notification['kind'], bytes: Buffer, type: number, start: number, end: number): Notification {
@@ -84,6 +89,9 @@ function decode(kind: Notification['kind'], bytes: Buffer, type: number, start: 
     case 'newNexthop':
     case 'delNexthop':
       return { kind, nexthop: nexthopFormat.read(bytes, start, end) };
+    case 'delQdisc':
+    case 'delFilter':
+      return { kind, object: tcFormat.read(bytes, start, end) };
     case 'other':
       return { kind, type, payload: new Uint8Array(bytes.subarray(start, end)) };
     default:

@@ -16,6 +16,7 @@ import { runShim, type ShimOptions, type ShimRun } from '#test/support/shim.ts';
 
 const main = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
 const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
+const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
 const underlay = '192.168.50.1';
 
 /** Links and addresses of a host: an underlay that leads nowhere. */
@@ -96,13 +97,19 @@ export class AgentHost implements AsyncDisposable {
     return this.#child?.pid;
   }
 
+  /** How the agent ended; '' while it runs. */
+  get ended(): string {
+    return this.#ended;
+  }
+
   /** Starts the agent and waits until pods can start. */
   async start(): Promise<void> {
     const log = await open(join(this.directory, 'agent.log'), 'a');
     const enter = this.netns === undefined ? [] : ['nsenter', `--net=${this.netns.path}`, '--'];
     const command = [...enter, ...this.program, '--config', join(this.directory, 'config.json')];
     const [program = '', ...args] = command;
-    const env = { PATH: process.env['PATH'], ...this.env };
+    // Half of a start is compiling: the second agent of a run need not.
+    const env = { PATH: process.env['PATH'], NODE_COMPILE_CACHE: compileCache, ...this.env };
     const child = spawn(program, args, { stdio: ['ignore', log.fd, log.fd], env });
     this.#child = child;
     this.#ended = '';

@@ -26,15 +26,24 @@ export interface KernelDump {
   readonly links: readonly string[];
   readonly routes: readonly string[];
   readonly podNeighbours: readonly string[];
+  /** Routing rules of both families. */
+  readonly rules: readonly string[];
+  /** Forwarding entries, without the multicast ones that the kernel makes. */
+  readonly fdb: readonly string[];
+  /** Queueing disciplines without their handles. */
+  readonly qdiscs: readonly string[];
   /** One line for each table, chain, rule, set. */
   readonly nft: readonly string[];
 }
 
-/** Links with their addresses, routes of every table, neighbours on pod links, the whole nft ruleset. */
+/** Links with their addresses, routes of every table, rules, neighbours on pod links, FDB, qdiscs, the whole nft ruleset. */
 export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
   const links = await netns.json<readonly Link[]>(['ip', '-d', '-j', 'address']);
   const routes4 = await netns.exec(['ip', '-4', 'route', 'show', 'table', 'all']);
   const routes6 = await netns.exec(['ip', '-6', 'route', 'show', 'table', 'all']);
+  const fdb = await netns.exec(['bridge', 'fdb', 'show']);
+  const qdiscs = await netns.exec(['tc', 'qdisc', 'show']);
+  const rules = (await netns.exec(['ip', 'rule'])) + (await netns.exec(['ip', '-6', 'rule']));
   const neighbours = await netns.json<readonly Neighbour[]>(['ip', '-j', 'neighbour']);
   const ruleset = await netns.json<{ readonly nftables: readonly object[] }>(['nft', '-j', 'list', 'ruleset']);
   return {
@@ -44,18 +53,26 @@ export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
         .map(({ local, prefixlen }) => `${local}/${prefixlen}`);
       return `${ifname} mtu ${mtu} ${flags.includes('UP') ? 'up' : 'down'} ${addresses.join(' ')}`;
     }),
-    routes: [...routes4.split('\n'), ...routes6.split('\n').filter((line) => !/fe80|ff00|multicast/.test(line))]
-      .map((line) => line.trim())
-      .filter((line) => line !== '')
-      .toSorted(),
+    routes: linesOf(routes4 + routes6.replaceAll(/.*(fe80|ff00|multicast).*\n/g, '')),
     podNeighbours: neighbours
       .filter(({ dev }) => dev.startsWith('weftp'))
       .map(({ dst, dev, lladdr }) => `${dst} ${dev} ${lladdr ?? ''}`)
       .toSorted(),
+    rules: linesOf(rules),
+    fdb: linesOf(fdb).filter((line) => !/^(33:33|01:00:5e)/.test(line)),
+    qdiscs: linesOf(qdiscs.replaceAll(/ [0-9a-f]+: /g, ' ').replaceAll(/ refcnt \d+/g, '')),
     nft: ruleset.nftables.map((item) =>
       JSON.stringify(item, (key, value: unknown) =>
         ['handle', 'packets', 'bytes', 'metainfo'].includes(key) ? undefined : value,
       ),
     ),
   };
+}
+
+function linesOf(text: string): readonly string[] {
+  return text
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '')
+    .toSorted();
 }

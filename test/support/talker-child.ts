@@ -3,13 +3,13 @@
 import { createSocket, type Socket } from 'node:dgram';
 import { connect, createServer } from 'node:net';
 
-import type { Answer, Ask, Serve, ToTalker } from '#test/support/talker.ts';
+import type { Answer, Ask, Download, Downloaded, Serve, ToTalker } from '#test/support/talker.ts';
 
 /** UDP clients by local port: a second question of the same flow comes from the same socket. */
 const udpClients = new Map<number, Socket>();
 const plain = (address: string): string => address.replace(/^::ffff:/, '');
 
-async function serve({ protocol, port, name }: Serve): Promise<void> {
+async function serve({ protocol, port, name, bytes }: Serve): Promise<void> {
   const answer = (source: string): string => JSON.stringify({ name, source: plain(source) });
   if (protocol === 'udp') {
     const socket = createSocket('udp6');
@@ -19,7 +19,7 @@ async function serve({ protocol, port, name }: Serve): Promise<void> {
   }
   const server = createServer((socket) => {
     socket.on('error', () => undefined);
-    socket.end(answer(socket.remoteAddress ?? ''));
+    socket.end(bytes === undefined ? answer(socket.remoteAddress ?? '') : Buffer.alloc(bytes));
   });
   await new Promise<void>((resolve) => server.listen(port, '::', resolve));
 }
@@ -72,10 +72,31 @@ async function udpClient(type: 'udp4' | 'udp6', localPort: number): Promise<Sock
   return socket;
 }
 
+async function download({ address, port }: Download): Promise<Downloaded> {
+  const beganMs = performance.now();
+  return await new Promise((resolve, reject) => {
+    const socket = connect({ host: address, port });
+    let bytes = 0;
+    socket.on('data', (chunk) => (bytes += chunk.length));
+    socket.on('end', () => resolve({ bytes, ms: performance.now() - beganMs }));
+    socket.on('error', reject);
+  });
+}
+
+async function run(errand: ToTalker): Promise<Answer | Downloaded | undefined | void> {
+  switch (errand.kind) {
+    case 'serve':
+      return await serve(errand.serve);
+    case 'ask':
+      return await ask(errand.ask);
+    case 'download':
+      return await download(errand.download);
+  }
+}
+
 process.on('disconnect', () => process.exit(0));
 process.on('message', (message: ToTalker) => {
-  const work = message.serve === undefined ? ask(message.ask) : serve(message.serve);
-  work.then(
+  run(message).then(
     (answer) => process.send?.({ id: message.id, answer }),
     (error: unknown) => process.send?.({ id: message.id, error: String(error) }),
   );

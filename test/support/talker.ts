@@ -8,6 +8,19 @@ export interface Serve {
   readonly protocol: 'tcp' | 'udp';
   readonly port: number;
   readonly name: string;
+  /** TCP: sends so many bytes instead of an answer. */
+  readonly bytes?: number;
+}
+
+export interface Download {
+  readonly address: string;
+  readonly port: number;
+}
+
+export interface Downloaded {
+  readonly bytes: number;
+  /** From before the connection to the end of the data. */
+  readonly ms: number;
 }
 
 export interface Ask {
@@ -25,13 +38,15 @@ export interface Answer {
   readonly source: string;
 }
 
-export type ToTalker =
-  | { readonly id: number; readonly serve: Serve; readonly ask?: undefined }
-  | { readonly id: number; readonly serve?: undefined; readonly ask: Ask };
+export type Errand =
+  | { readonly kind: 'serve'; readonly serve: Serve }
+  | { readonly kind: 'ask'; readonly ask: Ask }
+  | { readonly kind: 'download'; readonly download: Download };
+export type ToTalker = Errand & { readonly id: number };
 
 interface FromTalker {
   readonly id: number;
-  readonly answer?: Answer;
+  readonly answer?: Answer | Downloaded;
   readonly error?: string;
 }
 
@@ -58,16 +73,22 @@ export class Talker implements AsyncDisposable {
   }
 
   /** Serves on every address of the namespace; resolves when it listens. */
-  async serve(protocol: Serve['protocol'], port: number, name: string): Promise<void> {
-    await this.#tell({ serve: { protocol, port, name } });
+  async serve(protocol: Serve['protocol'], port: number, name: string, bytes?: number): Promise<void> {
+    await this.#tell({ kind: 'serve', serve: { protocol, port, name, ...(bytes === undefined ? {} : { bytes }) } });
   }
 
   /** Undefined where nobody answers. */
   async ask(question: Omit<Ask, 'waitMs'> & { readonly waitMs?: number }): Promise<Answer | undefined> {
-    return await this.#tell({ ask: { waitMs: defaultWaitMs, ...question } });
+    const answer = await this.#tell({ kind: 'ask', ask: { waitMs: defaultWaitMs, ...question } });
+    return answer as Answer | undefined;
   }
 
-  async #tell(message: { readonly serve: Serve } | { readonly ask: Ask }): Promise<Answer | undefined> {
+  /** Takes all that a server with `bytes` sends over TCP. */
+  async download(from: Download): Promise<Downloaded> {
+    return (await this.#tell({ kind: 'download', download: from })) as Downloaded;
+  }
+
+  async #tell(message: Errand): Promise<Answer | Downloaded | undefined> {
     const id = this.#next++;
     const reply = await new Promise<FromTalker>((resolve) => {
       this.#waiting.set(id, resolve);
