@@ -1,12 +1,13 @@
 // ADD and DEL as the runtime sees them, from the plugin's start to its exit: Weft (the real shim and a real agent) against Debian's
-// reference plugins bridge + host-local, interleaved in one run, so that whatever else the machine does hits both.
+// reference plugins bridge + host-local, interleaved in one run, so that whatever else the machine does hits both. `ports`: the same
+// with a TCP and a UDP port mapping for each pod, which the reference makes by a second plugin, portmap, through iptables.
 //
 // Every call gets a namespace made beforehand and used once. Between two measurements the kernel is left to finish: neither side pays
 // for links that the other is still deleting. How long Weft's links take to be gone is a figure of its own.
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -39,6 +40,14 @@ interface Measured {
 }
 
 export async function benchAdd(say: (line: string) => void): Promise<Figures> {
+  return await compare(say, false);
+}
+
+export async function benchPorts(say: (line: string) => void): Promise<Figures> {
+  return { ports: await compare(say, true) };
+}
+
+async function compare(say: (line: string) => void, ports: boolean): Promise<Figures> {
   if (!existsSync(join(referenceDirectory, 'bridge'))) {
     throw new Error(
       `no reference plugins in ${referenceDirectory} (Debian: apt-get install containernetworking-plugins)`,
@@ -46,9 +55,10 @@ export async function benchAdd(say: (line: string) => void): Promise<Figures> {
   }
   ensureShim();
   await using host = await AgentHost.create('here');
-  const burst = buildBurst(host.directory);
+  const burst = build('burst', host.directory);
   await host.start();
-  const contenders = [await weftOf(host), await referenceOf(host)] as const;
+  const plain = [await weftOf(host), await referenceOf(host)] as const;
+  const contenders = ports ? await withPorts(plain, host.directory) : plain;
   const perSide = warmUps + sequentialRounds + concurrentRounds * atOnce;
   say(`making ${perSide * contenders.length} namespaces …`);
   makeNamespaces(contenders.flatMap(({ name }) => Array.from({ length: perSide }, (_, at) => `${name}-${at}`)));
@@ -127,6 +137,33 @@ async function referenceOf(host: AgentHost): Promise<Contender> {
   };
 }
 
+/** Each through the same small program that chains plugins: Weft's list has one, the reference's two. */
+async function withPorts(plain: readonly [Contender, Contender], directory: string): Promise<[Contender, Contender]> {
+  const program = build('chain', directory);
+  const cache = join(directory, 'results');
+  await mkdir(cache);
+  const portMappings = ['tcp', 'udp'].map((protocol) => ({ hostPort: '@PORT@', containerPort: 80, protocol }));
+  const runtimeConfig = { portMappings };
+  const chained = async (side: Contender): Promise<Contender> => {
+    const conf = JSON.parse(await readFile(side.confPath, 'utf8')) as object;
+    const plugins: (readonly [string, object])[] =
+      side.name === 'weft'
+        ? [[side.program, { ...conf, runtimeConfig }]]
+        : [
+            [side.program, conf],
+            [
+              join(referenceDirectory, 'portmap'),
+              { cniVersion: '1.0.0', name: 'reference', snat: true, runtimeConfig },
+            ],
+          ];
+    const lines = plugins.map(([path, json]) => `${path}\t${JSON.stringify(json)}\n`.replaceAll('"@PORT@"', '@PORT@'));
+    const confPath = `${side.confPath}.list`;
+    await writeFile(confPath, lines.join(''));
+    return { ...side, program, confPath, env: { ...side.env, CHAIN_CACHE: cache } };
+  };
+  return [await chained(plain[0]), await chained(plain[1])];
+}
+
 /** Milliseconds from before the first process until the last has ended. Throws when a call fails. */
 function run(burst: string, side: Contender, verb: string, first: number, count: number): number {
   const env = { PATH: process.env['PATH'] ?? '', CNI_COMMAND: verb, CNI_IFNAME: 'eth0', ...side.env };
@@ -155,12 +192,12 @@ function makeNamespaces(names: readonly string[]): void {
   if (result.status !== 0) throw new Error(`cannot make namespaces: ${result.stderr}`);
 }
 
-function buildBurst(directory: string): string {
-  const output = join(directory, 'burst');
-  const source = fileURLToPath(new URL('burst.c', import.meta.url));
+function build(name: 'burst' | 'chain', directory: string): string {
+  const output = join(directory, name);
+  const source = fileURLToPath(new URL(`${name}.c`, import.meta.url));
   const result = spawnSync(process.env['CC'] ?? 'cc', ['-O2', '-Wall', '-Wextra', '-Werror', source, '-o', output], {
     encoding: 'utf8',
   });
-  if (result.status !== 0) throw new Error(`cannot build burst.c: ${result.stderr || String(result.error)}`);
+  if (result.status !== 0) throw new Error(`cannot build ${name}.c: ${result.stderr || String(result.error)}`);
   return output;
 }

@@ -4,7 +4,7 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-import { benchAdd } from '#test/bench/add.ts';
+import { benchAdd, benchPorts } from '#test/bench/add.ts';
 import { benchAgent } from '#test/bench/agent.ts';
 import { benchDatapath } from '#test/bench/datapath.ts';
 import type { Bench, Figures } from '#test/bench/figures.ts';
@@ -15,6 +15,7 @@ import { benchPeers } from '#test/bench/peers.ts';
 /** A bench's figures go into the document under the names that it gives them. */
 const benches: Readonly<Record<string, Bench>> = {
   add: benchAdd,
+  ports: benchPorts,
   ipam: benchIpam,
   peers: benchPeers,
   datapath: benchDatapath,

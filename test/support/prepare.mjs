@@ -29,7 +29,7 @@ const stages = {
     native: true,
     root: true,
   },
-  bench: { debian: [...compilers, ...hostTools, 'containernetworking-plugins'], native: true, root: true },
+  bench: { debian: [...compilers, ...hostTools, 'containernetworking-plugins', 'iptables'], native: true, root: true },
   fuzz: { debian: [...compilers, 'clang', 'libclang-rt-14-dev'], native: true, root: false },
   runtimes: {
     debian: [...compilers, ...hostTools, 'podman', 'crun', 'containerd', 'ca-certificates'],
