@@ -3,6 +3,7 @@
 // in production cannot be. A test tells `n` by the file that TEST_TRAP names (`<serial> <n>`); the steps since then are appended
 // to the same name with `.steps`.
 
+/* oxlint-disable typescript/unbound-method -- each is called with the object that it was taken from */
 import { appendFileSync, readFileSync } from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
 
