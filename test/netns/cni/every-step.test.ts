@@ -45,7 +45,8 @@ class Stepping implements AsyncDisposable {
   static async create(settings: Readonly<Record<string, unknown>>): Promise<Stepping> {
     const host = await AgentHost.create('own netns', { restTimeMs: 0, resyncMs: 3_600_000, ...settings });
     if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-    host.runs(program, { TEST_TRAP: join(host.directory, 'trap') });
+    host.program = [process.execPath, program];
+    host.env = { TEST_TRAP: join(host.directory, 'trap') };
     await host.start();
     return new Stepping(host, host.netns);
   }

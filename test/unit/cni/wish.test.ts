@@ -226,4 +226,18 @@ describe('host ports', () => {
     expect(await given.call('DEL', { id: 'one' })).toMatchObject({ code: 0 });
     expect(await given.call('ADD', { id: 'two', conf: { runtimeConfig } })).toMatchObject({ code: 0 });
   });
+
+  test('a mapping for an address of a family that the pod does not have is refused, and nothing stays', async () => {
+    ensureShim();
+    await using given = await CniCase.create();
+    await given.start();
+    given.namespaces.set('/ns/one', 100n);
+    const runtimeConfig = { portMappings: [{ hostPort: 8080, containerPort: 80, hostIP: '2001:db8::1' }] };
+    expect(await given.call('ADD', { id: 'one', conf: { runtimeConfig } })).toMatchObject({
+      code: 1,
+      json: { code: 7, details: 'runtimeConfig.portMappings.hostIP' },
+    });
+    expect(given.ipam.leases()).toEqual([]);
+    expect(given.datapath.links.size).toBe(0);
+  });
 });
