@@ -54,6 +54,7 @@ async function compare(say: (line: string) => void, ports: boolean): Promise<Fig
     );
   }
   ensureShim();
+  using _cleared = { [Symbol.dispose]: clear };
   await using host = await AgentHost.create('here');
   const burst = build('burst', host.directory);
   await host.start();
@@ -85,6 +86,13 @@ async function compare(say: (line: string) => void, ports: boolean): Promise<Fig
   say(`${concurrentRounds} rounds of ${atOnce} at once …`);
   rounds(concurrentRounds, atOnce, (one) => one.concurrent);
   return figuresOf(measured.get('weft') ?? emptyMeasured(), measured.get('reference') ?? emptyMeasured());
+}
+
+/** What both sides leave in the bench's own namespaces, so that the next bench finds none of it. */
+function clear(): void {
+  for (const link of ['eth0', 'weft0', 'ref0']) spawnSync('ip', ['link', 'delete', link]);
+  spawnSync('ip', ['-all', 'netns', 'delete']);
+  spawnSync('nft', ['flush', 'ruleset']);
 }
 
 function emptyMeasured(): Measured {
