@@ -16,7 +16,7 @@ for directory in run tmp; do mount -t tmpfs tmpfs "$root/$directory"; done
 
 # What the machine has and a fresh node has not.
 rm -rf "$root"/etc/cni "$root"/opt/cni "$root"/var/lib/{cni,weft,containerd,kubelet} "$root"/var/log/pods
-mkdir -p "$root"/{node/{bin,logs},run/{netns,lock},var/lib/{containerd,kubelet},var/log/pods,etc/containerd,etc/cni/net.d,opt/cni/bin}
+mkdir -p "$root"/{node/{bin,logs},run/{netns,lock},var/lib/{containerd,kubelet},var/log/pods,etc/containerd,etc/kubernetes/manifests,etc/cni/net.d,opt/cni/bin}
 mount --bind "$bin" "$root/node/bin"
 mount --bind "$logs" "$root/node/logs"
 for directory in containerd kubelet; do mount --bind "$files/$directory" "$root/var/lib/$directory"; done
@@ -25,6 +25,9 @@ cp "$files/containerd.toml" "$root/etc/containerd/config.toml"
 [[ ! -d $files/opt-cni-bin ]] || cp "$files"/opt-cni-bin/* "$root/opt/cni/bin/"
 : >"$root/etc/resolv.conf"
 echo "$name" >"$root/etc/hostname"
+# An id of its own, or the agents say that one machine was cloned.
+rm -f "$root/etc/machine-id" "$root/var/lib/dbus/machine-id"
+md5sum <<<"$name" | cut -c1-32 >"$root/etc/machine-id"
 printf '127.0.0.1 localhost\n%s %s\n' "$address" "$name" >"$root/etc/hosts"
 
 # cgroup v1: the node's own corner of each hierarchy (a cgroup namespace makes it look like the top).

@@ -155,6 +155,7 @@ const kubeletConfiguration = {
     x509: { clientCAFile: '/node/ca.crt' },
   },
   authorization: { mode: 'Webhook' },
+  staticPodPath: '/etc/kubernetes/manifests',
   failSwapOn: false,
   failCgroupV1: false,
   cgroupDriver: 'cgroupfs',
