@@ -3,6 +3,7 @@
 
 import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterEach, describe, expect, it } from 'vitest';
 import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
 import { createVoterDisk, openVoterStore } from '#agent/registry/peers/store.ts';
@@ -158,6 +159,26 @@ describe('a voter whose disk', { timeout: 120_000 }, () => {
     record = (await one.get('peer', 'counter', signal)) as RegistryRecord;
     expect(seqOf(record)).toBeGreaterThanOrEqual(confirmed);
     expect(confirmed).toBeGreaterThan(0);
+  });
+
+  it('is of the version before goes on as a voter', async () => {
+    const peers = await cluster(1);
+    const path = peers.statePath('host1');
+    await rm(path);
+    {
+      const database = new DatabaseSync(path);
+      database.exec(`CREATE TABLE voter (id TEXT NOT NULL) STRICT; INSERT INTO voter VALUES ('an id');
+        CREATE TABLE registers (key TEXT PRIMARY KEY, promised_counter INTEGER NOT NULL, promised_proposer TEXT NOT NULL,
+          accepted_counter INTEGER NOT NULL, accepted_proposer TEXT NOT NULL, version TEXT NOT NULL, cell TEXT,
+          change INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        INSERT INTO registers VALUES ('peer/old', 3, 'p', 3, 'p', '3.p',
+          '{"uid":"u","version":"3.p","writer":"host1","lineage":[],"value":{"x":1}}', 1);
+        PRAGMA user_version = 1`);
+      database.close();
+    }
+    const one = await open(peers, 'host1');
+    expect(await one.get('peer', 'old', signal)).toMatchObject({ uid: 'u', value: { x: 1 } });
+    await create(one, 'new');
   });
 
   it('is the only one and was lost stops the start, with the way out', async () => {

@@ -151,11 +151,27 @@ describe('voters', { timeout: 60_000 }, () => {
     expect(await accept(cell)).toMatchObject({ kind: 'accepted' });
   });
 
-  async function ask(peers: PeersCluster, body: unknown): Promise<unknown> {
+  it('let only voters ask as voters', async () => {
+    const [peers] = await start();
+    expect(await post(peers, '/v1/hello', { session: '9.x' })).toEqual({
+      error: expect.stringContaining('client1 is no voter here'),
+    });
+    expect(await post(peers, '/v1/copy', { floor: 5, after: '' })).toEqual({
+      error: expect.stringContaining('client1 is no voter here'),
+    });
+    expect(await post(peers, '/v1/hello', { session: 'x' })).toMatchObject({
+      error: expect.stringContaining('session'),
+    });
+  });
+
+  const ask = (peers: PeersCluster, body: unknown): Promise<unknown> =>
+    post(peers, '/v1/acceptor', { key: `peer/${theirs}`, request: body });
+
+  async function post(peers: PeersCluster, path: string, body: unknown): Promise<unknown> {
     const keys = peers.keys.get('client1');
     if (keys === undefined) throw new Error('no keys');
     const tls = await readTlsFiles(keys);
-    const options = { ...tls, agent: false, host: '127.0.0.1', port: peers.voters[0]?.port, path: '/v1/acceptor' };
+    const options = { ...tls, agent: false, host: '127.0.0.1', port: peers.voters[0]?.port, path };
     return new Promise((resolve, reject) => {
       const outgoing = request(
         { ...options, method: 'POST', headers: { 'content-type': 'application/json' } },
@@ -166,7 +182,7 @@ describe('voters', { timeout: 60_000 }, () => {
         },
       );
       outgoing.on('error', reject);
-      outgoing.end(JSON.stringify({ key: `peer/${theirs}`, request: body }));
+      outgoing.end(JSON.stringify(body));
     });
   }
 });
