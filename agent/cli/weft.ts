@@ -23,6 +23,7 @@ const usage = `Usage: weft COMMAND [OPTION …]
   weft doctor            what is wrong on this node, with causes and next steps
   weft clean [SETTING …] take everything of Weft off this node; the agent must not run
   weft init HOST=ADDR …  keys and settings for hosts without Kubernetes (weft init --help)
+  weft peers remove NODE a node without Kubernetes will not come back; its space is taken over
   weft voters            who votes, without Kubernetes; replace and restore them (weft voters --help)
   weft install [DIR]     put the CNI plugin into DIR (setting cniBinDir)
   weft version           version of this program
@@ -69,6 +70,7 @@ export async function weft(
     if (['help', '--help', '-h'].includes(command)) out(usage);
     else if (['version', '--version'].includes(command)) out(`${version}\n`);
     else if (command === 'agent') return await runAgent(rest, env, out);
+    else if (command === 'peers' && rest[0] === 'remove') out(await hostCommand('remove', rest.slice(1)));
     else if (command === 'init' || command === 'voters') out(await hostCommand(command, rest));
     else if (command === 'doctor') return await doctor(rest, env, out);
     else if (command === 'clean') out(await clean(rest, env));
@@ -150,11 +152,15 @@ async function runAgent(
 }
 
 /** Loaded only now, so that reports do not pay for the registry. */
-async function hostCommand(command: 'init' | 'voters', rest: readonly string[]): Promise<string> {
+async function hostCommand(command: 'init' | 'voters' | 'remove', rest: readonly string[]): Promise<string> {
   const help = rest.includes('--help') || rest.includes('-h');
   if (command === 'init') {
     const { init, initUsage } = await import('#agent/cli/init.ts');
     return help ? initUsage : init(rest, process.stdin);
+  }
+  if (command === 'remove') {
+    const { peersRemove, peersRemoveUsage } = await import('#agent/cli/peers-remove.ts');
+    return help ? peersRemoveUsage : peersRemove(rest);
   }
   const { voters, votersUsage } = await import('#agent/cli/voters.ts');
   return help ? votersUsage : voters(rest);

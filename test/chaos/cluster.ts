@@ -161,7 +161,7 @@ export class ChaosCluster implements AsyncDisposable {
 async function hurry(host: Host): Promise<void> {
   const path = join(host.root, 'etc/weft/config.json');
   const settings = JSON.parse(await readFile(path, 'utf8')) as object;
-  await writeFile(path, JSON.stringify({ ...settings, collectMs: 2000, sessionTermMs: 4000 }));
+  await writeFile(path, JSON.stringify({ ...settings, collectMs: 2000, sessionTermMs: 4000, takeOverAfterMs: 2000 }));
 }
 
 export const slotNetns = (slot: number): string => `weft-lab-slot${slot}`;

@@ -52,8 +52,8 @@ function owned(status: Status): readonly (readonly [bigint, bigint])[] {
 }
 
 /** Every address of the range has one owner, as every host sees it; nothing is leased. */
-async function settled(): Promise<void> {
-  for (let at = 0; at < hosts; at += 1) {
+async function settled(count = hosts): Promise<void> {
+  for (let at = 0; at < count; at += 1) {
     const name = cluster.hosts[at]?.name;
     const look = async (): Promise<unknown> => {
       const status = await cluster.status(at);
@@ -72,7 +72,7 @@ async function settled(): Promise<void> {
     };
     await expect
       .poll(look, { timeout: 120_000, interval: 250, message: `${name} has settled` })
-      .toEqual({ ready: true, peers: hosts, gapsAndOverlaps: 0, size: 2n ** 20n, leases: 0, links: 0 });
+      .toEqual({ ready: true, peers: count, gapsAndOverlaps: 0, size: 2n ** 20n, leases: 0, links: 0 });
   }
 }
 
@@ -142,5 +142,17 @@ describe('chaos', { timeout: 3_600_000 }, () => {
       `outage: ${Math.round(awayMs / 1000)} s, ${pods.pods} pods came and went, none failed; converged ${tookMs} ms after`,
     );
     await settled();
+  });
+
+  it('takes the space of a host over that is gone for good, once a person has said so', async () => {
+    const last = hosts - 1;
+    await cluster.kill(last);
+    const name = cluster.hosts[last]?.name ?? '';
+    const { code, stdout, stderr } = await cluster.run(0, [...weft, 'peers', 'remove', name]);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(stdout).toContain('another node takes its space over');
+    const began = performance.now();
+    await settled(last);
+    console.log(`removed: the space of ${name} was back in use after ${Math.round(performance.now() - began)} ms`);
   });
 });

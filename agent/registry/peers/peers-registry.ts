@@ -36,6 +36,8 @@ import type { OperationResult } from '#ipam-peer/caspaxos/proposer.ts';
 export interface PeersRegistryOptions {
   /** This node's name; votes when `voters` names it. */
   readonly self: string;
+  /** False: only asks, beside the agent that may vote on this host. */
+  readonly vote?: false;
   /** The same on every node; an odd number. */
   readonly voters: readonly VoterAddress[];
   /** Where a voter listens; its entry in `voters` when absent. */
@@ -64,7 +66,7 @@ export async function openPeersRegistry(options: PeersRegistryOptions): Promise<
     throw new WeftError('invalidSetting', `voters: an odd number of different nodes, not [${[...names].join(', ')}]`);
   }
   const tls = await readTlsFiles(options.tls);
-  const me = voters.find((voter) => voter.name === self);
+  const me = options.vote === false ? undefined : voters.find((voter) => voter.name === self);
   const life = new AbortController();
   const remote = voters.filter((voter) => voter !== me).map((voter) => remoteLink(voter, tls, log));
   let voting: Voting | undefined;

@@ -1,7 +1,7 @@
 // Who may write which record, told by the node name in the writer's certificate (design/ipam: "a record says who may write it, and
 // voters check that"). A node writes its own records. Into another's `Peer` it may write itself as heir; as the heir (or the heir
-// of an heir that died too) it may drop grants and delete the record. Any node may declare another one gone in its session, which
-// is what `weft peers remove` does. The founder of a universe is written once, by itself.
+// of an heir that died too) it may drop grants and delete the record. Any node may declare another one gone, in its session and
+// its `Peer`, which is what `weft peers remove` does. The founder of a universe is written once, by itself.
 
 import { isDeepStrictEqual } from 'node:util';
 import type { RecordKind } from '#agent/registry/registry.ts';
@@ -61,9 +61,11 @@ function othersPeer(node: string, { name, before, after }: RecordWrite, lookUp: 
   if (changesHeir && heir !== undefined && !inherits && lookUp(heir.name)?.uid === heir.uid) {
     return `${name} has an heir already, ${heir.name}`;
   }
-  if (!changesHeir && !inherits) return `${name} is of another node than ${node}`;
+  const declaresGone = after['removed'] === true && before['removed'] !== true;
+  if (!changesHeir && !inherits && !declaresGone) return `${name} is of another node than ${node}`;
   for (const field of new Set([...Object.keys(before), ...Object.keys(after)])) {
     if (field === 'heir' || field === 'seq' || isDeepStrictEqual(before[field], after[field])) continue;
+    if (field === 'removed' && declaresGone) continue;
     if (field === 'granting' && inherits && isPartOf(after[field], before[field])) continue;
     return `${node} may not change ${field} of ${name}`;
   }

@@ -7,10 +7,12 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { init } from '#agent/cli/init.ts';
+import { peersRemove } from '#agent/cli/peers-remove.ts';
 import { voters } from '#agent/cli/voters.ts';
 import { loadConfig, type Config } from '#agent/config.ts';
 import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
 import { openVoterStore } from '#agent/registry/peers/store.ts';
+import { mayWrite, type WriterRule } from '#agent/registry/peers/writers.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { freePorts } from '#test/support/peers-cluster.ts';
 import { sampleValue } from '#test/support/registry-contract.ts';
@@ -56,7 +58,21 @@ async function filesBelow(folder: string): Promise<ReadonlyMap<string, string>> 
   );
 }
 
-async function openAll(port: number, names: readonly string[]): Promise<readonly Registry[]> {
+/** The hosts' settings with a port that is free. */
+async function withPort(names: readonly string[]): Promise<number> {
+  const [port = 0] = await freePorts(1);
+  for (const name of names) {
+    const settings = JSON.parse(await readFile(configPath(name), 'utf8')) as object;
+    await writeFile(configPath(name), JSON.stringify({ ...settings, peersPort: port }));
+  }
+  return port;
+}
+
+async function openAll(
+  port: number,
+  names: readonly string[],
+  rule: WriterRule = () => undefined,
+): Promise<readonly Registry[]> {
   return Promise.all(
     names.map(async (name) => {
       const { nodes, tlsCa, tlsCert, tlsKey, stateDir, voters: list } = configOf(name);
@@ -71,7 +87,7 @@ async function openAll(port: number, names: readonly string[]): Promise<readonly
         statePath: join(stateDir, 'voter.db'),
         log: { info: () => undefined, warn: () => undefined } as never,
         trustAfterMs: 300,
-        rule: () => undefined,
+        rule,
       });
       closing.push(() => registry.close());
       return registry;
@@ -176,17 +192,37 @@ describe('weft init', { timeout: 60_000 }, () => {
   });
 });
 
-describe('weft voters', { timeout: 60_000 }, () => {
-  /** The hosts' settings with a port that is free. */
-  async function withPort(names: readonly string[]): Promise<number> {
-    const [port = 0] = await freePorts(1);
-    for (const name of names) {
-      const settings = JSON.parse(await readFile(configPath(name), 'utf8')) as object;
-      await writeFile(configPath(name), JSON.stringify({ ...settings, peersPort: port }));
+describe('weft peers remove', { timeout: 60_000 }, () => {
+  it('says in the session of a node that it will not come back, once', async () => {
+    await initAll();
+    const port = await withPort(['host1', 'host2', 'host3']);
+    const [, , three] = await openAll(port, ['host1', 'host2', 'host3'], mayWrite);
+    const record = 'host3.1a2b3c4d';
+    const node = { name: 'host3', uid: '1a2b3c4d-0000-4000-8000-000000000003' };
+    for (const [kind, value] of [
+      ['peer', { ...sampleValue('peer', 1), node }],
+      ['session', sampleValue('session', 1)],
+    ] as const) {
+      await expect
+        .poll(() => three?.create(kind, record, value, signal), { timeout: 20_000 })
+        .toMatchObject({ kind: expect.stringMatching(/ok|conflict/) });
     }
-    return port;
-  }
+    const config = ['--config', configPath('host1')];
+    expect(await peersRemove(['host3', ...config])).toMatch(/host3\.1a2b3c4d is removed[^]*weft voters replace/);
+    expect((await three?.get('session', record, signal))?.value).toEqual({
+      ...sampleValue('session', 1),
+      removed: true,
+    });
+    expect((await three?.get('peer', record, signal))?.value).toMatchObject({ node, seq: 2, removed: true });
+    expect(await peersRemove([record, ...config])).toContain('was removed before');
+    expect((await three?.get('peer', record, signal))?.value).toMatchObject({ seq: 2 });
+    await expect(peersRemove(['host9', ...config])).rejects.toThrow('records: host3.1a2b3c4d');
+    await expect(peersRemove(['host3', '--config', configPath('host3')])).rejects.toThrow('host3 is this host');
+    await expect(peersRemove(config)).rejects.toThrow('Usage: weft peers remove');
+  });
+});
 
+describe('weft voters', { timeout: 60_000 }, () => {
   it('lists who votes and who is silent', async () => {
     await initAll();
     const port = await withPort(['host1', 'host2', 'host3']);

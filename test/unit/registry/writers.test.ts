@@ -102,6 +102,9 @@ describe('the rule', () => {
     expect(mayWrite('host1', session({ ...before, removed: true, renewals: 4 }), alive)).toMatch(/./);
     expect(mayWrite('host1', session(null), alive)).toMatch(/./);
     expect(mayWrite('host1', session(null), nobody)).toBeUndefined();
+    expect(mayWrite('host1', peer(theirs, value, { ...value, removed: true, seq: 4 }), alive)).toBeUndefined();
+    expect(mayWrite('host1', peer(theirs, value, { ...value, removed: true, blocks: [] }), alive)).toContain('blocks');
+    expect(mayWrite('host1', peer(theirs, { ...value, removed: true }, value), alive)).toMatch(/./);
   });
 });
 

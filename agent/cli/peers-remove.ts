@@ -1,0 +1,114 @@
+// `weft peers remove`: a person says that a node without Kubernetes will not come back. That is written into the node's session
+// and records, whereupon the others take its space over (docs/ipam.md). Asks the voters itself, with this host's certificate, so it works
+// beside the agent and without it.
+
+import { UsageError, splitOptions } from '#agent/cli/usage-error.ts';
+import { loadConfig, type Config } from '#agent/config.ts';
+import { defaultConfigPath } from '#agent/config/sources.ts';
+import { WeftError } from '#agent/errors.ts';
+import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
+import type { Registry, RegistryRecord } from '#agent/registry/registry.ts';
+
+export const peersRemoveUsage = `Usage: weft peers remove NODE [--config FILE]
+
+Says that NODE, a node's name or the name of its record (weft peers lists them), will not come back: another
+node takes its space over. If it still runs, it gives no pod an address any more.
+`;
+
+const withinMs = 20_000;
+const tries = 5;
+
+/** Resolves to what to tell the operator. Throws UsageError, WeftError('registry'). */
+export async function peersRemove(argv: readonly string[]): Promise<string> {
+  const { options, rest } = splitOptions(argv, ['--config']);
+  const [name, extra] = rest;
+  if (name === undefined || extra !== undefined) throw new UsageError(peersRemoveUsage.trimEnd());
+  const { config } = loadConfig({ argv: ['--config', options.get('--config') ?? defaultConfigPath], env: {} });
+  if (config.registry === 'kubernetes') {
+    throw new UsageError(`in Kubernetes a node is removed with its Node object: kubectl delete node ${name}`);
+  }
+  const registry = await openAsClient(config);
+  try {
+    const signal = AbortSignal.timeout(withinMs);
+    const record = await findRecord(registry, name, config.nodeName, signal);
+    const already = await markSession(registry, record, signal);
+    await markRecords(registry, record, signal);
+    return already ? `${record} was removed before.\n` : toldOf(record, config);
+  } finally {
+    await registry.close();
+  }
+}
+
+async function openAsClient(config: Config): Promise<Registry> {
+  const voters = config.voters.map((voter) => ({
+    name: voter,
+    address: config.nodes.find((node) => node.name === voter)?.addresses[0] ?? '',
+    port: config.peersPort,
+  }));
+  return openPeersRegistry({
+    self: config.nodeName,
+    vote: false,
+    voters,
+    tls: { ca: config.tlsCa, cert: config.tlsCert, key: config.tlsKey },
+    statePath: '',
+    log: { info: () => undefined, warn: () => undefined },
+  });
+}
+
+/** Name of the node's record in the default pool, which stands for the node. */
+async function findRecord(registry: Registry, name: string, own: string, signal: AbortSignal): Promise<string> {
+  const peers = (await registry.list('peer', signal)).filter((peer) => !peer.name.includes('.pool-'));
+  const named = peers.filter((peer) => peer.name === name || nodeOf(peer) === name);
+  const [only, second] = named;
+  if (only === undefined) {
+    const known = peers.map((peer) => peer.name).join(', ') || 'none';
+    throw new UsageError(`no node has the name or record ${name}; records: ${known}`);
+  }
+  if (second !== undefined) {
+    throw new UsageError(`${name} has several records, say which: ${named.map((peer) => peer.name).join(', ')}`);
+  }
+  if (nodeOf(only) === own) throw new UsageError(`${own} is this host: remove it from another one`);
+  return only.name;
+}
+
+function nodeOf({ value }: RegistryRecord): string {
+  const node = value['node'] as { readonly name?: unknown } | undefined;
+  return typeof node?.name === 'string' ? node.name : '';
+}
+
+/** True: it was so before. The session moves while its holder lives, so a conflict is tried again. */
+async function markSession(registry: Registry, name: string, signal: AbortSignal): Promise<boolean> {
+  for (let turn = 0; turn < tries; turn += 1) {
+    const session = await registry.get('session', name, signal);
+    if (session === undefined) {
+      throw new WeftError('registry', `${name} has no session yet: its agent has never served; nothing was written`);
+    }
+    if (session.value['removed'] === true) return true;
+    const outcome = await registry.update(session, { ...session.value, removed: true }, signal);
+    if (outcome.kind === 'ok') return false;
+    if (outcome.kind === 'refused') throw new WeftError('registry', `the voters refuse: ${outcome.reason}`);
+  }
+  throw new WeftError('registry', `the session of ${name} could not be written; try again`);
+}
+
+/** In the node's records, of every pool, so that the others hear of it; the session is what they go by. */
+async function markRecords(registry: Registry, name: string, signal: AbortSignal): Promise<void> {
+  const names = (await registry.list('peer', signal)).map((peer) => peer.name);
+  for (const record of names.filter((each) => each === name || each.startsWith(`${name}.pool-`))) {
+    for (let turn = 0; turn < tries; turn += 1) {
+      const peer = await registry.get('peer', record, signal);
+      if (peer === undefined || peer.value['removed'] === true) break;
+      const value = { ...peer.value, removed: true, seq: Number(peer.value['seq']) + 1 };
+      const outcome = await registry.update(peer, value, signal);
+      if (outcome.kind === 'ok') break;
+      if (outcome.kind === 'refused') throw new WeftError('registry', `the voters refuse: ${outcome.reason}`);
+      if (turn === tries - 1) throw new WeftError('registry', `the record ${record} could not be written; try again`);
+    }
+  }
+}
+
+function toldOf(record: string, { voters, nodes }: Config): string {
+  const voter = voters.find((name) => record.startsWith(`${name}.`) && nodes.some((node) => node.name === name));
+  const vote = voter === undefined ? '' : `${voter} is a voter: put another in its place with weft voters replace.\n`;
+  return `${record} is removed: another node takes its space over in a few minutes (weft ipam shows it).\n${vote}`;
+}
