@@ -57,6 +57,7 @@ export function beginCycle(state: State, at: Moment): void {
     pending: new Map(),
     own: undefined,
     others: new Map(),
+    heard: new Map(),
     sessions: new Map(),
     nodes: new Map(),
     foreign: undefined,
@@ -231,7 +232,11 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
   }
   cycle.phase = 'others';
   const dead = toLookAt(state, at.nowMs);
-  for (const name of toRead(state, own.record, stored, dead)) read(state, cycle, 'peer', name);
+  for (const name of toRead(state, own.record, stored, dead)) {
+    const heard = state.peers.get(name);
+    if (heard !== undefined) cycle.heard.set(name, heard);
+    read(state, cycle, 'peer', name);
+  }
   for (const name of dead) {
     const node = state.peers.get(name)?.record.node;
     if (node === undefined) continue;
@@ -301,13 +306,15 @@ function createOwn(state: State, cycle: Cycle, at: Moment): void {
 }
 
 function otherRead(state: State, cycle: Cycle, name: string, stored: StoredRecord | undefined, at: Moment): void {
-  const heard = state.peers.get(name);
+  const latest = state.peers.get(name);
   if (stored === undefined) forget(state, name);
   const known = stored && learn(state, stored);
-  // Older than what was heard of the same record: the registry went back.
-  if (heard?.stored.uid === stored?.uid && known !== undefined && known.record.seq < (heard?.record.seq ?? 0)) {
-    suspect(state, at.nowMs);
-  }
+  const isOlder = (than: Known<PeerRecord> | undefined): boolean =>
+    than !== undefined && than.stored.uid === known?.stored.uid && known.record.seq < than.record.seq;
+  // Older than what was heard of the same record before it was asked for: the registry went back. News that came while the answer was
+  // on its way tell nothing of the kind, and stay known.
+  if (isOlder(cycle.heard.get(name))) suspect(state, at.nowMs);
+  else if (latest !== undefined && isOlder(latest)) learn(state, latest.stored);
   cycle.others.set(name, known ?? stored);
   if (cycle.own !== undefined) afterReads(state, cycle, cycle.own, at);
 }

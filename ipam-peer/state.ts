@@ -43,6 +43,8 @@ export interface Cycle {
   own: Known<PeerRecord> | undefined;
   /** Others' records as read in this cycle; `undefined`: there is none. */
   readonly others: Map<string, Known<PeerRecord> | StoredRecord | undefined>;
+  /** What was heard of them when they were asked for: no answer may be older. */
+  readonly heard: Map<string, Known<PeerRecord>>;
   /** All records were listed in this cycle. */
   listed?: boolean;
   /** What is being done to a dead peer's record. */

@@ -321,3 +321,23 @@ describe('taking', () => {
     expect(two.log.filter((line) => reason.test(line)).length).toBe(1);
   });
 });
+
+test('news that overtake the answer to a read are no sign that the registry went back', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const two = bench.peer('n2').start();
+  one.holding = (request) => request.kind === 'get' && request.name === 'n2.x';
+  bench.settle(400);
+  const [asked] = one.held.splice(0);
+  const old = bench.registry.peers.get('n2.x')?.stored;
+  expect(asked).toBeDefined();
+  bench.edit('n2', { underlay: ['192.0.2.99'] });
+  bench.settle(10);
+  one.holding = () => false;
+  one.feed({ kind: 'answer', request: asked?.request ?? 0, answer: { kind: 'record', record: old } });
+  expect(one.sim.state?.suspectUntilMs).toBe(-Infinity);
+  expect(one.sim.state?.peers.get('n2.x')?.stored.version).toBe(bench.registry.peers.get('n2.x')?.stored.version);
+  bench.settle(5000);
+  expect(two.blocks()).toEqual(['10.40.0.0/13']);
+});
