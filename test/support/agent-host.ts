@@ -168,7 +168,7 @@ export class AgentHost implements AsyncDisposable {
   }
 
   async #until(what: string, holds: () => Promise<boolean>): Promise<void> {
-    const deadlineMs = performance.now() + 60_000;
+    const deadlineMs = performance.now() + 120_000;
     while (!(await holds())) {
       if (this.#ended !== '' || performance.now() > deadlineMs) {
         throw new Error(`no agent that ${what} (${this.#ended || 'it runs'}):\n${await this.log()}`);
