@@ -73,7 +73,8 @@ function checkOwned(world: World, peer: SimPeer, text: string, what: string): vo
   const address = addressOf(text);
   const owner = address && ownerOf(world.checks.owned, address);
   // A disk that was lost does not know its incarnation until it has read it.
-  if (owner?.owner.name === peer.name && owner.owner.uid === (peer.disk.peer.uid ?? owner.owner.uid)) return;
+  if (owner?.owner.name === peer.name && (peer.doubtful || owner.owner.uid === (peer.disk.peer.uid ?? owner.owner.uid)))
+    return;
   throw new Violation(`${peer.name} ${what} ${text}, which ${owner?.owner.name ?? 'nobody'} owns`);
 }
 

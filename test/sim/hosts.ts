@@ -116,6 +116,7 @@ export function checkPublished(peer: SimPeer): void {
 }
 
 export function saveDisks(world: World): void {
+  if (world.restoring) return;
   for (const peer of world.peers)
     world.backups.set(peer, { atMs: world.nowMs, identity: peer.name, disk: peer.snapshot() });
 }
