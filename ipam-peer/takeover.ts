@@ -97,6 +97,12 @@ export function takeoverReads(state: State, own: PeerRecord, looked: readonly st
     if (heir !== undefined) names.add(heir.name);
   }
   for (const { via } of own.blocks) if (via !== undefined && via.id === undefined) heirOf.push(via.name);
+  // Whoever has one of those as its heir waits for this peer.
+  if (heirOf.length > 0) {
+    for (const [name, { record }] of state.peers) {
+      if (record.heir !== undefined && state.heirOf.has(record.heir.name)) heirOf.push(name);
+    }
+  }
   // Dead records lead to each other by `via`: all of them are read, however far.
   const seen = new Set<string>();
   for (let name = heirOf.pop(); name !== undefined; name = heirOf.pop()) {

@@ -10,7 +10,7 @@ import { isGone } from './gone.ts';
 import type { World } from './world.ts';
 
 /** The node is deleted; its machine is off, or goes on for a while, perhaps cut off from the registry. */
-export function deleteNode(world: World, peer: SimPeer): void {
+export function deleteNode(world: World, peer: SimPeer, deadly = 0.4): void {
   const { random, counters, registry } = world;
   if (isGone(world, peer) || peer.retired) return;
   // Somebody must be left to take over.
@@ -19,7 +19,7 @@ export function deleteNode(world: World, peer: SimPeer): void {
   world.note(`node of ${peer.name} deleted`);
   registry.deleteNode(peer.name, peer.config.node.uid, random.chance(0.5));
   for (const other of world.peers) tellNodes(world, other);
-  if (random.chance(0.4)) {
+  if (random.chance(deadly)) {
     retire(world, peer);
     return;
   }

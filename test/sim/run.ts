@@ -12,6 +12,8 @@ export interface RunOptions {
   /** Changes what the seed drew. */
   readonly override?: Partial<Scenario>;
   readonly keepTrace?: boolean;
+  /** Quiet times after which the world is asked whether it has come to rest. */
+  readonly askAfterMs?: readonly number[];
 }
 
 export interface RunResult {
@@ -23,20 +25,22 @@ export interface RunResult {
   readonly trace: readonly string[];
   /** Who holds what at the end. */
   readonly end: readonly string[];
+  readonly records: readonly string[];
 }
 
 /** Times after the end of the faults at which the world is asked whether it has come to rest; it must have by the last. */
 const askAfterMs = [20_000, 40_000, 60_000, 90_000, 120_000, 180_000];
 
 /** Pods still come and go: what moved a moment ago may be on its way, so that one look could mislead. */
-function runUntilSettled(world: World): void {
-  for (const [index, afterMs] of askAfterMs.entries()) {
+function runUntilSettled(world: World, first: readonly number[]): void {
+  const times = [...first, ...askAfterMs];
+  for (const [index, afterMs] of times.entries()) {
     world.run(afterMs);
     try {
       checkSettled(world);
       return;
     } catch (error) {
-      if (!(error instanceof Violation) || index === askAfterMs.length - 1) throw error;
+      if (!(error instanceof Violation) || index === times.length - 1) throw error;
     }
   }
 }
@@ -47,7 +51,7 @@ export function runSeed(options: RunOptions): RunResult {
   const world = new World(scenario, random, options.keepTrace);
   let violation = '';
   try {
-    runUntilSettled(world);
+    runUntilSettled(world, options.askAfterMs ?? []);
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
     violation = `at ${world.nowMs.toFixed(1)} ms: ${error.message}`;
@@ -59,5 +63,6 @@ export function runSeed(options: RunOptions): RunResult {
     violation,
     trace: world.trace,
     end: world.peers.map((peer) => peer.describe()),
+    records: [...world.registry.peers.values()].map(({ stored }) => `${stored.name} ${JSON.stringify(stored.value)}`),
   };
 }

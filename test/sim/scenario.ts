@@ -55,7 +55,7 @@ export interface Scenario {
   readonly halves: boolean;
   readonly faults: Faults;
   /** What befalls the world most: anything, whole nodes, or the registry and the disks. */
-  readonly mood: 'any' | 'nodes' | 'registry';
+  readonly mood: 'any' | 'nodes' | 'registry' | 'disks' | 'records';
   /** Faults and load last so long; then the world must come to rest. */
   readonly busyMs: number;
   /** Mean milliseconds between attachments or detachments per peer. */
@@ -104,7 +104,7 @@ export function drawScenario(random: Random, peers: number | undefined): Scenari
   const calm = random.chance(0.1);
   // Faults of the network hide those of the nodes: in a storm there are few of them and many of these.
   const storm = random.chance(0.6);
-  const mood = storm ? random.pick(['nodes', 'registry'] as const) : 'any';
+  const mood = storm ? random.pick(['nodes', 'nodes', 'registry', 'disks'] as const) : 'any';
   const maybe = (high: number): number => (random.chance(storm ? 0.8 : 0.5) ? 0 : random.between(0, high));
   return {
     peers: peers ?? (storm ? 3 + random.below(4) : 2 + random.below(random.chance(0.2) ? 15 : 5)),

@@ -33,7 +33,9 @@ type Fault = (world: World, peer: SimPeer) => void;
 const grave: Readonly<Record<World['scenario']['mood'], readonly Fault[]>> = {
   any: [deleteNode, deleteNode, rollBackDisk, deleteIdle, restoreBackup, loseRecord],
   nodes: [deleteNode, deleteIdle, deleteIdle],
-  registry: [rollBackDisk, rollBackDisk, restoreBackup, restoreBackup, loseRecord, loseRecord],
+  registry: [restoreBackup, restoreBackup, loseRecord],
+  disks: [rollBackDisk],
+  records: [deleteIdle],
 };
 
 /** Now and then the disks and the registry are copied. */

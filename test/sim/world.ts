@@ -186,7 +186,7 @@ export class World {
         work(this, what.peer);
         return;
       case 'doom':
-        deleteNode(this, what.peer);
+        deleteNode(this, what.peer, 0.85);
         return;
       case 'reinstall':
         reinstall(this, what.peer);
@@ -321,7 +321,7 @@ const timing = {
   sessionWaitMs: 300,
   takeOverAfterMs: 1500,
   takeOverStepMs: 1000,
-  spareAfterMs: 4000,
+  spareAfterMs: 2000,
   suspicionMs: 25_000,
 };
 /** How much slower than the world's an observer's clock may run. */
