@@ -209,8 +209,13 @@ export function suspicionEndMs(state: State): number {
   return end;
 }
 
-/** True while a record that went without an heir, though its node seems to exist, may still be made again by its agent. */
-export function hasVanished(state: State, name: string): boolean {
-  const sinceMs = state.vanished.get(name);
-  return sinceMs !== undefined && state.nowMs < sinceMs + state.config.suspicionMs && !state.gone.has(name);
+/**
+ * True while a record that is missing may still be made again by its agent, with what it had taken. An heir deletes only what is settled;
+ * whose record went otherwise, or before this process looked, is waited for.
+ */
+export function mayComeBack(state: State, name: string): boolean {
+  if (state.buried.has(name) || state.peers.has(name)) return false;
+  const sinceMs = state.vanished.get(name) ?? state.nowMs;
+  state.vanished.set(name, sinceMs);
+  return state.nowMs < sinceMs + state.config.suspicionMs;
 }

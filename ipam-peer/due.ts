@@ -4,7 +4,7 @@ import { families, type Family } from './address.ts';
 import { sameCidr } from './cidr.ts';
 import { isFarOff, sameTexts } from './describe.ts';
 import { publishedFreeNow } from './grant.ts';
-import { hasVanished, isSuspicious } from './back.ts';
+import { isSuspicious, mayComeBack } from './back.ts';
 import { type Block, type Grant, isIncarnation, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { type Heard, isObserving, type Known, selfRef, type State } from './state.ts';
 import { quarantineEndMs } from './quarantine.ts';
@@ -75,7 +75,7 @@ function shouldAsk(state: State, family: Family, record: PeerRecord): boolean {
 function looksSettled(state: State, grant: Grant, self: RecordRef): boolean {
   const target = state.peers.get(grant.to.name);
   if (target === undefined || !isIncarnation(grant.to, target.stored, target.record.was)) {
-    return state.listed && !isSuspicious(state, state.nowMs) && !hasVanished(state, grant.to.name);
+    return state.listed && !isSuspicious(state, state.nowMs) && !mayComeBack(state, grant.to.name);
   }
   const was = state.confirmed?.record.was;
   return target.record.blocks.some((block) => isVia(block.via, self, grant.id, was));

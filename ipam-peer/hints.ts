@@ -61,6 +61,7 @@ export function learn(
   markInterest(state, known);
   noteSpares(state, known);
   state.vanished.delete(stored.name);
+  state.buried.delete(stored.name);
   if (parsed.record.suspect !== true) state.suspects.delete(stored.name);
   else if (!state.suspects.has(stored.name)) state.suspects.set(stored.name, state.nowMs);
   for (const family of families) {
@@ -80,7 +81,7 @@ export function forget(state: State, name: string): void {
   state.suspects.delete(name);
   state.malformed.delete(name);
   const known = state.peers.get(name);
-  if (known !== undefined && known.record.heir === undefined) state.vanished.set(name, state.nowMs);
+  if (known?.record.heir !== undefined) state.buried.add(name);
   if (state.peers.delete(name)) emit(state, { kind: 'changed' });
 }
 

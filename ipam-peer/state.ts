@@ -164,8 +164,9 @@ export interface State {
   /** Until then the records are not believed: the registry went back; and peers that say so of theirs, since when. */
   suspectUntilMs: number;
   readonly suspects: Map<string, number>;
-  /** Records that went without an heir while they held or were to get space: since when. */
+  /** Records that this peer has grants to and that are missing: since when. And those that their heirs have deleted. */
   readonly vanished: Map<string, number>;
+  readonly buried: Set<string>;
   /** Since when the own record waits to be written back; Infinity: it does not. */
   backSinceMs: number;
   /** Peers that were heard to have spare blocks. */
@@ -245,6 +246,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     suspectUntilMs: -Infinity,
     suspects: new Map(),
     vanished: new Map(),
+    buried: new Set(),
     backSinceMs: Infinity,
     spares: new Set(),
     emptySince: new Map(),

@@ -7,7 +7,7 @@
 // from then on. Before it the heir reads the own node after the dead one's: so no two peers become each other's heirs. A heir that is
 // dead itself and has an heir is replaced by that one, once it carries all of the dead heir's blocks.
 import { contains, overlaps } from './cidr.ts';
-import { isSuspicious } from './back.ts';
+import { isSuspicious, mayComeBack } from './back.ts';
 import { type Draft, look, readPeers } from './draft.ts';
 import { spaceOf } from './invariants.ts';
 import {
@@ -167,7 +167,8 @@ function uncarried(
 
 /** A grant that nobody can take any more. */
 function isVoid(draft: Draft, grant: Grant, donor: RecordRef): boolean {
-  return look(draft, grant.to) === 'gone' && !isTakenByName(draft, grant, donor);
+  if (look(draft, grant.to) !== 'gone' || isTakenByName(draft, grant, donor)) return false;
+  return !mayComeBack(draft.state, grant.to.name);
 }
 
 /** A target that was made again carries the grant by its number all the same. */

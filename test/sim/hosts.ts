@@ -2,7 +2,7 @@
 import type { Lease } from '#ipam-peer/events.ts';
 import type { StoredRecord } from '#ipam-peer/events.ts';
 import { leaseKey } from '#ipam-peer/state.ts';
-import { type PeerRecord, sameRef } from '#ipam-peer/records.ts';
+import { parseSession, type PeerRecord, sameRef } from '#ipam-peer/records.ts';
 import { Violation } from './checks.ts';
 import type { SimPeer } from './peer.ts';
 import { crash } from './crash.ts';
@@ -47,7 +47,7 @@ export function ambush(world: World, stored: StoredRecord, before: PeerRecord | 
   if (carried.some((block) => before?.blocks.some((one) => sameRef(one.via, block.via)) !== true))
     names.push(stored.name);
   const peer = world.peers.find((one) => names.includes(one.name));
-  if (peer !== undefined) world.agenda.add(world.nowMs + world.random.between(0, 30), { kind: 'doom', peer });
+  if (peer !== undefined) world.agenda.add(world.nowMs + world.random.between(0, 5), { kind: 'doom', peer });
 }
 
 /** Power off, for good; its pods end. */
@@ -117,17 +117,19 @@ export function checkPublished(peer: SimPeer): void {
 
 export function saveDisks(world: World): void {
   if (world.restoring) return;
-  for (const peer of world.peers)
-    world.backups.set(peer, { atMs: world.nowMs, identity: peer.name, disk: peer.snapshot() });
+  for (const peer of world.peers) {
+    const copy = { identity: peer.name, disk: peer.snapshot() };
+    world.backups.set(peer, [...(world.backups.get(peer) ?? []), copy].slice(-3));
+  }
 }
 
 /** The disk as it was some renewals ago; a copy that is younger cannot be told from the present one. */
 export function rollBackDisk(world: World, peer: SimPeer): void {
-  const saved = world.backups.get(peer);
+  const saved = world.backups.get(peer)?.[0];
   const session = saved?.disk.peer.session;
   if (saved === undefined || session === undefined || saved.identity !== peer.name || peer.retired) return;
-  const held = peer.disk.peer.session;
-  if (held === undefined || held.id === session.id || held.id === session.next || held.next === session.next) return;
+  const now = parseSession(world.registry.sessions.get(peer.name)?.value);
+  if (!now.ok || now.record.sessionId === session.id || now.record.sessionId === session.next) return;
   peer.rollBack(saved.disk);
   crash(world, peer, 'diskRolledBack');
 }

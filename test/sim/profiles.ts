@@ -33,14 +33,28 @@ const small: Partial<Scenario> = { bootWithinMs: 10, workEveryMs: 1000, podsPerP
 export const profiles: readonly Profile[] = [
   {
     name: 'boots',
-    seeds: 620,
+    seeds: 660,
     peers: 3,
-    override: { ...small, mood: 'records', busyMs: 1500, halves: true, faults: { ...rough, faultEveryMs: 150 } },
+    override: {
+      ...small,
+      mood: 'records',
+      busyMs: 1500,
+      halves: true,
+      faults: {
+        ...rough,
+        requestTwice: 0.5,
+        replyLost: 0.2,
+        unknown: 0.35,
+        hintLost: 0.4,
+        hintTwice: 0.4,
+        faultEveryMs: 120,
+      },
+    },
     askAfterMs: [1500, 3000, 6000],
   },
   {
     name: 'nodes die',
-    seeds: 160,
+    seeds: 240,
     peers: 5,
     override: {
       ...small,
@@ -49,13 +63,13 @@ export const profiles: readonly Profile[] = [
       halves: false,
       workEveryMs: 300,
       podsPerPeer: 8,
-      faults: { ...noFaults, hintLate: 0.1, ambush: 0.9, faultEveryMs: 400 },
+      faults: { ...noFaults, hintLate: 0.1, ambush: 0.5, faultEveryMs: 400 },
     },
     askAfterMs: [5000, 10_000],
   },
   {
     name: 'the registry goes back',
-    seeds: 80,
+    seeds: 170,
     peers: 4,
     override: { ...small, mood: 'registry', busyMs: 30_000, halves: false, faults: { ...noFaults, faultEveryMs: 250 } },
     askAfterMs: [5000, 10_000],

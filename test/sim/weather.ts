@@ -17,14 +17,20 @@ export function fault(world: World): void {
   scheduleFault(world);
   const peer = world.random.pick(world.peers);
   const choice = world.random.next();
-  if (choice < 0.35) {
+  const crashes = { any: 0.35, nodes: 0.1, registry: 0.15, disks: 0.1, records: 0.5 }[world.scenario.mood];
+  if (choice < crashes) {
     if (peer.state !== undefined && !peer.retired)
-      crash(world, peer, world.random.pick([world.restoring ? 'crash' : 'diskLost', 'powerLoss', 'crash', 'crash']));
-  } else if (choice < 0.5) {
+      crash(world, peer, world.random.pick([mayLoseDisk(world) ? 'diskLost' : 'crash', 'powerLoss', 'crash', 'crash']));
+  } else if (choice < crashes + 0.15) {
     cutOff(world, peer);
   } else if (!world.restoring) {
     world.random.pick(grave[world.scenario.mood])(world, peer);
   }
+}
+
+/** Without its disk a peer cannot write its record back. */
+function mayLoseDisk(world: World): boolean {
+  return !world.restoring && world.scenario.mood !== 'registry';
 }
 
 type Fault = (world: World, peer: SimPeer) => void;
@@ -41,7 +47,7 @@ const grave: Readonly<Record<World['scenario']['mood'], readonly Fault[]>> = {
 /** Now and then the disks and the registry are copied. */
 export function save(world: World): void {
   if (world.calm) return;
-  world.agenda.add(world.nowMs + world.random.between(500, 4000), { kind: 'save' });
+  world.agenda.add(world.nowMs + world.random.between(500, 2000), { kind: 'save' });
   saveDisks(world);
   takeBackup(world);
 }

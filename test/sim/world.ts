@@ -62,7 +62,6 @@ export type Happening =
   | { readonly kind: 'calm' };
 
 export interface Backup {
-  readonly atMs: number;
   readonly identity: string;
   readonly disk: Disk;
 }
@@ -86,7 +85,7 @@ export class World {
   /** The registry went back, and not every peer has written its record back yet. */
   restoring: boolean = false;
   /** Copies of disks, some time ago. */
-  readonly backups: Map<SimPeer, Backup> = new Map<SimPeer, Backup>();
+  readonly backups: Map<SimPeer, readonly Backup[]> = new Map<SimPeer, readonly Backup[]>();
   /** The last lines of what happened; all of them when `keepTrace`. */
   readonly trace: string[] = [];
   readonly #keepTrace: boolean;
