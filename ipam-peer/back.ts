@@ -54,7 +54,7 @@ export function writeBack(state: State, cycle: Cycle, stored: StoredRecord | und
   }
   if (stored === undefined) {
     setFence(state, 'own', 'the registry has no record of this node any more, while its disk holds blocks');
-    const was = [...new Set([state.durable.uid ?? '', ...(copy.was ?? [])])].filter((uid) => uid !== '').slice(0, 4);
+    const was = wasOf(state, copy, undefined);
     create(state, cycle, {
       ...copy,
       seq: 1,
@@ -89,13 +89,21 @@ export function writeBack(state: State, cycle: Cycle, stored: StoredRecord | und
     );
     return false;
   }
-  // A late duplicate of the first `create` may have made the record that stands there: it does not say what it was before.
-  const before = [...(parsed.record.was ?? []), state.durable.uid ?? '', ...(copy.was ?? [])];
-  const was = [...new Set(before)].filter((uid) => uid !== '' && uid !== stored.uid);
+  const was = wasOf(state, copy, { uid: stored.uid, was: parsed.record.was });
   const seq = Math.max(parsed.record.seq, state.durable.seq) + 1;
   const { suspect: _done, ...back } = whole;
-  update(state, cycle, stored, { ...back, seq, ...(was.length > 0 && { was: was.slice(0, 4) }) }, 'backDone');
+  update(state, cycle, stored, { ...back, seq, ...(was.length > 0 && { was }) }, 'backDone');
   return true;
+}
+
+/** The incarnations that the record goes on from: that of the disk, and those before it. */
+function wasOf(
+  state: State,
+  copy: PeerRecord,
+  now: { readonly uid: string; readonly was: PeerRecord['was'] } | undefined,
+): readonly string[] {
+  const uids = new Set([state.durable.uid ?? '', ...(now?.was ?? []), ...(copy.was ?? [])]);
+  return [...uids].filter((uid) => uid !== '' && uid !== now?.uid).slice(0, 4);
 }
 
 /** The record as it stands less what the disk does not know as its own, marked as suspect; undefined when it is so already. */

@@ -56,6 +56,12 @@ export class Bench {
     return known.record;
   }
 
+  /** The Node object goes; everybody hears of it. */
+  deleteNode(name: string): void {
+    this.registry.deleteNode(`${name}.x`, `x-${name}`, false);
+    for (const peer of this.peers) peer.feed({ kind: 'nodes', gone: [`${name}.x`] });
+  }
+
   /** Overwrites a record as a person might. */
   edit(name: string, change: Partial<PeerRecord>): void {
     const known = this.registry.peers.get(`${name}.x`);
@@ -77,6 +83,8 @@ export class Hand {
   readonly held: RegistryRequest[] = [];
   holding: (request: RegistryRequest) => boolean = () => false;
   readonly log: string[] = [];
+  /** Addresses whose leases are to be cut off. */
+  readonly cuts: string[] = [];
   readonly effects: Effect[] = [];
   readonly outcomes: Map<number, Outcome> = new Map();
   random = 0.5;
@@ -174,8 +182,10 @@ export class Hand {
       case 'survey':
         if (this.answersSurveys) this.#answers.push({ kind: 'surveyed', inUse: this.inUse });
         return;
-      case 'recover':
       case 'cut':
+        this.cuts.push(...effect.leases.flatMap((lease) => lease.addresses));
+        return;
+      case 'recover':
       case 'freed':
       case 'changed':
     }
