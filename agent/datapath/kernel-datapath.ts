@@ -343,6 +343,7 @@ class NodeDatapath implements KernelDatapath {
     expected.note(operations);
     const refusals = await this.#apply(operations, reading, signal);
     this.#reconciles++;
+    this.#writes += operations.length;
     if (refusals.length > 0) return false;
     this.#applied = view;
     return true;
