@@ -1,6 +1,7 @@
 // Pod to pod across two nodes, in Weft's modes and in what people build by hand, all on the same underlay (two hosts on a switch made of
 // namespaces), bursts of 0.2 s interleaved in one run. Best of the rounds for each, as ratios to host-gw by hand, because short bursts
-// on a shared machine are slowed down but never sped up by others.
+// on a shared machine are slowed down but never sped up by others. CPU per byte, packet and request is what both processes used, the
+// kernel's work in their name included: it depends less on what else runs.
 //
 //   bare        two namespaces and a cable, no forwarding: the floor
 //   hostGw      a bridge per node, veths, a plain route to the other node
@@ -68,21 +69,26 @@ export async function benchDatapath(say: (line: string) => void): Promise<Figure
 function figuresOf(bursts: ReadonlyMap<string, readonly Burst[]>, name: string): Figures {
   const best = (contender: string, kind: KindName): number =>
     Math.max(...(bursts.get(`${contender} ${kind}`) ?? []).map(({ amount, tookNs }) => (amount / tookNs) * 1e9));
-  const cpu = (contender: string): number =>
-    Math.min(...(bursts.get(`${contender} tcp1`) ?? []).map(({ amount, cpuNs }) => cpuNs / amount));
+  const cpu = (contender: string, kind: KindName): number =>
+    Math.min(...(bursts.get(`${contender} ${kind}`) ?? []).map(({ amount, cpuNs }) => cpuNs / amount));
+  const cpuRatio = (kind: KindName): number => rounded(cpu(name, kind) / cpu('hostGw', kind));
   const ratio = (kind: KindName): number => rounded(best(name, kind) / best('hostGw', kind));
   return {
     tcp1: ratio('tcp1'),
     tcp8: ratio('tcp8'),
     packets: ratio('packets'),
     requests: ratio('requests'),
-    cpuPerByte: rounded(cpu(name) / cpu('hostGw')),
+    cpuPerByte: cpuRatio('tcp1'),
+    cpuPerPacket: cpuRatio('packets'),
+    cpuPerRequest: cpuRatio('requests'),
     absolute: {
       tcp1GigabitPerSecond: rounded((best(name, 'tcp1') * 8) / 1e9),
       tcp8GigabitPerSecond: rounded((best(name, 'tcp8') * 8) / 1e9),
       packetsPerSecond: rounded(best(name, 'packets')),
       requestsPerSecond: rounded(best(name, 'requests')),
-      cpuSecondsPerGigabyte: rounded(cpu(name)),
+      cpuSecondsPerGigabyte: rounded(cpu(name, 'tcp1')),
+      cpuMicrosecondsPerPacket: rounded(cpu(name, 'packets') / 1000),
+      cpuMicrosecondsPerRequest: rounded(cpu(name, 'requests') / 1000),
     },
   };
 }
