@@ -4,8 +4,8 @@
 // kernel's work in their name included: it depends less on what else runs.
 //
 //   bare        two namespaces and a cable, no forwarding: the floor
-//   hostGw      a bridge per node, veths, a plain route to the other node
-//   flannel     the same with one VXLAN device per node in place of the plain route
+//   hostGw      a bridge per node, veths, a plain route to the other node; no rules, nothing is tracked or translated
+//   flannel     the same with one VXLAN device per node in place of the plain route, and flannel's own iptables rules
 //   weftVxlan   routed pod links, overlay mode vxlan (the default)
 //   weftDirect  routed pod links, overlay mode direct
 
@@ -141,7 +141,8 @@ async function byHand(stack: AsyncDisposableStack, name: 'hostGw' | 'flannel'): 
            ip address add 10.98.${self}.0/32 dev flannel.1; ip link set flannel.1 up
            ip route add 10.98.${other}.0/24 via 10.98.${other}.0 dev flannel.1 onlink
            ip neighbour add 10.98.${other}.0 dev flannel.1 lladdr 0a:00:00:00:00:0${other}
-           bridge fdb add 0a:00:00:00:00:0${other} dev flannel.1 dst 192.0.2.${other}`;
+           bridge fdb add 0a:00:00:00:00:0${other} dev flannel.1 dst 192.0.2.${other}
+           ${flannelRules(self)}`;
     const mtu = name === 'hostGw' ? 1500 : 1450;
     await host.exec([
       'sh',
@@ -161,6 +162,25 @@ async function byHand(stack: AsyncDisposableStack, name: 'hostGw' | 'flannel'): 
   }
   const [client, server] = pods as [TestNetns, TestNetns];
   return { name, client, server, address: '10.98.2.2' };
+}
+
+/** What flannel itself puts into iptables, with 10.98.0.0/16 as the network: without it nothing would be tracked. */
+function flannelRules(self: number): string {
+  const [network, own] = ['10.98.0.0/16', `10.98.${self}.0/24`];
+  return [
+    `-t nat -N FLANNEL-POSTRTG`,
+    `-t nat -A POSTROUTING -j FLANNEL-POSTRTG`,
+    `-t nat -A FLANNEL-POSTRTG -s ${own} -d ${network} -j RETURN`,
+    `-t nat -A FLANNEL-POSTRTG -s ${network} -d ${own} -j RETURN`,
+    `-t nat -A FLANNEL-POSTRTG -s ${network} ! -d 224.0.0.0/4 -j MASQUERADE --random-fully`,
+    `-t nat -A FLANNEL-POSTRTG ! -s ${network} -d ${network} -j MASQUERADE --random-fully`,
+    `-N FLANNEL-FWD`,
+    `-A FORWARD -j FLANNEL-FWD`,
+    `-A FLANNEL-FWD -s ${network} -j ACCEPT`,
+    `-A FLANNEL-FWD -d ${network} -j ACCEPT`,
+  ]
+    .map((rule) => `iptables-nft ${rule}`)
+    .join('; ');
 }
 
 async function startServer(traffic: string, { name, client, server, address }: Contender): Promise<AsyncDisposable> {
