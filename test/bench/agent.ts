@@ -4,7 +4,7 @@
 // The peers come from the agent's own copy on disk, as after a restart while the registry is away: it keeps trying to reach two voters
 // that do not exist, and probes peers that do not answer. Both cost more than a quiet cluster.
 
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -27,7 +27,12 @@ export async function benchAgent(say: (line: string) => void): Promise<Figures> 
   const program = join(host.directory, 'weft.mjs');
   await bundle(program);
   host.program = [process.execPath, program, 'agent'];
-  host.env = { WEFT_ADDON: fileURLToPath(new URL('../../agent/native/build/weft.node', import.meta.url)) };
+  // Where the bundle looks for it, as in the image.
+  await mkdir(join(host.directory, 'build'));
+  await copyFile(
+    fileURLToPath(new URL('../../agent/native/build/weft.node', import.meta.url)),
+    join(host.directory, 'build/weft.node'),
+  );
   await host.start();
   say(`${pods} pods …`);
   for (let pod = 0; pod < pods; pod++) {
