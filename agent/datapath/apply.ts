@@ -43,6 +43,11 @@ const essential: ReadonlySet<Operation['kind']> = new Set([
   'addAddress',
 ]);
 
+/** After it another reading is due: only that knows the device's ifindex, by which notifications name it. */
+export function makesDevice({ kind }: Operation): boolean {
+  return kind === 'addOverlay' || kind === 'addBridge';
+}
+
 export function isEssential({ operation }: Refusal): boolean {
   return essential.has(operation.kind);
 }

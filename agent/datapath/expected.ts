@@ -6,6 +6,7 @@ import type { Lease } from '#agent/runtime/ipam.ts';
 import { familyOf, hostCidr } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import { isMessage } from './apply.ts';
+import { podMacOf } from './identity.ts';
 import { podElements } from './pod-elements.ts';
 import { mainTable, plainMetric, routeKey } from './objects.ts';
 import type {
@@ -37,6 +38,8 @@ export class Expected {
   /** MAC by address, and underlay address by MAC, on the overlay device. */
   readonly neighbours: Map<string, string>;
   readonly fdb: Map<string, string>;
+  /** Where the bridge has each pod: port by MAC. */
+  readonly ports: Map<string, string>;
   readonly elements: Readonly<Record<SetName, Set<string>>>;
   fingerprint: readonly string[];
 
@@ -50,6 +53,7 @@ export class Expected {
     this.neighbours = new Map(
       state.neighbours.flatMap(({ address, mac, permanent }) => (permanent ? [[address, mac]] : [])),
     );
+    this.ports = new Map(state.portEntries.map(({ mac, ifname }) => [mac, ifname]));
     this.fdb = new Map(state.fdb.map(({ mac, underlayAddress }) => [mac, underlayAddress]));
     const elements = { ...noElements() } as Record<SetName, Set<string>>;
     for (const set of setNames) elements[set] = new Set(state.firewall.elements[set]);
@@ -84,6 +88,7 @@ export class Expected {
       const target = { kind: 'link', ifname, prefsrc: made.overlayAddresses.get(family) } as const;
       this.#putRoute({ dst: hostCidr(address), metric: plainMetric[family], table: mainTable, target });
     }
+    if (made.isPort) this.ports.set(lease.link?.mac ?? podMacOf(addresses[0] ?? ''), ifname);
     for (const { set, key } of podElements(lease, made.onBridge)) this.elements[set].add(key);
   }
 
@@ -95,6 +100,7 @@ export class Expected {
       const target = this.routes.get(key)?.target;
       if (target?.kind === 'link' && target.ifname === hostIfname) this.routes.delete(key);
     }
+    for (const [mac, ifname] of this.ports) if (ifname === hostIfname) this.ports.delete(mac);
     for (const { set, key } of podElements(lease, true)) this.elements[set].delete(key);
   }
 
@@ -162,7 +168,11 @@ export class Expected {
         this.routes.delete(routeKey(operation.route));
         break;
       case 'putPortEntry':
+        this.ports.set(operation.portEntry.mac, operation.portEntry.ifname);
+        break;
       case 'delPortEntry':
+        this.ports.delete(operation.portEntry.mac);
+        break;
       case 'setPodLink':
       case 'doomPodLink':
       case 'addAddress':

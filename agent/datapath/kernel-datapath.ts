@@ -6,7 +6,7 @@ import { toWeftError, WeftError } from '#agent/errors.ts';
 
 import { readKernel } from './actual.ts';
 import type { KernelReading } from './actual.ts';
-import { applyOperations, isEssential } from './apply.ts';
+import { applyOperations, isEssential, makesDevice } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
 import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
@@ -66,9 +66,8 @@ export function createDatapath(options: DatapathOptions): KernelDatapath {
   return new NodeDatapath(options);
 }
 
-/** How long after a refusal the next round begins. */
+/** How long after a refusal the next round begins, and for how long notifications are gathered before one. */
 const retryMs = 1000;
-/** How long notifications are gathered before a round. */
 const gatherMs = 20;
 /** What the time between two full comparisons grows by per object of ours in the kernel: reading one takes some microseconds. */
 const perObjectMs = 1;
@@ -84,7 +83,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #pods = new WantedPods();
   readonly #ports: Ports;
   #portNames: ReadonlySet<string> = new Set();
-  readonly #follower = new PodFollower();
+  readonly #follower: PodFollower;
   readonly #direct: DirectPaths;
   readonly #foreign: ForeignFirewalls;
   readonly #stop = new AbortController();
@@ -96,9 +95,9 @@ class NodeDatapath implements KernelDatapath {
   /** What the kernel holds as far as is known, and the view that it was brought to. */
   #expected: Expected | undefined;
   #applied: IpamView | undefined;
-  /** The next round reads the kernel. */
   #compare = true;
   #timer: NodeJS.Timeout | undefined;
+  #dueMs = Infinity; // What was heard during a round is not put off by its end.
   #asked = true;
   #findings: readonly Finding[] = [];
   #lastReconcileMs: number | undefined;
@@ -119,6 +118,7 @@ class NodeDatapath implements KernelDatapath {
       onRefused: (reason) => options.log.warn({ reason }, 'doomed pod links could not be deleted, trying again'),
     });
     this.#ports = new Ports(options.settings.podLink);
+    this.#follower = new PodFollower(this.#io, options.log);
     this.#direct = new DirectPaths(this.#io, options.settings);
     this.#foreign = new ForeignFirewalls(this.#io, options.settings);
     this.#shaper = new Shaper(this.#io, options.settings, this.#reaper);
@@ -139,6 +139,7 @@ class NodeDatapath implements KernelDatapath {
         ...common,
         isWantedPod: (ifname) => this.#pods.has(ifname),
         isShaped: (ifindex) => this.#shaper.owns(ifindex),
+        isPort: (ifname) => this.#ports.isPortNamed(ifname, this.#pods.list()),
         reading: () => this.#reading,
         linkAddresses: () => this.#direct.macs,
         onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
@@ -258,9 +259,12 @@ class NodeDatapath implements KernelDatapath {
   }
 
   #schedule(delayMs: number): void {
-    if (this.#stop.signal.aborted) return;
+    const dueMs = performance.now() + delayMs;
+    if (this.#stop.signal.aborted || dueMs >= this.#dueMs) return;
     clearTimeout(this.#timer);
+    this.#dueMs = dueMs;
     this.#timer = setTimeout(() => {
+      this.#dueMs = Infinity;
       this.#compare = true;
       this.#rounds.request().catch((error: unknown) => {
         this.#options.log.error({ error: toWeftError(error).message }, 'comparing with the kernel failed');
@@ -300,13 +304,8 @@ class NodeDatapath implements KernelDatapath {
       const refusals = await this.#apply(operations, reading, signal);
       const shaped = await this.#shaper.round(reading.links, this.#pods, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
-      if (desired.overlay) {
-        const leases = this.#pods.list().filter(({ hostIfname }) => !this.#pods.untouchable.has(hostIfname));
-        const { mtuBytes } = desired.overlay;
-        const asked = { io: this.#io, leases, links: reading.state.podLinks, mtuBytes, ports: this.#portNames };
-        const links = this.#follower.follow({ ...asked, gateway: overlayAddressesOf(view).get(4) });
-        if (links.length > 0) this.#options.log.info({ links, mtuBytes }, 'running pods were brought up to date');
-      }
+      const pods = { leases: this.#pods.settledLeases, links: reading.state.podLinks, ports: this.#portNames };
+      this.#follower.follow({ ...pods, desired, gateway: overlayAddressesOf(view).get(4) });
       this.#direct.note(refusals);
       const foreign = await this.#foreign.open(reading.foreignChains, view.ranges);
       this.#writes += foreign.writes;
@@ -314,6 +313,7 @@ class NodeDatapath implements KernelDatapath {
       this.#settled = !isOpen && !refusals.some(isEssential);
       retry = refusals.length + shaped.findings.length > 0;
       if (!retry) this.#applied = view;
+      retry ||= operations.some(makesDevice);
       this.#reconciles++;
       this.#writes += operations.length + shaped.written;
       if (!asked) this.#repairs += operations.length + shaped.written;
@@ -360,7 +360,7 @@ class NodeDatapath implements KernelDatapath {
       ports: this.#portNames,
       direct: this.#direct.input(view, reading),
     };
-    const settling = leases.filter((lease) => !untouchable.has(lease.hostIfname));
+    const settling = this.#pods.settledLeases;
     const desired = desiredState({ ...common, leases: settling });
     this.#pods.settle(settling);
     const operations = diff(desired, withoutPodLinks(reading.state, untouchable)).map((operation) =>

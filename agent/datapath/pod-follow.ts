@@ -11,35 +11,45 @@ import type { Lease } from '#agent/runtime/ipam.ts';
 import { familyOf } from './cidr.ts';
 import { hostMac } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
-import type { ActualPodLink } from './objects.ts';
+import type { ActualPodLink, DesiredState } from './objects.ts';
 
 export interface Followed {
-  readonly io: KernelIo;
+  readonly desired: DesiredState;
   readonly leases: readonly Lease[];
   readonly links: readonly ActualPodLink[];
-  readonly mtuBytes: number;
   /** Host interface names of ports of the bridge, and the bridge's address. */
   readonly ports: ReadonlySet<string>;
   readonly gateway: string | undefined;
 }
 
 export class PodFollower {
+  readonly #io: KernelIo;
+  readonly #log: { info(fields: object, message: string): void };
   /** The bridge's address that running pods were told. */
   #gateway: string | undefined;
 
-  /** Brings running pods up to date; returns the host interface names of those that were not. Never fails: what cannot be entered stays. */
-  follow({ io, leases, links, mtuBytes, ports, gateway }: Followed): readonly string[] {
+  constructor(io: KernelIo, log: { info(fields: object, message: string): void }) {
+    this.#io = io;
+    this.#log = log;
+  }
+
+  /** Brings running pods up to date. Never fails: what cannot be entered stays. */
+  follow({ desired, leases, links, ports, gateway }: Followed): void {
+    if (!desired.overlay) return;
+    const { mtuBytes } = desired.overlay;
     const moved = gateway !== undefined && gateway !== this.#gateway;
     this.#gateway = gateway;
     const byName = new Map(links.map((link) => [link.ifname, link]));
-    return leases.flatMap((lease) => {
-      const { hostIfname } = lease;
-      const link = byName.get(hostIfname);
-      if (!link || link.doomed) return [];
-      const mtu = link.mtuBytes !== mtuBytes && followMtu(io, lease, link.mtuBytes, mtuBytes);
-      const way = moved && ports.has(hostIfname) && followGateway(lease, gateway);
-      return mtu || way ? [hostIfname] : [];
+    const followed = leases.filter((lease) => {
+      const link = byName.get(lease.hostIfname);
+      if (!link || link.doomed) return false;
+      const mtu = link.mtuBytes !== mtuBytes && followMtu(this.#io, lease, link.mtuBytes, mtuBytes);
+      const way = moved && ports.has(lease.hostIfname) && followGateway(lease, gateway);
+      return mtu || way;
     });
+    if (followed.length === 0) return;
+    const names = followed.map(({ hostIfname }) => hostIfname);
+    this.#log.info({ links: names, mtuBytes }, 'running pods were brought up to date');
   }
 }
 

@@ -4,6 +4,7 @@
 import { dumpLinks } from '#agent/netlink/link.ts';
 
 import { overlayFrom, podLinkFrom } from './actual.ts';
+import { bridgeFrom } from './bridge-io.ts';
 import { looseRpFilter } from './diff.ts';
 import type { Expected } from './expected.ts';
 import { readFirewall } from './firewall.ts';
@@ -84,6 +85,7 @@ export class QuickLooks implements Disposable {
     for (const link of io.route.dump(dumpLinks())) {
       const ifname = link.ifname ?? '';
       if (quiet.has(ifname) && !podLinkFrom(link, settings).ignoresAdvertisements) return `accept_ra of ${ifname}`;
+      if (ifname === desired.bridge?.ifname && !bridgeFrom(io, link).settled) return `settings of ${ifname}`;
       if (ifname !== settings.overlayDevice) continue;
       const { rpFilter, quietIpv6 } = overlayFrom(link);
       if (rpFilter !== looseRpFilter || !quietIpv6) return `sysctls of ${ifname}`;

@@ -80,6 +80,11 @@ export class WantedPods {
     return this.#touched;
   }
 
+  /** Those among them that a round may touch. */
+  get settledLeases(): readonly Lease[] {
+    return this.list().filter(({ hostIfname }) => !this.#touched.has(hostIfname));
+  }
+
   /** Every lease whose link should exist, one per host interface name. */
   list(): readonly Lease[] {
     const byName = new Map<string, Lease>();

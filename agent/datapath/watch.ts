@@ -14,6 +14,7 @@ import type { Route } from '#agent/netlink/route.ts';
 import type { Nexthop } from '#agent/netlink/nexthop.ts';
 
 import { routeFrom } from './actual.ts';
+import { bridgeFrom, portOf } from './bridge-io.ts';
 import type { KernelReading } from './actual.ts';
 import { sameRouteTarget } from './expected.ts';
 import type { Expected } from './expected.ts';
@@ -30,6 +31,8 @@ export interface WatchOptions {
   readonly isWantedPod: (hostIfname: string) => boolean;
   /** True for links that limit a pod's bandwidth. */
   readonly isShaped: (ifindex: number) => boolean;
+  /** The pod's link is a port of the bridge. */
+  readonly isPort: (hostIfname: string) => boolean;
   readonly desired: () => DesiredState | undefined;
   readonly expected: () => Expected | undefined;
   readonly reading: () => KernelReading | undefined;
@@ -86,14 +89,15 @@ function withoutRepeats(notifications: readonly Notification[]): readonly Notifi
 }
 
 function reasonOf(options: WatchOptions, notification: Notification): string | undefined {
-  const { settings } = options;
   const desired = options.desired();
   switch (notification.kind) {
     case 'delLink': {
       const { ifname = '', ifiIndex } = notification.link;
       if (options.isShaped(ifiIndex) && !options.isWantedPod(ifname)) return `shaper ${ifname} was deleted`;
-      const ours = (ifname === settings.overlayDevice && desired?.overlay) || options.isWantedPod(ifname);
-      return ours && !readLink(options.io, ifname) ? `link ${ifname} was deleted` : undefined;
+      const isDevice = ifname === desired?.overlay?.ifname || ifname === desired?.bridge?.ifname;
+      if (!isDevice && !options.isWantedPod(ifname)) return undefined;
+      // A port that leaves its bridge is told like this too.
+      return readLink(options.io, ifname) ? linkReason(options, notification.link) : `link ${ifname} was deleted`;
     }
     case 'newLink':
       return linkReason(options, notification.link);
@@ -127,8 +131,9 @@ function newAddressReason(options: WatchOptions, address: Address): string | und
   const reading = options.reading();
   const text = address.local ?? address.address;
   if (text === desired?.overlay?.local || reading?.underlay === undefined) return 'underlay address';
-  const ifname = desired?.overlay?.ifname ?? '';
-  if (reading.ifindexes.get(ifname) !== address.ifaIndex || address.ifaScope === scope.link) return undefined;
+  const devices = [desired?.overlay?.ifname, desired?.bridge?.ifname];
+  const ifname = devices.find((name) => name !== undefined && reading.ifindexes.get(name) === address.ifaIndex);
+  if (ifname === undefined || address.ifaScope === scope.link) return undefined;
   const cidr = `${text}/${address.ifaPrefixlen}`;
   const wanted = desired?.addresses.some((known) => known.ifname === ifname && known.cidr === cidr);
   return wanted ? undefined : `address ${cidr} came to ${ifname}`;
@@ -166,6 +171,9 @@ function neighbourReason(
 ): string | undefined {
   const expected = options.expected();
   const { ndmFamily, ndmIfindex, ndmState, dst = '', lladdr = '' } = neighbour;
+  if (kind === 'delNeighbour' && ndmFamily === addressFamily.bridge && expected?.ports.has(lladdr)) {
+    return `static entry of ${lladdr} was deleted`;
+  }
   if (!expected || ndmIfindex !== overlayIfindex(options)) {
     return kind === 'newNeighbour' ? linkAddressReason(options, neighbour) : undefined;
   }
@@ -187,11 +195,20 @@ function linkReason(options: WatchOptions, link: Link): string | undefined {
     const right = found && isUp(found) && found.address === overlay.mac && found.mtu === overlay.mtuBytes;
     return right ? undefined : `link ${ifname} was changed`;
   }
+  const bridge = options.desired()?.bridge;
+  if (bridge && ifname === bridge.ifname) {
+    const found = readLink(options.io, ifname);
+    const now = found && bridgeFrom(options.io, found);
+    const right = now?.isBridge && now.settled && now.mac === bridge.mac && now.mtuBytes === bridge.mtuBytes;
+    return right ? undefined : `link ${ifname} was changed`;
+  }
   if (options.isWantedPod(ifname)) {
     // An attach brings its link up after making it: what counts is how it looks now.
     const found = readLink(options.io, ifname);
     const mtuBytes = options.desired()?.overlay?.mtuBytes ?? found?.mtu;
-    const right = !found || (isUp(found) && found.address === hostMac && found.mtu === mtuBytes);
+    const master = bridge && options.isPort(ifname) ? readLink(options.io, bridge.ifname) : undefined;
+    const isPlaced = !master || !found || portOf(found, master) === bridge?.ifname;
+    const right = !found || (isUp(found) && found.address === hostMac && found.mtu === mtuBytes && isPlaced);
     return right ? undefined : `link ${ifname} was changed`;
   }
   const underlay = options.reading()?.underlay;
