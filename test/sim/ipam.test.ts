@@ -126,6 +126,22 @@ const plantedBugs: readonly (readonly [string, Partial<Scenario>, RegExp])[] = [
     /withdrew|two owners/,
   ],
   ['reads are not linearizable', { staleReads: true, peers: 8 }, /two owners|withdrew|may lease from|nobody owns|seq/],
+  [
+    'a node is taken over without a look at its session',
+    { timing: { sessionTermMs: 0 }, mood: 'nodes', faults: { ...noFaults, faultEveryMs: 400 } },
+    /had not stood still/,
+  ],
+  [
+    'quarantine is forgotten',
+    {
+      timing: { quarantineMs: 0 },
+      mood: 'nodes',
+      restMs: 20_000,
+      workEveryMs: 50,
+      faults: { ...noFaults, faultEveryMs: 400 },
+    },
+    /leased again after/,
+  ],
   ['an address is used again at once', { peersRestMs: 0 }, /leased again after/],
   [
     'a lease is answered before it is durable',

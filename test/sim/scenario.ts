@@ -1,7 +1,7 @@
 // What one seed draws before anything happens: how large the world is, how it boots, which faults it meets and how often.
 import type { Family } from '#ipam-peer/address.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
-import type { Effect, InUse } from '#ipam-peer/events.ts';
+import type { Config, Effect, InUse } from '#ipam-peer/events.ts';
 import type { State } from '#ipam-peer/state.ts';
 import type { Random } from './random.ts';
 
@@ -68,6 +68,8 @@ export interface Scenario {
   readonly sabotage?: (effects: readonly Effect[], state: State) => readonly Effect[];
   /** A planted bug: every third read is of the state before the last write. */
   readonly staleReads?: boolean;
+  /** A planted bug: timings that the peers keep, while the world still expects others. */
+  readonly timing?: Partial<Config>;
   /** A planted bug: rest that the peers keep, while the world still expects `restMs`. */
   readonly peersRestMs?: number;
 }

@@ -347,5 +347,6 @@ function configOf(scenario: Scenario, index: number): SimPeer['config'] {
     session: `${name}-1`,
     ...timing,
     quarantineMs: scenario.peersRestMs ?? scenario.restMs,
+    ...scenario.timing,
   };
 }
