@@ -125,7 +125,11 @@ const plantedBugs: readonly (readonly [string, Partial<Scenario>, RegExp])[] = [
     },
     /withdrew|two owners/,
   ],
-  ['reads are not linearizable', { staleReads: true, peers: 8 }, /two owners|withdrew|may lease from|nobody owns|seq/],
+  [
+    'reads are not linearizable',
+    { staleReads: true, peers: 8 },
+    /two owners|withdrew|may lease from|nobody owns|seq|though space is with/,
+  ],
   [
     'a node is taken over without a look at its session',
     { timing: { sessionTermMs: 0 }, mood: 'nodes', faults: { ...noFaults, faultEveryMs: 400 } },

@@ -1,5 +1,5 @@
-// What a network namespace holds, in the kernel's own words, without what changes by itself (counters, handles, neighbour states,
-// addresses under duplicate detection): two dumps are equal when nothing was left behind.
+// What a network namespace holds, in the kernel's own words, without what changes by itself (counters, handles, neighbours, which
+// are hints and go with their link, addresses under duplicate detection): two dumps are equal when nothing was left behind.
 
 import type { TestNetns } from '#test/support/netns.ts';
 
@@ -16,16 +16,9 @@ interface Link {
   readonly addr_info: readonly Address[];
 }
 
-interface Neighbour {
-  readonly dst: string;
-  readonly dev: string;
-  readonly lladdr?: string;
-}
-
 export interface KernelDump {
   readonly links: readonly string[];
   readonly routes: readonly string[];
-  readonly podNeighbours: readonly string[];
   /** Routing rules of both families. */
   readonly rules: readonly string[];
   /** Forwarding entries, without the multicast ones that the kernel makes. */
@@ -36,7 +29,7 @@ export interface KernelDump {
   readonly nft: readonly string[];
 }
 
-/** Links with their addresses, routes of every table, rules, neighbours on pod links, FDB, qdiscs, the whole nft ruleset. */
+/** Links with their addresses, routes of every table, rules, FDB, qdiscs, the whole nft ruleset. */
 export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
   const links = await netns.json<readonly Link[]>(['ip', '-d', '-j', 'address']);
   const routes4 = await netns.exec(['ip', '-4', 'route', 'show', 'table', 'all']);
@@ -44,7 +37,6 @@ export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
   const fdb = await netns.exec(['bridge', 'fdb', 'show']);
   const qdiscs = await netns.exec(['tc', 'qdisc', 'show']);
   const rules = (await netns.exec(['ip', 'rule'])) + (await netns.exec(['ip', '-6', 'rule']));
-  const neighbours = await netns.json<readonly Neighbour[]>(['ip', '-j', 'neighbour']);
   const ruleset = await netns.json<{ readonly nftables: readonly object[] }>(['nft', '-j', 'list', 'ruleset']);
   return {
     links: links.map(({ ifname, mtu, flags, addr_info }) => {
@@ -54,10 +46,6 @@ export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
       return `${ifname} mtu ${mtu} ${flags.includes('UP') ? 'up' : 'down'} ${addresses.join(' ')}`;
     }),
     routes: linesOf(routes4 + routes6.replaceAll(/.*(fe80|ff00|multicast).*\n/g, '')),
-    podNeighbours: neighbours
-      .filter(({ dev }) => dev.startsWith('weftp'))
-      .map(({ dst, dev, lladdr }) => `${dst} ${dev} ${lladdr ?? ''}`)
-      .toSorted(),
     rules: linesOf(rules),
     fdb: linesOf(fdb).filter((line) => !/^(33:33|01:00:5e)/.test(line)),
     qdiscs: linesOf(qdiscs.replaceAll(/ [0-9a-f]+: /g, ' ').replaceAll(/ refcnt \d+/g, '')),

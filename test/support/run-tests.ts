@@ -1,8 +1,8 @@
 // `npm test`: the unit and simulation projects as they are, the netns project inside its own mount, network and pid namespaces
-// so that even SIGKILL leaks nothing. `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
+// so that even SIGKILL leaks nothing; it mostly waits for the kernel, so its files run in two such sandboxes at once. `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
 // The project `runtimes` needs Go and container runtimes and is not part of it: `npm run test:runtimes`.
 import { spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -31,7 +31,13 @@ function parseArguments(argv: readonly string[]): { projects: readonly Project[]
   };
 }
 
-async function runVitest(projects: readonly Project[], rest: readonly string[], isolated: boolean): Promise<Counts> {
+/** `lab`: where a lab of this sandbox keeps its state. `output`: a file for what it prints, shown once it has ended. */
+interface Sandbox {
+  readonly lab: string;
+  readonly output?: string;
+}
+
+async function runVitest(projects: readonly Project[], rest: readonly string[], sandbox?: Sandbox): Promise<Counts> {
   const directory = await mkdtemp(join(tmpdir(), 'weft-test-'));
   const report = join(directory, 'report.json');
   const vitest = [
@@ -49,8 +55,12 @@ async function runVitest(projects: readonly Project[], rest: readonly string[], 
   // Fresh /proc for the new pid namespace, fresh /run/netns so that names of the machine are not seen, lo up.
   const setup =
     'mount -t proc proc /proc && mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up && exec "$@"';
-  const command = isolated ? [...unshare, 'sh', '-c', setup, 'sh', ...vitest] : vitest;
-  const child = spawn(command[0] ?? '', command.slice(1), { stdio: 'inherit' });
+  const command = sandbox === undefined ? vitest : [...unshare, 'sh', '-c', setup, 'sh', ...vitest];
+  await using output = sandbox?.output === undefined ? undefined : await open(sandbox.output, 'w');
+  const child = spawn(command[0] ?? '', command.slice(1), {
+    stdio: ['inherit', output?.fd ?? 'inherit', output?.fd ?? 'inherit'],
+    env: { ...process.env, ...(sandbox === undefined ? {} : { LAB_OF_WEFT_DIR: sandbox.lab }) },
+  });
   const code = await new Promise<number>((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (status) => resolve(status ?? 1));
@@ -74,18 +84,34 @@ async function readCounts(report: string, code: number): Promise<Counts> {
   }
 }
 
-const { projects, rest } = parseArguments(process.argv.slice(2));
-const total: Counts = { passed: 0, failed: 0 };
-const runs: readonly (readonly Project[])[] = [
-  projects.filter((project) => project !== 'netns' && project !== 'runtimes'),
-  projects.filter((project) => project === 'netns'),
-  projects.filter((project) => project === 'runtimes'),
-];
-for (const run of runs) {
-  if (run.length === 0) continue;
-  const counts = await runVitest(run, rest, run.includes('netns') || run.includes('runtimes'));
-  total.passed += counts.passed;
-  total.failed += counts.failed;
+/** Both halves of the netns project at once; the second half's output comes when both have ended. */
+async function runNetns(rest: readonly string[]): Promise<Counts> {
+  if (rest.length > 0) return await runVitest(['netns'], rest, { lab: '/run/weft-lab' });
+  const directory = await mkdtemp(join(tmpdir(), 'weft-test-'));
+  const output = join(directory, 'second.txt');
+  const halves = await Promise.all([
+    runVitest(['netns'], ['--shard=1/2'], { lab: '/run/weft-lab' }),
+    runVitest(['netns'], ['--shard=2/2'], { lab: '/run/weft-lab-2', output }),
+  ]);
+  process.stdout.write(await readFile(output));
+  await rm(directory, { recursive: true, force: true });
+  return sum(halves);
 }
+
+function sum(counts: readonly Counts[]): Counts {
+  const total: Counts = { passed: 0, failed: 0 };
+  for (const { passed, failed } of counts) {
+    total.passed += passed;
+    total.failed += failed;
+  }
+  return total;
+}
+
+const { projects, rest } = parseArguments(process.argv.slice(2));
+const pure = projects.filter((project) => project !== 'netns');
+const total = sum([
+  ...(pure.length > 0 ? [await runVitest(pure, rest)] : []),
+  ...(projects.includes('netns') ? [await runNetns(rest)] : []),
+]);
 console.log(`${total.passed} passed, ${total.failed} failed`);
 process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);
