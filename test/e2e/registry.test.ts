@@ -174,7 +174,7 @@ describe('the schema', () => {
     const value = { ...sampleValue('peer', 1), blocks: [{ cidr: '10.32.0.0/13' }], underlay: ['192.0.2.7'] };
     expect(await registry.create('peer', 'printed', value, signal)).toMatchObject({ kind: 'ok' });
     const { output } = await server.kubectl(['get', 'weftpeers', 'printed']);
-    expect(output).toMatch(/NAME +NODE +BLOCKS +UNDERLAY/);
+    expect(output).toMatch(/NAME +NODE +UNIVERSE +BLOCKS +UNDERLAY/);
     expect(output).toMatch(/printed +host1 +10\.32\.0\.0\/13 +192\.0\.2\.7/);
   });
 });

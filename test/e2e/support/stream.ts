@@ -10,7 +10,7 @@ export interface StreamEnd {
 
 export interface Stream {
   readonly label: string;
-  /** Ends the stream. Packets sent in its last half second may still be under way, and are not judged. */
+  /** Ends the stream once it has run for two seconds. Packets sent in its last half second may still be under way, and are not judged. */
   stop(): Promise<StreamEnd>;
 }
 
@@ -25,12 +25,12 @@ export async function startStream(client: Client, address: string): Promise<Stre
   const pid = started.stdout.trim();
   if (started.code !== 0 || pid === '') throw new Error(`${client.label} cannot run ping: ${started.stderr}`);
   const label = `${client.label} to ${address}`;
-  await until(`${label}: first answers`, 10_000, async () => {
-    return Number((await client.attempt(['grep', '-c', 'bytes from', log])).stdout) > 3;
-  });
+  const answers = async (): Promise<number> => Number((await client.attempt(['grep', '-c', 'bytes from', log])).stdout);
+  await until(`${label}: first answers`, 10_000, async () => (await answers()) > 3);
   return {
     label,
     async stop() {
+      await until(`${label}: answers for two seconds`, 30_000, async () => (await answers()) > 2 * perSecond);
       await client.attempt(['kill', '-INT', pid]);
       return await until(`${label}: summary`, 10_000, async () => {
         const { stdout } = await client.attempt(['cat', log]);
