@@ -1,9 +1,9 @@
 // What the datapath and the status page see: who owns which block, by effective owner. A grant counts for its donor until the
-// target carries it.
+// target carries it, and what a dead record holds counts for it until its heir carries it.
 import { families, type Family } from './address.ts';
-import { type Cidr, compareCidr, formatCidr } from './cidr.ts';
+import { type Cidr, compareCidr, contains, formatCidr } from './cidr.ts';
 import { waitingFor } from './allocate.ts';
-import { isVia, type PeerRecord, type RecordRef } from './records.ts';
+import { type Block, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { freeAddresses } from './space.ts';
 import { familiesOf, type Known, type State } from './state.ts';
 
@@ -66,16 +66,28 @@ function summaryOf(state: State, peer: Known<PeerRecord>, all: ReadonlyMap<strin
       target?.stored.uid === grant.to.uid && target.record.blocks.some((block) => isVia(block.via, ref, grant.id));
     return !taken;
   });
+  const carried = carriedByHeir(record, ref, all);
+  const kept = record.blocks.filter(({ cidr }) => !carried.some((block) => contains(block.cidr, cidr)));
   return {
     name: stored.name,
     nodeName: record.node.name,
     self,
     underlay: self ? state.underlay : record.underlay,
     overlay: self ? state.durable.overlay : record.overlay,
-    blocks: inTransit.length === 0 ? textsOf(record) : formatted([...record.blocks, ...inTransit]),
+    blocks: inTransit.length === 0 && carried.length === 0 ? textsOf(record) : formatted([...kept, ...inTransit]),
     ...(state.gone.has(stored.name) && { gone: true as const }),
     ...(record.heir !== undefined && { heir: record.heir.name }),
   };
+}
+
+function carriedByHeir(
+  { heir }: PeerRecord,
+  ref: RecordRef,
+  all: ReadonlyMap<string, Known<PeerRecord>>,
+): readonly Block[] {
+  const known = heir === undefined ? undefined : all.get(heir.name);
+  if (known?.stored.uid !== heir?.uid) return [];
+  return known?.record.blocks.filter(({ via }) => sameRef(via, ref)) ?? [];
 }
 
 /** Texts of a record's blocks; records are never changed in place, and there may be thousands. */

@@ -1,6 +1,7 @@
 // What becomes of the space of a node that is gone, and of a node that is gone and does not know it. Named cases of the simulator.
 import { describe, expect, test } from 'vitest';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
+import { peersOf } from '#ipam-peer/view.ts';
 import { Bench, type Hand } from './harness.ts';
 
 /** Longer than grace and term together with every wait between two looks. */
@@ -27,6 +28,11 @@ function hand(hands: readonly Hand[], index: number): Hand {
   const one = hands[index];
   if (one === undefined) throw new Error(`no peer ${index}`);
   return one;
+}
+
+/** Every block of every peer as this one's view has them. */
+function shownBlocks({ sim }: Hand): readonly string[] {
+  return sim.state === undefined ? [] : peersOf(sim.state).flatMap(({ blocks }) => blocks);
 }
 
 function heirs(bench: Bench): number {
@@ -71,6 +77,8 @@ describe('a node that is gone', () => {
     const heir = bench.record('n3').heir?.name === 'n1.x' ? one : two;
     const other = heir === one ? two : one;
     expect(heir.blocks().some((block) => block.includes('via'))).toBe(true);
+    // Both records hold the space now; it is the heir's, and nobody else is shown with it.
+    expect(shownBlocks(other)).toEqual([...new Set(shownBlocks(other))]);
     heir.sim.crash();
     for (const peer of [one, two]) peer.holding = () => false;
     bench.registry.deleteNode(heir.sim.name, heir.sim.config.node.uid, false);
