@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { peersOf } from '#ipam-peer/view.ts';
-import { Bench, type Hand } from './harness.ts';
+import { Bench, cidrs, type Hand } from './harness.ts';
 
 /** Longer than grace and term together with every wait between two looks. */
 const longMs = 700_000;
@@ -105,4 +105,102 @@ describe('a node that is gone', () => {
     expect(two.blocks()).toEqual(['10.32.0.0/12']);
     expectOwned(bench);
   });
+});
+
+describe('a node that is deleted while it is alive', () => {
+  test('and cut off from the registry leases nothing more once it hears of it', () => {
+    const { bench, hands } = cluster(['n1', 'n2']);
+    const two = hand(hands, 1);
+    two.holding = () => true;
+    bench.registry.deleteNode('n2.x', 'x-n2', false);
+    hand(hands, 0).feed({ kind: 'nodes', gone: ['n2.x'] });
+    bench.settle(longMs);
+    expect(bench.registry.peers.has('n2.x')).toBe(false);
+    two.holding = () => false;
+    two.held.length = 0;
+    two.feed({ kind: 'nodes', gone: ['n2.x'] });
+    expect(two.allocate('late').refusal).toMatchObject({ reason: 'fenced' });
+    bench.settle(longMs);
+    expect([...bench.registry.peers.keys()]).toEqual(['n1.x']);
+    expectOwned(bench);
+  });
+
+  test('and registered anew with running pods cuts them before it shows itself', () => {
+    const { bench, hands } = cluster(['n1', 'n2']);
+    const two = hand(hands, 1);
+    const old = two.allocate('old').lease;
+    two.sim.crash();
+    two.sim.reidentify('again');
+    two.start();
+    bench.settle(longMs);
+    expect(two.cuts).toEqual(old?.addresses);
+    expect(bench.registry.peers.has('n2.again')).toBe(false);
+    two.feed({ kind: 'cut', leases: old === undefined ? [] : [old] });
+    bench.settle(longMs);
+    expect(bench.registry.peers.get('n2.again')?.record.blocks.length).toBe(1);
+    expect(two.sim.state?.leases.size).toBe(0);
+    expectOwned(bench);
+  });
+});
+
+test('a cloned machine, and a second host of the same name, are refused while the first one lives', () => {
+  const { bench, hands } = cluster(['n1']);
+  const one = hand(hands, 0);
+  const clone = bench.peer('n1');
+  const stale = one.sim.snapshot();
+  bench.settle(200_000);
+  clone.start({ peer: stale.peer, leases: [], resting: [] });
+  const stranger = bench.peer('n1').start();
+  bench.settle(longMs);
+  for (const refused of [clone, stranger]) {
+    expect(refused.log).toContainEqual(expect.stringMatching(/two agents, one name: another agent acts as n1\.x/));
+    expect(refused.allocate('pod').refusal?.reason).toBe('fenced');
+  }
+  expect(one.allocate('pod').lease?.addresses).toEqual(['10.32.0.2']);
+});
+
+describe('etcd restored from a backup', () => {
+  test('every node writes its record back, what was given since stays given', () => {
+    const { bench, hands } = cluster(['n1', 'n2']);
+    const backup = bench.registry.backup();
+    const three = bench.peer('n3').start();
+    bench.settle(20_000);
+    const before = new Map([...bench.registry.peers].map(([name, { record }]) => [name, record.blocks]));
+    bench.registry.restore(backup);
+    bench.settle(3_000_000);
+    const after = new Map([...bench.registry.peers].map(([name, { record }]) => [name, record.blocks]));
+    expect(after).toEqual(before);
+    expect(three.allocate('pod').lease).toBeDefined();
+    expect(hand(hands, 0).log).not.toContainEqual(expect.stringMatching(/was this node's and is others' now/));
+    expectOwned(bench);
+  });
+});
+
+test('the address of a node changes: its record follows, its space stays', () => {
+  const { bench, hands } = cluster(['n1', 'n2']);
+  const blocks = hand(hands, 1).blocks();
+  hand(hands, 1).feed({ kind: 'underlay', addresses: ['198.51.100.7'] });
+  bench.settle();
+  expect(bench.record('n2').underlay).toEqual(['198.51.100.7']);
+  expect(hand(hands, 1).blocks()).toEqual(blocks);
+});
+
+test('a block that is empty for an hour is given back to the holder of its buddy', () => {
+  const bench = new Bench();
+  const setup = { ranges: cidrs('10.32.0.0/22'), spareAfterMs: 3_600_000 };
+  const one = bench.peer('n1', setup).start();
+  bench.settle();
+  const two = bench.peer('n2', setup).start();
+  bench.settle(10_000);
+  expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/23'], ['10.32.2.0/23']]);
+  // A third one takes the half of one's block and is gone: the other one inherits it.
+  const three = bench.peer('n3', setup).start();
+  bench.settle(10_000);
+  three.sim.crash();
+  bench.deleteNode('n3');
+  bench.settle(longMs);
+  expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/23', '10.32.3.0/24'], ['10.32.2.0/24']]);
+  bench.settle(8_000_000);
+  expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/23'], ['10.32.2.0/23']]);
+  expectOwned(bench);
 });
