@@ -63,10 +63,12 @@ export function watchKernel(options: WatchOptions): Disposable {
   return NetlinkMonitor.open({
     // An ADD makes a dozen notifications, many peers make thousands.
     skips: (kind, port) => kind === 'other' || (ported.has(kind) && options.io.route.ports.has(port)),
+    // What counts is how a link looks now.
+    latestLinks: true,
     groups: ['link', 'neigh', 'ipv4Ifaddr', 'ipv4Route', 'ipv6Ifaddr', 'ipv6Route', 'nexthop', 'tc'],
     ...(netnsPath === undefined ? {} : { netnsPath }),
     onMessages: (notifications) => {
-      for (const notification of withoutRepeats(notifications)) {
+      for (const notification of notifications) {
         const reason = reasonOf(options, notification);
         if (reason !== undefined) return options.onChange(reason);
       }
@@ -75,17 +77,6 @@ export function watchKernel(options: WatchOptions): Disposable {
     onOverrun: () => options.onChange('notifications were lost'),
     onError: options.onError,
   });
-}
-
-/** Of several changes to one link only the last: what counts is how the link looks now. */
-function withoutRepeats(notifications: readonly Notification[]): readonly Notification[] {
-  const last = new Map<number, Notification>();
-  for (const notification of notifications) {
-    if (notification.kind === 'newLink') last.set(notification.link.ifiIndex, notification);
-  }
-  return notifications.filter(
-    (notification) => notification.kind !== 'newLink' || last.get(notification.link.ifiIndex) === notification,
-  );
 }
 
 function reasonOf(options: WatchOptions, notification: Notification): string | undefined {

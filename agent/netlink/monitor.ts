@@ -6,12 +6,13 @@ import { WeftError } from '#agent/errors.ts';
 
 import { addressFormat, addressMessage, type Address } from './addr.ts';
 import { linkFormat, linkMessage, type Link } from './link.ts';
-import { readMessages } from './message.ts';
+import { type MessageHeader, readMessages } from './message.ts';
 import { neighbourFormat, neighbourMessage, type Neighbour } from './neighbour.ts';
 import { fromNative, NetlinkError } from './netlink-error.ts';
 import { nexthopFormat, nexthopMessage, type Nexthop } from './nexthop.ts';
 import { routeFormat, routeMessage, type Route } from './route.ts';
 import { filterMessage, qdiscMessage, tcFormat, type TcObject } from './traffic-control.ts';
+import { readS32 } from './wire.ts';
 
 /** RTNLGRP_* (linux/rtnetlink.h). */
 const groupNumbers = {
@@ -47,6 +48,8 @@ export interface NetlinkMonitorOptions {
   readonly kinds?: readonly Notification['kind'][];
   /** Notifications that the listener need not see, by the header alone; they are not decoded. */
   readonly skips?: (kind: Notification['kind'], port: number) => boolean;
+  /** Of several `newLink` about one link only the last is told and decoded: an ADD makes half a dozen. */
+  readonly latestLinks?: boolean;
   /** Some notifications, in order, as many as came since the last call. */
   readonly onMessages: (notifications: readonly Notification[]) => void;
   /** Some were lost: read the kernel's state anew. */
@@ -99,6 +102,23 @@ function decode(kind: Notification['kind'], bytes: Buffer, type: number, start: 
   }
 }
 
+/** Position of `ifi_index` in struct ifinfomsg (linux/rtnetlink.h). */
+const linkIndexAt = 4;
+
+/** The messages without each `newLink` that a later one about the same link replaces. */
+function latestLinks(bytes: Buffer): readonly MessageHeader[] {
+  const messages = [...readMessages(bytes)];
+  const isLink = ({ type, start, end }: MessageHeader): boolean =>
+    type === linkMessage.new && end - start > linkIndexAt + 4;
+  const last = new Map<number, MessageHeader>();
+  for (const message of messages) {
+    if (isLink(message)) last.set(readS32(bytes, message.start + linkIndexAt), message);
+  }
+  return messages.filter(
+    (message) => !isLink(message) || last.get(readS32(bytes, message.start + linkIndexAt)) === message,
+  );
+}
+
 /** Listens until disposed; after that nothing is called. It does not keep the process alive. */
 export class NetlinkMonitor implements Disposable {
   readonly #addon: NativeAddon;
@@ -141,7 +161,7 @@ export class NetlinkMonitor implements Disposable {
     const { kinds, skips } = this.#options;
     const notifications: Notification[] = [];
     try {
-      for (const { type, port, start, end } of readMessages(bytes)) {
+      for (const { type, port, start, end } of this.#options.latestLinks ? latestLinks(bytes) : readMessages(bytes)) {
         const kind = kindOf.get(type) ?? 'other';
         if (kinds?.includes(kind) === false || skips?.(kind, port) === true) continue;
         notifications.push(decode(kind, bytes, type, start, end));
