@@ -68,6 +68,9 @@ async function start(host: Host, name: string, ...more: readonly string[]): Prom
     '-d',
     '--cgroups',
     'disabled',
+    // podman's own are higher than what a machine without CAP_SYS_RESOURCE may set.
+    '--ulimit',
+    'host',
     '--hostname',
     name,
     '--name',

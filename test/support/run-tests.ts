@@ -1,5 +1,6 @@
 // `npm test`: the unit and simulation projects as they are, the netns project inside its own mount, network and pid namespaces
-// so that even SIGKILL leaks nothing; it mostly waits for the kernel, so its files run in two such sandboxes at once. `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
+// so that even SIGKILL leaks nothing; it mostly waits for the kernel, so its files run in two such sandboxes at once.
+// `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
 // The project `runtimes` needs Go and container runtimes and is not part of it: `npm run test:runtimes`.
 import { spawn } from 'node:child_process';
 import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
@@ -84,13 +85,15 @@ async function readCounts(report: string, code: number): Promise<Counts> {
   }
 }
 
+const usualLab = '/run/weft-lab';
+
 /** Both halves of the netns project at once; the second half's output comes when both have ended. */
 async function runNetns(rest: readonly string[]): Promise<Counts> {
-  if (rest.length > 0) return await runVitest(['netns'], rest, { lab: '/run/weft-lab' });
+  if (rest.length > 0) return await runVitest(['netns'], rest, { lab: usualLab });
   const directory = await mkdtemp(join(tmpdir(), 'weft-test-'));
   const output = join(directory, 'second.txt');
   const halves = await Promise.all([
-    runVitest(['netns'], ['--shard=1/2'], { lab: '/run/weft-lab' }),
+    runVitest(['netns'], ['--shard=1/2'], { lab: usualLab }),
     runVitest(['netns'], ['--shard=2/2'], { lab: '/run/weft-lab-2', output }),
   ]);
   process.stdout.write(await readFile(output));
@@ -108,10 +111,11 @@ function sum(counts: readonly Counts[]): Counts {
 }
 
 const { projects, rest } = parseArguments(process.argv.slice(2));
-const pure = projects.filter((project) => project !== 'netns');
+const pure = projects.filter((project) => project !== 'netns' && project !== 'runtimes');
 const total = sum([
   ...(pure.length > 0 ? [await runVitest(pure, rest)] : []),
   ...(projects.includes('netns') ? [await runNetns(rest)] : []),
+  ...(projects.includes('runtimes') ? [await runVitest(['runtimes'], rest, { lab: usualLab })] : []),
 ]);
 console.log(`${total.passed} passed, ${total.failed} failed`);
 process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);
