@@ -1,5 +1,7 @@
 // Three projects: unit (pure, no root), sim (the IPAM core under seeded faults), netns (root; run inside throw-away
 // namespaces by test/support/run-tests.ts, one file at a time because they share one kernel).
+import { availableParallelism } from 'node:os';
+
 import type { ViteUserConfig } from 'vitest/config';
 
 const root = new URL('..', import.meta.url).pathname;
@@ -7,6 +9,8 @@ const root = new URL('..', import.meta.url).pathname;
 const config: ViteUserConfig = {
   root,
   test: {
+    // vitest would leave one core idle.
+    maxWorkers: availableParallelism(),
     projects: [
       { root, test: { name: 'unit', include: ['test/unit/**/*.test.ts'], environment: 'node', testTimeout: 30_000 } },
       { root, test: { name: 'sim', include: ['test/sim/**/*.test.ts'], environment: 'node', testTimeout: 60_000 } },

@@ -1,16 +1,12 @@
-// `npm test`: the unit and simulation projects as they are, the netns project inside its own mount, network and pid namespaces
-// so that even SIGKILL leaks nothing; it mostly waits for the kernel, so its files run in two such sandboxes at once.
+// `npm test`: the unit and simulation projects, then the netns project. Each netns file runs inside its own mount, network and pid
+// namespaces, so that even SIGKILL leaks nothing, and several run at once because they mostly wait for the kernel.
+// A file that fails is run once more, alone: one that then passes is named as flaky, the others are shown again at the end.
 // `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
 // The project `runtimes` needs Go and container runtimes and is not part of it: `npm run test:runtimes`.
-import { spawn } from 'node:child_process';
-import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { globSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 
-interface Counts {
-  passed: number;
-  failed: number;
-}
+import { addUp, type FileReport, runVitest, type Sandbox } from './vitest-run.ts';
 
 const usualProjects = ['unit', 'sim', 'netns'] as const;
 /** `runtimes` needs Go and container runtimes; `npm run test:runtimes` asks for it. */
@@ -32,90 +28,55 @@ function parseArguments(argv: readonly string[]): { projects: readonly Project[]
   };
 }
 
-/** `lab`: where a lab of this sandbox keeps its state. `output`: a file for what it prints, shown once it has ended. */
-interface Sandbox {
-  readonly lab: string;
-  readonly output?: string;
+const usualLab: Sandbox = { lab: '/run/weft-lab' };
+
+/** Every netns file in a sandbox of its own, one more at once than there are cores; what a file prints comes when it has ended. */
+async function runNetns(rest: readonly string[]): Promise<readonly FileReport[]> {
+  if (rest.length > 0) return await runVitest(['netns'], rest, usualLab);
+  const files = globSync('test/netns/**/*.test.ts').sort(longestFirst);
+  const reports: FileReport[] = [];
+  const lane = async (number: number): Promise<void> => {
+    for (let file = files.shift(); file !== undefined; file = files.shift())
+      reports.push(...(await runVitest(['netns'], [file], { lab: `/run/weft-lab-${number}`, quiet: true })));
+  };
+  await Promise.all(Array.from({ length: availableParallelism() + 1 }, (_, index) => lane(index + 1)));
+  return reports;
 }
 
-async function runVitest(projects: readonly Project[], rest: readonly string[], sandbox?: Sandbox): Promise<Counts> {
-  const directory = await mkdtemp(join(tmpdir(), 'weft-test-'));
-  const report = join(directory, 'report.json');
-  const vitest = [
-    'vitest',
-    'run',
-    '--config',
-    'test/vitest.config.ts',
-    '--reporter=default',
-    '--reporter=json',
-    `--outputFile.json=${report}`,
-    ...projects.flatMap((project) => ['--project', project]),
-    ...rest,
-  ];
-  const unshare = ['unshare', '--mount', '--net', '--pid', '--fork', '--kill-child', '--propagation', 'private'];
-  // Fresh /proc for the new pid namespace, fresh /run/netns so that names of the machine are not seen, lo up.
-  const setup =
-    'mount -t proc proc /proc && mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up && exec "$@"';
-  const command = sandbox === undefined ? vitest : [...unshare, 'sh', '-c', setup, 'sh', ...vitest];
-  await using output = sandbox?.output === undefined ? undefined : await open(sandbox.output, 'w');
-  const child = spawn(command[0] ?? '', command.slice(1), {
-    stdio: ['inherit', output?.fd ?? 'inherit', output?.fd ?? 'inherit'],
-    env: { ...process.env, ...(sandbox === undefined ? {} : { LAB_OF_WEFT_DIR: sandbox.lab }) },
-  });
-  const code = await new Promise<number>((resolve, reject) => {
-    child.on('error', reject);
-    child.on('close', (status) => resolve(status ?? 1));
-  });
-  const counts = await readCounts(report, code);
-  await rm(directory, { recursive: true, force: true });
-  return counts;
+/** The chaos run takes a minute and must not begin last; the order of the others hardly matters. */
+function longestFirst(a: string, b: string): number {
+  const late = (file: string): number => (file.includes('/chaos.') ? 0 : 1);
+  return late(a) - late(b) || a.localeCompare(b);
 }
 
-/** A run that ends badly with no failed test to show (a crash, an unhandled error, no test found) counts as one failure. */
-async function readCounts(report: string, code: number): Promise<Counts> {
-  try {
-    const json: unknown = JSON.parse(await readFile(report, 'utf8'));
-    const { numPassedTests: passed, numFailedTests: failed } = json as {
-      numPassedTests: number;
-      numFailedTests: number;
-    };
-    return { passed, failed: failed === 0 && code !== 0 ? 1 : failed };
-  } catch {
-    return { passed: 0, failed: 1 };
+function runOf(project: Project, rest: readonly string[], alone: boolean): Promise<readonly FileReport[]> {
+  if (project === 'unit' || project === 'sim') return runVitest([project], rest);
+  if (project === 'runtimes' || alone) return runVitest([project], rest, usualLab);
+  return runNetns(rest);
+}
+
+/** Runs each failed file once more with nothing beside it. Of a flaky one the second report counts, and the first is named. */
+async function runAgain(project: Project, reports: readonly FileReport[]): Promise<readonly FileReport[]> {
+  const last: FileReport[] = [];
+  for (const report of reports) {
+    if (report.failures.length === 0 || report.file === '') {
+      last.push(report);
+      continue;
+    }
+    console.log(`weft: ${report.file} failed; once more, alone:`);
+    const [again] = await runOf(project, [report.file], true);
+    last.push(again ?? report);
+    if (again?.failures.length === 0) flaky.push(...report.failures);
   }
+  return last;
 }
 
-const usualLab = '/run/weft-lab';
-
-/** Both halves of the netns project at once; the second half's output comes when both have ended. */
-async function runNetns(rest: readonly string[]): Promise<Counts> {
-  if (rest.length > 0) return await runVitest(['netns'], rest, { lab: usualLab });
-  const directory = await mkdtemp(join(tmpdir(), 'weft-test-'));
-  const output = join(directory, 'second.txt');
-  const halves = await Promise.all([
-    runVitest(['netns'], ['--shard=1/2'], { lab: usualLab }),
-    runVitest(['netns'], ['--shard=2/2'], { lab: '/run/weft-lab-2', output }),
-  ]);
-  process.stdout.write(await readFile(output));
-  await rm(directory, { recursive: true, force: true });
-  return sum(halves);
-}
-
-function sum(counts: readonly Counts[]): Counts {
-  const total: Counts = { passed: 0, failed: 0 };
-  for (const { passed, failed } of counts) {
-    total.passed += passed;
-    total.failed += failed;
-  }
-  return total;
-}
-
+const flaky: string[] = [];
 const { projects, rest } = parseArguments(process.argv.slice(2));
-const pure = projects.filter((project) => project !== 'netns' && project !== 'runtimes');
-const total = sum([
-  ...(pure.length > 0 ? [await runVitest(pure, rest)] : []),
-  ...(projects.includes('netns') ? [await runNetns(rest)] : []),
-  ...(projects.includes('runtimes') ? [await runVitest(['runtimes'], rest, { lab: usualLab })] : []),
-]);
-console.log(`${total.passed} passed, ${total.failed} failed`);
-process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);
+const reports: FileReport[] = [];
+for (const project of projects) reports.push(...(await runAgain(project, await runOf(project, rest, false))));
+for (const failure of flaky) console.log(`flaky: passed only when run again, alone: ${failure}`);
+for (const { failures } of reports) for (const failure of failures) console.log(`failed: ${failure}`);
+const { passed, failed } = addUp(reports);
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed === 0 && passed > 0 ? 0 : 1);

@@ -52,7 +52,7 @@ interface FromTalker {
 
 const program = fileURLToPath(new URL('talker-child.ts', import.meta.url));
 /** Long enough for a loaded machine; a test that expects silence says less. */
-const defaultWaitMs = 5000;
+const defaultWaitMs = 20_000;
 
 export class Talker implements AsyncDisposable {
   readonly #child: ChildProcess;

@@ -75,7 +75,7 @@ describe.each([
     const before = still(await snapshot(host.netns));
     await host.netns.exec(['sh', '-ec', command.replaceAll('HOST', near.link.hostIfname).replaceAll('DEVICE', device)]);
     // No notification tells of a sysctl.
-    const withinMs = /sysctl/.test(command) ? 10_000 : 4000;
+    const withinMs = /sysctl/.test(command) ? 30_000 : 15_000;
     await until('the namespace is as before', async () => still(await snapshot(host.netns)) === before, withinMs).catch(
       async () => expect(still(await snapshot(host.netns))).toBe(before),
     );

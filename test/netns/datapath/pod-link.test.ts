@@ -17,10 +17,6 @@ const operstateUp = 6;
 
 const soon = (): AbortSignal => AbortSignal.timeout(10_000);
 
-function median(values: readonly number[]): number {
-  return values.toSorted((left, right) => left - right)[values.length >> 1] ?? 0;
-}
-
 async function podLinks(host: LabHost): Promise<readonly string[]> {
   const links = await host.netns.json<readonly { ifname: string }[]>(['ip', '-j', 'link']);
   return links.map((link) => link.ifname).filter((ifname) => ifname.startsWith('weftp'));
@@ -225,24 +221,5 @@ describe('attach, detach and check', () => {
       'ip link set eth0 promisc on mtu 1400; ip address add 198.51.100.1/24 dev eth0',
     ]);
     expect(await host.datapath.check(pod.request)).toEqual([]);
-  });
-
-  it('prints the medians of attach and detach', async () => {
-    const netnses = await Promise.all(Array.from({ length: 60 }, () => TestNetns.create('pod')));
-    const attachMs: number[] = [];
-    const detachMs: number[] = [];
-    for (const [index, netns] of netnses.entries()) {
-      const lease = host.lease(`timed-${index}`, netns);
-      const began = performance.now();
-      await host.datapath.attach({ lease, netnsPath: netns.path }, soon());
-      const attached = performance.now();
-      await host.datapath.detach(lease);
-      detachMs.push(performance.now() - attached);
-      attachMs.push(attached - began);
-      await host.datapath.drained();
-    }
-    console.log(`attach ${median(attachMs).toFixed(2)} ms, detach ${median(detachMs).toFixed(2)} ms (medians of 60)`);
-    await Promise.all(netnses.map((netns) => netns[Symbol.asyncDispose]()));
-    expect(median(attachMs)).toBeLessThan(10);
   });
 });

@@ -1,7 +1,7 @@
 // Who may write which record: the rule, and that voters hold to it whatever a caller claims. Real TLS.
 
 import { request } from 'node:https';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { readTlsFiles } from '#agent/registry/peers/tls.ts';
 import { mayWrite, type LookUp, type RecordWrite } from '#agent/registry/peers/writers.ts';
 import type { Registry } from '#agent/registry/registry.ts';
@@ -136,7 +136,15 @@ describe('voters', { timeout: 60_000 }, () => {
   it('accept neither a cell in the name of another nor one that nobody has', async () => {
     const [peers, , two] = await start();
     await two?.create('peer', theirs, value, signal);
-    const current = await ask(peers, { kind: 'read' });
+    // A write is done when two voters have it: the third, which may be the one asked here, has it soon.
+    const current = await vi.waitFor(
+      async () => {
+        const answer = await ask(peers, { kind: 'read' });
+        expect(answer).toMatchObject({ cell: { value } });
+        return answer;
+      },
+      { timeout: 30_000 },
+    );
     const ballot = { counter: 1000, proposer: 'evil' };
     const promised = await ask(peers, { kind: 'prepare', ballot });
     expect(promised).toMatchObject({ kind: 'promised' });
