@@ -2,11 +2,11 @@
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
-import { AgentHost } from '#test/support/agent-host.ts';
+import type { AgentHost } from '#test/support/agent-host.ts';
+import { awaitNoPodLinks, createCniHost } from '#test/support/cni-host.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
-import { ensureShim } from '../../../cni-shim/build.ts';
 
 interface Result {
   readonly interfaces: readonly [
@@ -20,20 +20,12 @@ let host: AgentHost;
 let hostNetns: TestNetns;
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns', { restTimeMs: 0 });
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
-  await host.start();
+  ({ host, hostNetns } = await createCniHost());
 });
 
 afterAll(() => host[Symbol.asyncDispose]());
 
-// Links are deleted behind the answer to DEL: a test begins when those of the one before are gone.
-beforeEach(async () => {
-  const names = async (): Promise<string> => hostNetns.exec(['ip', '-o', 'link']);
-  await expect.poll(names, { timeout: 10_000 }).not.toContain('weftp');
-});
+beforeEach(() => awaitNoPodLinks(hostNetns));
 
 const resultOf = (added: ShimRun): Result => added.json as unknown as Result;
 const addressOf = (added: ShimRun): string => resultOf(added).ips[0].address.replace('/32', '');

@@ -3,10 +3,10 @@
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { AgentHost, type CniCallOptions } from '#test/support/agent-host.ts';
+import type { AgentHost, CniCallOptions } from '#test/support/agent-host.ts';
+import { createCniHost } from '#test/support/cni-host.ts';
 import { type KernelDump, kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
-import { ensureShim } from '../../../cni-shim/build.ts';
 
 let host: AgentHost;
 let hostNetns: TestNetns;
@@ -16,12 +16,8 @@ let before: readonly KernelDump[];
 const dumps = (): Promise<readonly KernelDump[]> => Promise.all([kernelDump(hostNetns), kernelDump(pod)]);
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns');
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
+  ({ host, hostNetns } = await createCniHost());
   pod = await TestNetns.create('pod');
-  await host.start();
   before = await dumps();
 });
 

@@ -1,38 +1,25 @@
 // Bandwidth limits through the real shim and a real agent: measured in both directions, and restored whatever a hand removes. And a
 // MAC asked for by name, which is the other thing that a pod's link can have.
 
-import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
-import { checkPodLink } from '#agent/datapath/check.ts';
-import { openKernelIo } from '#agent/datapath/kernel-io.ts';
-import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
-import { openStore } from '#agent/runtime/store.ts';
-import { AgentHost } from '#test/support/agent-host.ts';
+import type { AgentHost } from '#test/support/agent-host.ts';
+import { awaitNoPodLinks, createCniHost, faultsOnDisk } from '#test/support/cni-host.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
 import { Talker } from '#test/support/talker.ts';
-import { ensureShim } from '../../../cni-shim/build.ts';
 
 let host: AgentHost;
 let hostNetns: TestNetns;
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns', { restTimeMs: 0 });
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
-  await host.start();
+  ({ host, hostNetns } = await createCniHost());
 });
 
 afterAll(() => host[Symbol.asyncDispose]());
 
-// Links are deleted behind the answer to DEL: a test begins when those of the one before are gone.
-beforeEach(async () => {
-  const names = async (): Promise<string> => hostNetns.exec(['ip', '-o', 'link']);
-  await expect.poll(names, { timeout: 10_000 }).not.toMatch(/weft[pb]/);
-});
+beforeEach(() => awaitNoPodLinks(hostNetns));
 
 const mbit = 1_000_000;
 const confOf = (runtimeConfig: object): Readonly<Record<string, unknown>> => ({ runtimeConfig });
@@ -131,7 +118,7 @@ describe('what a hand removes or changes', () => {
     const inside = ['unshare', '--mount', 'sh', '-ec', `mount -t sysfs sysfs /sys; ${link} ${command}`];
     await host.stop('SIGKILL');
     await hostNetns.exec(inside);
-    expect(await faults(pod)).toMatch(fault);
+    expect(await faultsOnDisk({ host, hostNetns }, pod)).toMatch(fault);
     await host.start();
     await expect.poll(now, { timeout: 15_000 }).toEqual(before);
     if (notified) {
@@ -141,18 +128,6 @@ describe('what a hand removes or changes', () => {
     expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
   });
 });
-
-/** What CHECK would say, by the lease on disk: no agent runs that would put it right meanwhile. */
-async function faults(pod: TestNetns): Promise<string> {
-  const store = openStore(join(host.directory, 'state/state.db'));
-  const lease = store.load().leases.find(({ containerId }) => containerId === pod.name);
-  store.close();
-  if (lease === undefined) throw new Error(`no lease of ${pod.name}`);
-  const settings = { ...defaultDatapathSettings, netnsPath: hostNetns.path };
-  using io = openKernelIo(settings);
-  const found = await checkPodLink({ io, settings }, { lease, netnsPath: pod.path }, new Map());
-  return found.map(({ what }) => what).join('; ');
-}
 
 test('a MAC asked for by name is the pod’s, from its first packet on', async () => {
   await using pod = await TestNetns.create('pod');

@@ -1,15 +1,13 @@
 // Weft in a list with Debian's reference plugins: before `bandwidth`, `tuning` and `portmap` (which change what it made), behind another
 // plugin whose result it passes on, and results in every version.
 
-import { mkdir, symlink } from 'node:fs/promises';
-import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { AgentHost } from '#test/support/agent-host.ts';
+import type { AgentHost } from '#test/support/agent-host.ts';
+import { createBinDir, createCniHost, createOutside } from '#test/support/cni-host.ts';
 import { type Attachment, ConfList, type ListOptions, type Plugin } from '#test/support/conf-list.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
-import { run, TestNetns } from '#test/support/netns.ts';
-import { ensureShim, shimPath } from '../../../cni-shim/build.ts';
+import { TestNetns } from '#test/support/netns.ts';
 
 interface Result {
   readonly interfaces: readonly { readonly name: string; readonly mac: string; readonly sandbox?: string }[];
@@ -22,32 +20,9 @@ let outside: TestNetns;
 let binDir = '';
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns', { restTimeMs: 0 });
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
-  binDir = join(host.directory, 'plugins');
-  await mkdir(binDir);
-  await symlink(shimPath, join(binDir, 'weft'));
-  outside = await TestNetns.create('out');
-  await run([
-    'ip',
-    '-n',
-    hostNetns.name,
-    'link',
-    'add',
-    'out0',
-    'type',
-    'veth',
-    'peer',
-    'name',
-    'eth0',
-    'netns',
-    outside.name,
-  ]);
-  await hostNetns.exec(['sh', '-ec', 'ip addr add 203.0.113.1/24 dev out0; ip link set out0 up']);
-  await outside.exec(['sh', '-ec', 'ip addr add 203.0.113.2/24 dev eth0; ip link set eth0 up']);
-  await host.start();
+  ({ host, hostNetns } = await createCniHost());
+  binDir = await createBinDir(host);
+  outside = await createOutside(hostNetns);
 });
 
 afterAll(async () => {

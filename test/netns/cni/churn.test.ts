@@ -3,10 +3,10 @@
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { AgentHost } from '#test/support/agent-host.ts';
+import type { AgentHost } from '#test/support/agent-host.ts';
+import { createCniHost } from '#test/support/cni-host.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
-import { ensureShim } from '../../../cni-shim/build.ts';
 
 const pods = Number(process.env['CHURN_PODS'] ?? 64);
 const atOnce = 32;
@@ -19,11 +19,7 @@ let hostNetns: TestNetns;
 const namespaces: TestNetns[] = [];
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns', { restTimeMs: 0 });
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
-  await host.start();
+  ({ host, hostNetns } = await createCniHost());
   for (let at = 0; at < pods; at++) namespaces.push(await TestNetns.create('pod'));
 }, 300_000);
 

@@ -4,12 +4,12 @@ import { mkdir, readdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { AgentHost } from '#test/support/agent-host.ts';
+import type { AgentHost } from '#test/support/agent-host.ts';
+import { createCniHost, createOutside } from '#test/support/cni-host.ts';
 import { referencePlugins } from '#test/support/conf-list.ts';
 import { type KernelDump, kernelDump } from '#test/support/kernel-dump.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
-import { ensureShim } from '../../../cni-shim/build.ts';
 
 let host: AgentHost;
 let hostNetns: TestNetns;
@@ -17,31 +17,9 @@ let outside: TestNetns;
 let dataDir = '';
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns');
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
+  ({ host, hostNetns } = await createCniHost());
   dataDir = join(host.directory, 'networks');
-  // A neighbour that has no route to any pod.
-  outside = await TestNetns.create('out');
-  await run([
-    'ip',
-    '-n',
-    hostNetns.name,
-    'link',
-    'add',
-    'out0',
-    'type',
-    'veth',
-    'peer',
-    'name',
-    'eth0',
-    'netns',
-    outside.name,
-  ]);
-  await hostNetns.exec(['sh', '-ec', 'ip addr add 203.0.113.1/24 dev out0; ip link set out0 up']);
-  await outside.exec(['sh', '-ec', 'ip addr add 203.0.113.2/24 dev eth0; ip link set eth0 up']);
-  await host.start();
+  outside = await createOutside(hostNetns);
 });
 
 afterAll(async () => {

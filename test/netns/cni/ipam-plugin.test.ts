@@ -1,28 +1,21 @@
 // Weft as the IPAM plugin of Debian's reference plugins: they make the link, the address is the pool's.
 
-import { mkdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { AgentHost } from '#test/support/agent-host.ts';
+import type { AgentHost } from '#test/support/agent-host.ts';
+import { createBinDir, createCniHost } from '#test/support/cni-host.ts';
 import { type Attachment, ConfList, type Plugin, PluginError } from '#test/support/conf-list.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
-import { ensureShim, shimPath } from '../../../cni-shim/build.ts';
 
 let host: AgentHost;
 let hostNetns: TestNetns;
 let binDir = '';
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns', { restTimeMs: 0 });
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
-  binDir = join(host.directory, 'plugins');
-  await mkdir(binDir);
-  await symlink(shimPath, join(binDir, 'weft'));
-  await host.start();
+  ({ host, hostNetns } = await createCniHost());
+  binDir = await createBinDir(host);
 });
 
 afterAll(() => host[Symbol.asyncDispose]());

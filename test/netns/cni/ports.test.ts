@@ -1,18 +1,13 @@
 // Host ports end to end: the real shim, the real agent, and who reaches what from where, with which source address.
 
-import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
-import { checkPodLink } from '#agent/datapath/check.ts';
-import { openKernelIo } from '#agent/datapath/kernel-io.ts';
-import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
-import { openStore } from '#agent/runtime/store.ts';
-import { AgentHost } from '#test/support/agent-host.ts';
+import type { AgentHost } from '#test/support/agent-host.ts';
+import { awaitNoPodLinks, createCniHost, faultsOnDisk } from '#test/support/cni-host.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
 import { Talker } from '#test/support/talker.ts';
-import { ensureShim } from '../../../cni-shim/build.ts';
 
 /** The node's addresses: on its underlay and towards a client outside. */
 const underlay = '192.168.50.1';
@@ -28,10 +23,7 @@ let fromOutside: Talker;
 let fromHost: Talker;
 
 beforeAll(async () => {
-  ensureShim();
-  host = await AgentHost.create('own netns', { restTimeMs: 0, ranges: ['10.32.0.0/12', 'fd32::/48'] });
-  if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-  hostNetns = host.netns;
+  ({ host, hostNetns } = await createCniHost({ ranges: ['10.32.0.0/12', 'fd32::/48'] }, false));
   outside = await TestNetns.create('outside');
   const veth = ['ip', 'link', 'add', 'wan0', 'netns', hostNetns.name, 'type', 'veth'];
   await run([...veth, 'peer', 'name', 'eth0', 'netns', outside.name]);
@@ -56,11 +48,7 @@ afterAll(async () => {
   for (const one of [fromOutside, fromHost, outside, host]) await one[Symbol.asyncDispose]();
 });
 
-// Links are deleted behind the answer to DEL: a test begins when those of the one before are gone.
-beforeEach(async () => {
-  const names = async (): Promise<string> => hostNetns.exec(['ip', '-o', 'link']);
-  await expect.poll(names, { timeout: 10_000 }).not.toContain('weftp');
-});
+beforeEach(() => awaitNoPodLinks(hostNetns));
 
 interface Mapping {
   readonly hostPort: number;
@@ -261,7 +249,7 @@ describe('what a hand removes while no agent runs', () => {
     const before = await now();
     await host.stop('SIGKILL');
     await hostNetns.exec(command);
-    expect(await faults(web.netns)).toMatch(fault);
+    expect(await faultsOnDisk({ host, hostNetns }, web.netns)).toMatch(fault);
     await host.start();
     await expect.poll(now, { timeout: 15_000 }).toEqual(before);
     const conf = { ...confOf(...mapped(8080)), prevResult: web.added.json };
@@ -270,15 +258,3 @@ describe('what a hand removes while no agent runs', () => {
     expect(await web.talker.ask({ protocol: 'tcp', address: wan, port: 8081 })).toMatchObject({ name: 'web' });
   });
 });
-
-/** What CHECK would say, by the lease on disk: no agent runs that would put it right meanwhile. */
-async function faults(pod: TestNetns): Promise<string> {
-  const store = openStore(join(host.directory, 'state/state.db'));
-  const lease = store.load().leases.find(({ containerId }) => containerId === pod.name);
-  store.close();
-  if (lease === undefined) throw new Error(`no lease of ${pod.name}`);
-  const settings = { ...defaultDatapathSettings, netnsPath: hostNetns.path };
-  using io = openKernelIo(settings);
-  const found = await checkPodLink({ io, settings }, { lease, netnsPath: pod.path }, new Map());
-  return found.map(({ what }) => what).join('; ');
-}
