@@ -1,6 +1,5 @@
 // Weft as the IPAM plugin of Debian's reference plugins: they make the link, the address is the pool's.
 
-import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import type { AgentHost } from '#test/support/agent-host.ts';
