@@ -34,6 +34,8 @@ const config: ViteUserConfig = {
           environment: 'node',
           pool: 'forks',
           fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
           env: { LAB_OF_WEFT_DIR: '/run/weft-runtimes' },
         },
       },

@@ -1,5 +1,5 @@
-// What the tests of container runtimes need and Debian does not have: cnitool out of libcni's newest version, and a static program to put
-// into a container. Compiled once per machine into the cache outside the work tree, under a digest of the recipe.
+// What the tests of container runtimes need and Debian does not have: cnitool out of libcni's newest version, a client of libcni itself, and
+// a static program to put into a container. Compiled once per machine into the cache outside the work tree, under a digest of the recipe.
 
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -12,10 +12,15 @@ import { lockFile, run } from '#test/e2e/cluster/host.ts';
 
 const libcniVersion = '1.3.1';
 const goVersion = '1.26.0';
-const webSource = fileURLToPath(new URL('web/main.go', import.meta.url));
+const sources = {
+  web: fileURLToPath(new URL('web/main.go', import.meta.url)),
+  libcni: fileURLToPath(new URL('libcni/main.go', import.meta.url)),
+} as const;
 
 export interface Programs {
   readonly cnitool: string;
+  /** test/runtimes/libcni: one operation of libcni, by JSON. */
+  readonly libcni: string;
   /** A tar of a root file system that holds `/web` alone. */
   readonly image: string;
 }
@@ -23,11 +28,16 @@ export interface Programs {
 /** Builds what the cache lacks. Two at once: the second waits. Throws with Go's words. */
 export async function ensurePrograms(): Promise<Programs> {
   const recipe = createHash('sha256')
-    .update(await readFile(webSource))
+    .update(await readFile(sources.web))
+    .update(await readFile(sources.libcni))
     .update(libcniVersion)
     .digest('hex');
   const cache = join(cacheDirectory(), `runtimes-${recipe.slice(0, 8)}`);
-  const programs = { cnitool: join(cache, 'cnitool'), image: join(cache, 'web.tar') };
+  const programs = {
+    cnitool: join(cache, 'cnitool'),
+    libcni: join(cache, 'libcni'),
+    image: join(cache, 'web.tar'),
+  };
   await mkdir(cache, { recursive: true });
   await using _lock = await lockFile(join(cache, 'lock'), () => undefined);
   if (existsSync(programs.image)) return programs;
@@ -37,16 +47,19 @@ export async function ensurePrograms(): Promise<Programs> {
     const directory = join(making, name);
     await mkdir(directory, { recursive: true });
     await writeFile(join(directory, 'go.mod'), `module weft.test/${name}\n\ngo ${goVersion}\n\n${requires}`);
-    if (name === 'web') await copyFile(webSource, join(directory, 'main.go'));
-    else await writeFile(join(directory, 'doc.go'), `package ${name}\n`);
+    const source = name === 'web' || name === 'libcni' ? sources[name] : undefined;
+    if (source === undefined) await writeFile(join(directory, 'doc.go'), `package ${name}\n`);
+    else await copyFile(source, join(directory, 'main.go'));
     const words = ['build', '-mod=mod', '-ldflags', '-s -w', '-o', join(making, 'out', name), path];
     await run(['nice', 'go', ...words], { cwd: directory, env: goEnvironment });
   };
   const cni = 'github.com/containernetworking/cni';
   await build('cnitool', `require ${cni} v${libcniVersion}\n`, `${cni}/cnitool`);
+  await build('libcni', `require ${cni} v${libcniVersion}\n`, '.');
   await build('web', '', '.');
   await run(['tar', '-C', join(making, 'out'), '-cf', join(making, 'web.tar'), 'web']);
   await rename(join(making, 'out/cnitool'), programs.cnitool);
+  await rename(join(making, 'out/libcni'), programs.libcni);
   await rename(join(making, 'web.tar'), programs.image);
   await rm(making, { recursive: true, force: true });
   return programs;
