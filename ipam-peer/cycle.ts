@@ -161,8 +161,10 @@ function knowUniverse(state: State, stored: StoredRecord): boolean {
     sayOnce(state, state.trouble);
     return false;
   }
-  const { ranges, reserved } = parsed.record;
+  const { ranges, reserved, founder } = parsed.record;
+  const isNews = founder !== undefined && state.universe?.record.founder === undefined;
   state.universe = { stored, record: parsed.record };
+  if (isNews) emit(state, { kind: 'changed' });
   const known = state.durable.universe;
   if (known?.uid !== stored.uid || !sameCidrs(known.ranges, ranges) || !sameCidrs(known.reserved, reserved)) {
     persistPeer(state, { universe: { name: stored.name, uid: stored.uid, ranges, reserved } });

@@ -23,6 +23,8 @@ export interface PeerSummary {
 export interface Summary {
   readonly ranges: readonly string[];
   readonly reserved: readonly string[];
+  /** False while what is reserved is not known yet: then the ranges are nobody's, and the host's own traffic may need them. */
+  readonly founded: boolean;
   readonly peers: readonly PeerSummary[];
   readonly overlay: readonly string[];
   /** Of the scarcer family: so many pods could start. */
@@ -124,6 +126,7 @@ export function summary(state: State): Summary {
   return {
     ranges: universe?.ranges.map(formatCidr) ?? [],
     reserved: universe?.reserved.map(formatCidr) ?? [],
+    founded: state.universe === undefined ? hasSpace(state) : state.universe.record.founder !== undefined,
     peers: peersOf(state),
     overlay: state.durable.overlay,
     freeAddresses: free,
@@ -134,4 +137,9 @@ export function summary(state: State): Summary {
     ready: free > 0 && state.fenced === '',
     waitingFor: waitingFor(state),
   };
+}
+
+/** A disk that knows of own blocks, or of one that it gave away, is of a universe that was founded. */
+function hasSpace({ durable }: State): boolean {
+  return durable.blocks.length > 0 || durable.overlay.length > 0;
 }

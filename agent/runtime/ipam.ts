@@ -113,9 +113,14 @@ export interface PoolView {
 }
 
 export interface IpamView {
-  /** The ranges of all pools and what is never given out of them, CIDR strings. Empty until the universe was read once. */
+  /**
+   * The ranges of all pools and what is never given out of them, CIDR strings. A pool that nobody has founded yet is left out, because
+   * what is reserved in it is not known: the API server's Service address may be in it.
+   */
   readonly ranges: readonly string[];
   readonly reserved: readonly string[];
+  /** Of one pool: nobody has founded it yet, as far as is known here. */
+  readonly unfounded?: true;
   readonly peers: readonly PeerView[];
   /** Overlay addresses of this node; empty until the first block is owned. */
   readonly overlayAddresses: readonly string[];

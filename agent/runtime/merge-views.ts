@@ -17,7 +17,12 @@ export function mergeViews(main: IpamView, further: readonly FurtherPool[]): Ipa
     poolView(defaultUniverse, [], main),
     ...further.map((one) => poolView(one.name, one.namespaces, one.view)),
   ];
-  if (further.length === 0) return { ...main, pools };
+  const founded = [main, ...further.map((pool) => pool.view)].filter((view) => view.unfounded !== true);
+  const space = {
+    ranges: founded.flatMap((view) => view.ranges),
+    reserved: founded.flatMap((view) => view.reserved),
+  };
+  if (further.length === 0) return { ...main, ...space, pools };
   const peers = new Map(main.peers.map((peer) => [peer.name, peer]));
   for (const pool of further) {
     for (const peer of pool.view.peers) {
@@ -29,8 +34,7 @@ export function mergeViews(main: IpamView, further: readonly FurtherPool[]): Ipa
   const views = further.map((pool) => pool.view);
   return {
     ...main,
-    ranges: [...main.ranges, ...views.flatMap((view) => view.ranges)],
-    reserved: [...main.reserved, ...views.flatMap((view) => view.reserved)],
+    ...space,
     overlayAddresses: views.reduce((all, view) => withFamilies(all, view.overlayAddresses), main.overlayAddresses),
     peers: [...peers.values()].toSorted((a, b) => (a.name < b.name ? -1 : 1)),
     pools,

@@ -247,6 +247,7 @@ function view(driver: Driver): IpamView {
   return {
     ranges: now.ranges,
     reserved: now.reserved,
+    ...(!now.founded && { unfounded: true as const }),
     peers: now.peers.map((peer) => ({
       name: peer.name,
       nodeName: peer.nodeName,

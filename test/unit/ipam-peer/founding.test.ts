@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { formatCidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { InUse } from '#ipam-peer/events.ts';
 import { parseAddress } from '#ipam-peer/address.ts';
+import { summary } from '#ipam-peer/view.ts';
 import { Bench, cidr, cidrs, type Hand } from './harness.ts';
 
 function used(text: string, by = 'a route of this host'): InUse {
@@ -111,6 +112,27 @@ describe('what cannot be carved out is refused', () => {
     expect(bench.registry.universe?.record.founder?.name).toBe('n2.x');
     expect(one.blocks()).toEqual(['10.40.0.0/13']);
   });
+});
+
+test('until it is founded it says so: the way to the registry may lead through what is reserved then', () => {
+  const bench = new Bench();
+  const [one, two] = [bench.peer('n1'), bench.peer('n2')];
+  one.answersSurveys = false;
+  two.answersSurveys = false;
+  one.inUse = [used('10.43.0.0/16', 'the service range')];
+  one.start();
+  two.start();
+  bench.settle(4000);
+  expect(bench.registry.universe?.record.founder).toBeUndefined();
+  for (const hand of [one, two]) {
+    expect(hand.sim.state && summary(hand.sim.state)).toMatchObject({ founded: false, reserved: [] });
+  }
+  one.answersSurveys = true;
+  bench.settle(15_000);
+  for (const hand of [one, two]) {
+    const shown = hand.sim.state && summary(hand.sim.state);
+    expect(shown).toMatchObject({ founded: true, ranges: ['10.32.0.0/12'], reserved: ['10.43.0.0/16'] });
+  }
 });
 
 test('a survey that is never answered is asked for again', () => {

@@ -54,7 +54,9 @@ describe('a pool added to a running cluster', () => {
       return peer?.blocks.join(' ') === '10.32.0.0/13 10.64.0.0/16';
     });
     expect(nodes.registry.read('peer', 'node2.node2000.pool-blue')).toBeUndefined();
-    expect(other.view()).toMatchObject({ ranges: ['10.32.0.0/12', '10.64.0.0/16'], ready: true });
+    expect(poolOf(other, 'blue')?.ranges).toEqual(['10.64.0.0/16']);
+    await until('node2 knows that it is founded', () => other.view().ranges.join() === '10.32.0.0/12,10.64.0.0/16');
+    expect(other.view()).toMatchObject({ ready: true });
     expect(poolOf(other, 'blue')).toMatchObject({ freeAddresses: 0, waitingFor: '', ready: false });
 
     await other.lease(inPool('b', 'blue'), soon());
@@ -96,9 +98,15 @@ describe('a pool added to a running cluster', () => {
     nodes.registry.behaviour.fault = () => 'none';
     await until(
       'node1 serves what node2 declared',
-      () => one.view().ranges.join() === '10.32.0.0/12,10.65.0.0/16,10.64.0.0/16',
+      () =>
+        one
+          .view()
+          .pools?.flatMap(({ ranges }) => ranges)
+          .join() === '10.32.0.0/12,10.65.0.0/16,10.64.0.0/16',
       20_000,
     );
+    // Nobody has founded the two: until then their ranges are the host's.
+    expect(one.view().ranges).toEqual(['10.32.0.0/12']);
     expect((await one.lease(inPool('a', 'blue'), soon())).addresses[0]).toMatch(/^10\.64\./);
   }, 30_000);
 
