@@ -304,8 +304,9 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
   leftoverNetwork: {
     severity: 'warning',
     symptom: 'Some destinations are unreachable after a change from another pod network',
-    cause: 'Links of a former pod network (flannel, Weave Net and so on) are still there, with addresses and routes.',
-    nextStep: 'Remove what it left: delete the named link, its files in /etc/cni/net.d, or reboot.',
+    cause:
+      'Links, network configurations or packet filter rules of a former pod network (flannel, Weave Net and so on) are still there.',
+    nextStep: 'Remove what it left; docs/leftovers.md has the commands for each network.',
   },
 };
 

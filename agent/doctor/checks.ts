@@ -38,7 +38,7 @@ export function hostConditions(facts: HostFacts, node: CheckedNode, settings: Ch
     ...underlay(facts, node, settings),
     ...clones(facts, node),
     ...cni(facts, node),
-    ...leftovers(facts),
+    ...leftovers(facts, node),
   ];
 }
 
@@ -149,17 +149,52 @@ function cni(facts: HostFacts, { conflistPath }: CheckedNode): readonly Conditio
   });
 }
 
-/** Links that only another pod network makes. */
-const formerNetworks: readonly (readonly [RegExp, string])[] = [
-  [/^flannel(?:\.\d+|-v6\.\d+|-wg(?:-v6)?|\.ipip)?$/, 'flannel'],
-  [/^(?:weave|datapath|vxlan-6784|vethwe-(?:bridge|datapath))$/, 'Weave Net'],
-  [/^(?:cali[0-9a-f]{11}|vxlan(?:-v6)?\.calico)$/, 'Calico'],
-  [/^cilium_(?:net|host|vxlan)$/, 'Cilium'],
+/** What only another pod network makes: its links, plugins and chains. */
+const formerNetworks: readonly {
+  readonly network: string;
+  readonly links: RegExp;
+  readonly plugins: RegExp;
+  readonly chains: RegExp;
+}[] = [
+  {
+    network: 'flannel',
+    links: /^flannel(?:\.\d+|-v6\.\d+|-wg(?:-v6)?|\.ipip)?$/,
+    plugins: /^flannel$/,
+    chains: /^FLANNEL-/,
+  },
+  {
+    network: 'Weave Net',
+    links: /^(?:weave|datapath|vxlan-6784|vethwe-(?:bridge|datapath))$/,
+    plugins: /^weave-(?:net|ipam)$/,
+    chains: /^WEAVE/,
+  },
+  {
+    network: 'Calico',
+    links: /^(?:cali[0-9a-f]{11}|vxlan(?:-v6)?\.calico)$/,
+    plugins: /^calico(?:-ipam)?$/,
+    chains: /^cali-/,
+  },
+  { network: 'Cilium', links: /^cilium_(?:net|host|vxlan)$/, plugins: /^cilium-cni$/, chains: /^CILIUM_/ },
 ];
 
-function leftovers(facts: HostFacts): readonly Condition[] {
-  return facts.links.flatMap(({ ifname }): readonly Condition[] => {
-    const network = formerNetworks.find(([pattern]) => pattern.test(ifname))?.[1];
-    return network === undefined ? [] : [{ name: 'leftoverNetwork', subject: ifname, message: `a link of ${network}` }];
-  });
+function leftovers(facts: HostFacts, node: CheckedNode): readonly Condition[] {
+  const found: Condition[] = [];
+  const add = (subject: string, message: string): unknown => found.push({ name: 'leftoverNetwork', subject, message });
+  for (const { network, links, plugins, chains } of formerNetworks) {
+    for (const { ifname } of facts.links) if (links.test(ifname)) add(ifname, `a link of ${network}`);
+    for (const { name, types } of facts.cniFiles) {
+      if (types.some((type) => plugins.test(type))) add(name, `a network configuration of ${network}`);
+    }
+    const own = [...new Set(facts.chains.filter((chain) => chains.test(chain)))].toSorted();
+    const [first] = own;
+    if (first !== undefined) add(first, `a chain of ${network} in the packet filter, one of ${own.length}`);
+  }
+  // The bridge of flannel, and by default of the reference plugin, which may well have Weft's own addresses.
+  for (const { ifname, cidrs } of facts.links) {
+    const foreign = cidrs.some((cidr) => isIpv4(cidr) && !node.ownBlocks.some((block) => cidrContains(block, cidr)));
+    if (ifname === 'cni0' && foreign) add(ifname, 'a bridge of flannel or another network');
+  }
+  return found;
 }
+
+const isIpv4 = (cidr: string): boolean => familyOf(cidr) === 4;

@@ -5,6 +5,7 @@ import { readdir, readFile, readlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import type { KernelIo } from '#agent/datapath/kernel-io.ts';
+import { dumpChains } from '#agent/datapath/nft-objects.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { dumpAddresses } from '#agent/netlink/addr.ts';
 import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
@@ -39,6 +40,8 @@ export interface CniFile {
   readonly name: string;
   /** Why it cannot be used; '' when it can. */
   readonly fault: string;
+  /** The plugins that it names. */
+  readonly types: readonly string[];
 }
 
 export interface HostFacts {
@@ -49,6 +52,8 @@ export interface HostFacts {
   readonly neighbours: readonly { readonly ifindex: number; readonly address: string; readonly mac: string }[];
   readonly portUsers: readonly PortUser[];
   readonly cniFiles: readonly CniFile[];
+  /** Names of nftables' chains, iptables-nft's included; legacy iptables' cannot be read without its program. */
+  readonly chains: readonly string[];
   /** Effective reverse path filter by link name: the maximum of `all` and the link's. */
   readonly rpFilter: ReadonlyMap<string, number>;
 }
@@ -94,6 +99,7 @@ export async function gatherFacts({ io, settings, conflistPath }: FactSources): 
     ),
     portUsers: await portUsers(io, settings.vxlanPort),
     cniFiles: await cniFiles(conflistPath),
+    chains: (await io.netfilter.dumpAsync(dumpChains())).map(({ name }) => name ?? ''),
     rpFilter: new Map(
       [...names.values()].map((ifname) => {
         const own = Number(io.readSysctl(`net/ipv4/conf/${ifname}/rp_filter`) ?? 0);
@@ -137,20 +143,26 @@ async function cniFiles(conflistPath: string): Promise<readonly CniFile[]> {
   return await Promise.all(
     names.map(async (name) => {
       const text = await readFile(join(directory, name), 'utf8').catch(() => undefined);
-      return { name, fault: text === undefined ? 'it cannot be read' : faultOf(text) };
+      return text === undefined ? { name, fault: 'it cannot be read', types: [] } : { name, ...readConf(text) };
     }),
   );
 }
 
-function faultOf(text: string): string {
+function readConf(text: string): Pick<CniFile, 'fault' | 'types'> {
+  const none = { types: [] };
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    return 'it is no JSON';
+    return { fault: 'it is no JSON', ...none };
   }
   const conf = value as { readonly plugins?: unknown; readonly type?: unknown } | null;
-  if (typeof conf !== 'object' || conf === null) return 'it is no network configuration';
-  const usable = Array.isArray(conf.plugins) ? conf.plugins.length > 0 : typeof conf.type === 'string';
-  return usable ? '' : 'it names no plugin';
+  if (typeof conf !== 'object' || conf === null) return { fault: 'it is no network configuration', ...none };
+  const plugins: readonly unknown[] = Array.isArray(conf.plugins) ? conf.plugins : [conf];
+  const types = plugins.flatMap((plugin) => {
+    const type = (plugin as { readonly type?: unknown } | null)?.type;
+    return typeof type === 'string' ? [type] : [];
+  });
+  const usable = Array.isArray(conf.plugins) ? plugins.length > 0 : types.length > 0;
+  return { fault: usable ? '' : 'it names no plugin', types };
 }

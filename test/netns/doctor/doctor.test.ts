@@ -149,6 +149,21 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       'ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0',
     ],
     ['a link that Weave Net left', ['leftoverNetwork', 'weave'], 'ip link add weave type bridge'],
+    [
+      'a bridge with addresses that are not Weft’s',
+      ['leftoverNetwork', 'cni0'],
+      'ip link add cni0 type bridge; ip address add 10.244.3.1/24 dev cni0',
+    ],
+    [
+      'a network configuration that flannel left',
+      ['leftoverNetwork', '10-flannel.conflist'],
+      `echo '{"plugins":[{"type":"flannel"},{"type":"portmap"}]}' >DIR/10-flannel.conflist`,
+    ],
+    [
+      'rules that Weave Net left',
+      ['leftoverNetwork', 'WEAVE-NPC'],
+      'nft add table ip filter; nft add chain ip filter WEAVE-NPC; nft add chain ip filter WEAVE-NPC-EGRESS',
+    ],
   ];
   for (const [what, expected, commands, node, settings] of faults) {
     it(what, async () => {
