@@ -13,6 +13,7 @@ import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } fro
 import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
 import { DirectPaths } from './direct-paths.ts';
+import { Due } from './due.ts';
 import { Expected } from './expected.ts';
 import { ensureForwarding, hasIpv6 } from './forwarding.ts';
 import { roundFindings, type RoundOutcome } from './findings.ts';
@@ -34,7 +35,7 @@ import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
 import { Shaper } from './shaper.ts';
 import { forgetFlows } from './udp-flows.ts';
-import { busyNamesOf, namesOf, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
+import { busyNamesIn, busyNamesOf, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
 import { watchKernel } from './watch.ts';
 
 /** The part of pino's logger that the datapath uses. */
@@ -47,6 +48,8 @@ export interface DatapathOptions {
   readonly log: DatapathLog;
   /** For tests: called before each step of an attach; what it throws fails the attach there. */
   readonly beforeAttachStep?: (step: string, lease: Lease) => void;
+  /** For tests: room for notifications that the agent has not read; more of them are lost. */
+  readonly notificationBufferBytes?: number;
 }
 
 /** The datapath with what only the agent's own parts need. */
@@ -96,8 +99,7 @@ class NodeDatapath implements KernelDatapath {
   #expected: Expected | undefined;
   #applied: IpamView | undefined;
   #compare = true;
-  #timer: NodeJS.Timeout | undefined;
-  #dueMs = Infinity; // What was heard during a round is not put off by its end.
+  readonly #due: Due;
   #asked = true;
   #findings: readonly Finding[] = [];
   #lastReconcileMs: number | undefined;
@@ -124,12 +126,22 @@ class NodeDatapath implements KernelDatapath {
     this.#shaper = new Shaper(this.#io, options.settings, this.#reaper);
     this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper, shaper: this.#shaper };
     this.#rounds = new Rounds(() => this.#round());
+    this.#due = new Due(
+      () => {
+        this.#compare = true;
+        return this.#rounds.request();
+      },
+      (error) => {
+        options.log.error({ error: toWeftError(error).message }, 'comparing with the kernel failed');
+        this.#due.within(retryMs);
+      },
+    );
   }
 
   async start(view: IpamView, leases: readonly Lease[]): Promise<void> {
     const onChange = (reason: string): void => {
       this.#options.log.debug({ reason }, 'kernel changed, comparing');
-      this.#schedule(gatherMs);
+      this.#due.within(gatherMs);
     };
     const [settings, io] = [this.#settings, this.#io];
     const common = { settings, io, desired: () => this.#desired, expected: () => this.#expected, onChange };
@@ -137,6 +149,7 @@ class NodeDatapath implements KernelDatapath {
     this.#watch.use(
       watchKernel({
         ...common,
+        bufferBytes: this.#options.notificationBufferBytes,
         isWantedPod: (ifname) => this.#pods.has(ifname),
         isShaped: (ifindex) => this.#shaper.owns(ifindex),
         isPort: (ifname) => this.#ports.isPortNamed(ifname, this.#pods.list()),
@@ -242,10 +255,9 @@ class NodeDatapath implements KernelDatapath {
 
   async stop(): Promise<void> {
     this.#stop.abort();
-    clearTimeout(this.#timer);
+    this.#due.stop();
     this.#watch?.[Symbol.dispose]();
     await this.#rounds.idle();
-    clearTimeout(this.#timer);
     await this.#reaper.flush();
     this.#reaper.stop();
     this.#io[Symbol.dispose]();
@@ -256,22 +268,6 @@ class NodeDatapath implements KernelDatapath {
     const [io, settings, desired, view, ipv6] = [this.#io, this.#settings, this.#desired, this.#view, this.#ipv6];
     const plan = podLinkPlan({ io, settings, desired, view, ipv6 });
     return beforeAttachStep ? { ...plan, beforeStep: (step) => beforeAttachStep(step, lease) } : plan;
-  }
-
-  #schedule(delayMs: number): void {
-    const dueMs = performance.now() + delayMs;
-    if (this.#stop.signal.aborted || dueMs >= this.#dueMs) return;
-    clearTimeout(this.#timer);
-    this.#dueMs = dueMs;
-    this.#timer = setTimeout(() => {
-      this.#dueMs = Infinity;
-      this.#compare = true;
-      this.#rounds.request().catch((error: unknown) => {
-        this.#options.log.error({ error: toWeftError(error).message }, 'comparing with the kernel failed');
-        this.#schedule(retryMs);
-      });
-    }, delayMs);
-    this.#timer.unref();
   }
 
   async #round(): Promise<void> {
@@ -322,7 +318,7 @@ class NodeDatapath implements KernelDatapath {
       this.#report({ desired, reading, refusals, notForwarding: this.#notForwarding, foreign: more });
     } finally {
       const objects = this.#expected?.size ?? 0;
-      this.#schedule(retry ? retryMs : Math.max(this.#settings.comparePeriodMs, objects * perObjectMs));
+      this.#due.within(retry ? retryMs : Math.max(this.#settings.comparePeriodMs, objects * perObjectMs));
     }
   }
 
@@ -378,7 +374,7 @@ class NodeDatapath implements KernelDatapath {
     signal: AbortSignal,
   ): Promise<readonly Refusal[]> {
     if (operations.length === 0) return [];
-    this.#busyNames = new Set(operations.flatMap(namesOf));
+    this.#busyNames = busyNamesIn(operations);
     try {
       const refusals = await applyOperations(this.#io, this.#settings, operations, reading.ifindexes, signal);
       for (const operation of operations) if (operation.kind === 'doomPodLink') this.#reaper.doom(operation.ifname);

@@ -38,6 +38,8 @@ export interface WatchOptions {
   readonly reading: () => KernelReading | undefined;
   /** Link addresses of peers on the underlay link, as admitted (overlay modes with direct routes). */
   readonly linkAddresses: () => ReadonlyMap<string, string>;
+  /** Room for notifications that have not been read; absent: enough for what thousands of peers make. */
+  readonly bufferBytes: number | undefined;
   /** `reason` is for the log. */
   readonly onChange: (reason: string) => void;
   readonly onError: (error: WeftError) => void;
@@ -61,8 +63,11 @@ const ported: ReadonlySet<Notification['kind']> = new Set([
 export function watchKernel(options: WatchOptions): Disposable {
   const { netnsPath } = options.settings;
   return NetlinkMonitor.open({
-    // An ADD makes a dozen notifications, many peers make thousands.
+    // An ADD makes a dozen notifications, many peers make thousands: more than the socket's buffer holds.
+    ignored: { kinds: ported, ports: options.io.route.ports },
     skips: (kind, port) => kind === 'other' || (ported.has(kind) && options.io.route.ports.has(port)),
+    // FDB entries are told without a port; the kernel counts a kilobyte for each of thousands.
+    receiveBufferBytes: options.bufferBytes ?? 8 << 20,
     // What counts is how a link looks now.
     latestLinks: true,
     groups: ['link', 'neigh', 'ipv4Ifaddr', 'ipv4Route', 'ipv6Ifaddr', 'ipv6Route', 'nexthop', 'tc'],

@@ -64,6 +64,8 @@ export interface NativeAddon {
     pendingLimitBytes: number,
     callback: (kind: number, value: Buffer | number) => void,
   ): MonitorHandle;
+  /** The kernel drops notifications of these types whose request came from one of these ports. Replaces what was ignored before. */
+  monitorIgnore(handle: MonitorHandle, types: readonly number[], ports: readonly number[]): void;
   monitorClose(handle: MonitorHandle): void;
   netnsInfo(path: string): NetnsInfo;
   readFileInNetns(netnsPath: string | null, path: string): string;

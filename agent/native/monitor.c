@@ -4,8 +4,11 @@
 //   kernel ──> socket buffer ──> thread (chunks of datagrams) ──> threadsafe queue, bounded ──> callback(kind, value)
 #include "weft.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/netlink.h>
+#include <stddef.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -79,12 +82,14 @@ static void report_overrun(struct monitor *monitor) {
   if (!atomic_exchange(&monitor->overrun_announced, true)) send_plain(monitor, EVENT_OVERRUN, ENOBUFS);
 }
 
-// One turn: false when the thread must end.
-static bool drain(struct monitor *monitor) {
+enum turn { TURN_DRAINED, TURN_MORE, TURN_BROKEN };
+
+// One turn: a chunk at most.
+static enum turn drain(struct monitor *monitor) {
   struct event *event = malloc(sizeof *event + CHUNK_ROOM);
   if (event == NULL) {
     send_plain(monitor, EVENT_ERROR, ENOMEM);
-    return false;
+    return TURN_BROKEN;
   }
   *event = (struct event){.kind = EVENT_DATA};
   int error = read_chunk(monitor, event);
@@ -101,9 +106,9 @@ static bool drain(struct monitor *monitor) {
     report_overrun(monitor);
   } else if (error != 0 && error != EAGAIN) {
     send_plain(monitor, EVENT_ERROR, error);
-    return false;
+    return TURN_BROKEN;
   }
-  return true;
+  return error == EAGAIN ? TURN_DRAINED : TURN_MORE;
 }
 
 static void *listen_thread(void *argument) {
@@ -117,7 +122,9 @@ static void *listen_thread(void *argument) {
     if (waiting[1].revents != 0) break;
     // Gather what one change brings with it: JavaScript is woken once for all of it, and not in the middle of an ADD.
     if (poll(&waiting[1], 1, GATHER_MS) > 0) break;
-    if (waiting[0].revents != 0 && !drain(monitor)) break;
+    enum turn turn = TURN_MORE;
+    while (turn == TURN_MORE && poll(&waiting[1], 1, 0) == 0) turn = drain(monitor);
+    if (turn == TURN_BROKEN) break;
   }
   return NULL;
 }
@@ -276,7 +283,55 @@ static napi_value monitor_close(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+static bool read_numbers(napi_env env, napi_value array, uint32_t most, int64_t *numbers, uint32_t *count) {
+  if (napi_get_array_length(env, array, count) != napi_ok || *count > most) {
+    napi_throw_range_error(env, NULL, "weft addon: an array of numbers, not too many, is needed");
+    return false;
+  }
+  for (uint32_t i = 0; i < *count; i++) {
+    napi_value element;
+    if (napi_get_element(env, array, i, &element) != napi_ok || !read_int(env, element, &numbers[i])) return false;
+  }
+  return true;
+}
+
+#define MOST_TYPES 32
+#define MOST_PORTS 64
+
+// monitorIgnore(handle, types, ports): the kernel drops notifications of these types whose request came from one of these ports,
+// before they take room in the socket's buffer. Replaces what was ignored before.
+//
+//   type among types? no: take.  port among ports? no: take.  drop
+static napi_value monitor_ignore(napi_env env, napi_callback_info info) {
+  napi_value arguments[3];
+  void *data;
+  int64_t types[MOST_TYPES], ports[MOST_PORTS];
+  uint32_t type_count, port_count;
+  if (!read_arguments(env, info, 3, arguments) || !read_external(env, arguments[0], &monitor_tag, &data) ||
+      !read_numbers(env, arguments[1], MOST_TYPES, types, &type_count) ||
+      !read_numbers(env, arguments[2], MOST_PORTS, ports, &port_count))
+    return NULL;
+  struct monitor *monitor = data;
+  if (!monitor->running) return NULL;
+  struct sock_filter program[MOST_TYPES + MOST_PORTS + 5];
+  unsigned short length = 0;
+  // Loads read network byte order, these fields are in the host's: the constants are swapped instead.
+  program[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_H | BPF_ABS, offsetof(struct nlmsghdr, nlmsg_type));
+  for (uint32_t i = 0; i < type_count; i++)
+    program[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htons((uint16_t)types[i]), type_count - i, 0);
+  program[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, UINT32_MAX);
+  program[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct nlmsghdr, nlmsg_pid));
+  for (uint32_t i = 0; i < port_count; i++)
+    program[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htonl((uint32_t)ports[i]), port_count - i, 0);
+  program[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, UINT32_MAX);
+  program[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0);
+  struct sock_fprog filter = {.len = length, .filter = program};
+  if (setsockopt(monitor->fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) != 0)
+    return throw_failure(env, (struct failure){errno, "SO_ATTACH_FILTER"});
+  return NULL;
+}
+
 void init_monitor(napi_env env, napi_value exports) {
-  static const struct function functions[] = {{"monitorOpen", monitor_open}, {"monitorClose", monitor_close}};
+  static const struct function functions[] = {{"monitorOpen", monitor_open}, {"monitorIgnore", monitor_ignore}, {"monitorClose", monitor_close}};
   add_functions(env, exports, functions, sizeof functions / sizeof functions[0]);
 }

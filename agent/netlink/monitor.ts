@@ -10,6 +10,7 @@ import { type MessageHeader, readMessages } from './message.ts';
 import { neighbourFormat, neighbourMessage, type Neighbour } from './neighbour.ts';
 import { fromNative, NetlinkError } from './netlink-error.ts';
 import { nexthopFormat, nexthopMessage, type Nexthop } from './nexthop.ts';
+import { type OwnPorts } from './own-ports.ts';
 import { routeFormat, routeMessage, type Route } from './route.ts';
 import { filterMessage, qdiscMessage, tcFormat, type TcObject } from './traffic-control.ts';
 import { readS32 } from './wire.ts';
@@ -48,6 +49,8 @@ export interface NetlinkMonitorOptions {
   readonly kinds?: readonly Notification['kind'][];
   /** Notifications that the listener need not see, by the header alone; they are not decoded. */
   readonly skips?: (kind: Notification['kind'], port: number) => boolean;
+  /** Of these kinds the kernel drops what requests from `ports` have caused, as soon as it is told of a port. */
+  readonly ignored?: { readonly kinds: ReadonlySet<Notification['kind']>; readonly ports: OwnPorts };
   /** Of several `newLink` about one link only the last is told and decoded: an ADD makes half a dozen. */
   readonly latestLinks?: boolean;
   /** Some notifications, in order, as many as came since the last call. */
@@ -102,21 +105,27 @@ function decode(kind: Notification['kind'], bytes: Buffer, type: number, start: 
   }
 }
 
+/** MOST_PORTS of monitor.c. */
+const mostIgnoredPorts = 64;
+
 /** Position of `ifi_index` in struct ifinfomsg (linux/rtnetlink.h). */
 const linkIndexAt = 4;
 
 /** The messages without each `newLink` that a later one about the same link replaces. */
 function latestLinks(bytes: Buffer): readonly MessageHeader[] {
-  const messages = [...readMessages(bytes)];
-  const isLink = ({ type, start, end }: MessageHeader): boolean =>
-    type === linkMessage.new && end - start > linkIndexAt + 4;
-  const last = new Map<number, MessageHeader>();
-  for (const message of messages) {
-    if (isLink(message)) last.set(readS32(bytes, message.start + linkIndexAt), message);
+  const messages: (MessageHeader | undefined)[] = [];
+  const positions = new Map<number, number>();
+  for (const message of readMessages(bytes)) {
+    const { type, start, end } = message;
+    if (type === linkMessage.new && end - start > linkIndexAt + 4) {
+      const ifindex = readS32(bytes, start + linkIndexAt);
+      const replaced = positions.get(ifindex);
+      if (replaced !== undefined) messages[replaced] = undefined;
+      positions.set(ifindex, messages.length);
+    }
+    messages.push(message);
   }
-  return messages.filter(
-    (message) => !isLink(message) || last.get(readS32(bytes, message.start + linkIndexAt)) === message,
-  );
+  return messages.filter((message) => message !== undefined);
 }
 
 /** Listens until disposed; after that nothing is called. It does not keep the process alive. */
@@ -124,6 +133,7 @@ export class NetlinkMonitor implements Disposable {
   readonly #addon: NativeAddon;
   readonly #options: NetlinkMonitorOptions;
   #handle: MonitorHandle | undefined;
+  #following: Disposable | undefined;
 
   private constructor(addon: NativeAddon, options: NetlinkMonitorOptions) {
     this.#addon = addon;
@@ -146,7 +156,19 @@ export class NetlinkMonitor implements Disposable {
     } catch (error) {
       throw fromNative(error, 'netlink monitor');
     }
+    monitor.#following = options.ignored?.ports.follow((ports) => monitor.#ignore(ports));
     return monitor;
+  }
+
+  #ignore(ports: ReadonlySet<number>): void {
+    if (this.#handle === undefined) return;
+    const types = [...kindOf].flatMap(([type, kind]) => (this.#options.ignored?.kinds.has(kind) ? [type] : []));
+    const some = [...ports].slice(-mostIgnoredPorts);
+    try {
+      this.#addon.monitorIgnore(this.#handle, types, some);
+    } catch {
+      // Without the filter `skips` does the same, later.
+    }
   }
 
   #take(kind: number, value: Buffer | number): void {
@@ -177,6 +199,7 @@ export class NetlinkMonitor implements Disposable {
 
   [Symbol.dispose](): void {
     if (this.#handle === undefined) return;
+    this.#following?.[Symbol.dispose]();
     this.#addon.monitorClose(this.#handle);
     this.#handle = undefined;
   }

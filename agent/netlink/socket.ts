@@ -6,6 +6,7 @@ import { nativeAddon, type NativeAddon } from '#agent/native/addon.ts';
 
 import { messageFlag, messageHeaderBytes, portAt, writeMessage, type NetlinkRequest } from './message.ts';
 import { errno, fromNative, NetlinkError } from './netlink-error.ts';
+import { OwnPorts } from './own-ports.ts';
 import { brokenReplies, ReplyCollector, type NetlinkReply } from './reply.ts';
 import { openTransaction } from './transaction.ts';
 import { readU32, Writer } from './wire.ts';
@@ -29,19 +30,23 @@ export interface NetlinkSocketOptions {
   readonly protocol: NetlinkProtocol;
   /** Absolute path of a network namespace; the process' own when left out. */
   readonly netnsPath?: string;
-  /** Default 1 MiB; the kernel doubles it. */
+  /** Default 1 MiB, of sockets that work on pool threads 4 MiB; the kernel doubles it. */
   readonly receiveBufferBytes?: number;
   /** How long one exchange may go without an answer; default 10,000. */
   readonly timeoutMs?: number;
 }
 
 /** Bounds of one chunk: bytes sent, and bytes of kernel memory that its replies may take (at most the receive buffer's half). */
-const chunkBytes = 128 << 10;
-const replyBudgetBytes = 512 << 10;
+interface ChunkBounds {
+  readonly bytes: number;
+  readonly replyBytes: number;
+}
+const chunkBounds: ChunkBounds = { bytes: 128 << 10, replyBytes: 512 << 10 };
+/** On a pool thread the main thread is not held up: fewer and larger ones, for which those sockets have the room. */
+const poolChunk: ChunkBounds = { bytes: 512 << 10, replyBytes: 2 << 20 };
 const errorReplyBytes = 768;
 const answerReplyBytes = 8192;
 const dumpAttempts = 10;
-const defaultReceiveBytes = 1 << 20;
 
 interface Chunk {
   readonly requests: readonly NetlinkRequest<unknown>[];
@@ -58,7 +63,7 @@ export class NetlinkSocket implements Disposable {
   readonly #writer = new Writer(16 << 10);
   readonly #idle: number[] = [];
   /** Ports of the sockets behind this one that have had an answer: notifications of their requests carry them. */
-  readonly ports: Set<number> = new Set();
+  readonly ports: OwnPorts = new OwnPorts();
   /** Transactions of nftables that the kernel accepted. */
   transactions = 0;
   #fd: number;
@@ -74,7 +79,7 @@ export class NetlinkSocket implements Disposable {
   /** Throws NetlinkError: ENOENT where `netnsPath` is nothing, EINVAL where it is no network namespace. */
   static open(options: NetlinkSocketOptions): NetlinkSocket {
     const addon = nativeAddon();
-    return new NetlinkSocket(addon, options, openFd(addon, options));
+    return new NetlinkSocket(addon, options, openFd(addon, options, chunkBounds));
   }
 
   /** Sends all and returns one reply each, in order; a refused request does not stop those behind it. */
@@ -95,12 +100,17 @@ export class NetlinkSocket implements Disposable {
   ): Promise<RepliesOf<Requests>> {
     signal?.throwIfAborted();
     const replies: NetlinkReply<unknown>[] = [];
-    for (let from = 0; from < requests.length;) {
-      const chunk = this.#encode(requests, from, new Writer(1024));
-      replies.push(...(await abortable(this.#exchangeAsync(chunk), signal)));
-      from += chunk.requests.length;
+    if (requests.length === 0) return replies as RepliesOf<Requests>;
+    const writer = new Writer(Math.min(poolChunk.bytes, requests.length * 64) + 1024);
+    let chunk = this.#encode(requests, 0, writer, poolChunk);
+    for (let from = chunk.requests.length; ; from += chunk.requests.length) {
+      // The addon has a copy of the bytes: the next chunk is written while the kernel is at work on this one.
+      const exchange = this.#exchangeAsync(chunk);
+      const next = from < requests.length ? this.#encode(requests, from, writer, poolChunk) : undefined;
+      for (const reply of await abortable(exchange, signal)) replies.push(reply);
+      if (next === undefined) return replies as RepliesOf<Requests>;
+      chunk = next;
     }
-    return replies as RepliesOf<Requests>;
   }
 
   /** Like `batch`, but throws the first NetlinkError; the other requests were tried all the same. */
@@ -177,16 +187,21 @@ export class NetlinkSocket implements Disposable {
   }
 
   /** Encodes requests from `from` on until the chunk is full; the last one asks for the acknowledgement. */
-  #encode(requests: readonly NetlinkRequest<unknown>[], from: number, writer: Writer): Chunk {
+  #encode(
+    requests: readonly NetlinkRequest<unknown>[],
+    from: number,
+    writer: Writer,
+    bounds: ChunkBounds = chunkBounds,
+  ): Chunk {
     writer.length = 0;
     const firstSequence = this.#reserve(requests.length - from);
     let lastAt = 0;
-    let budget = Math.min(replyBudgetBytes, (this.#options.receiveBufferBytes ?? defaultReceiveBytes) / 2);
+    let budget = Math.min(bounds.replyBytes, (this.#options.receiveBufferBytes ?? 2 * bounds.replyBytes) / 2);
     let index = from;
     for (; index < requests.length; index += 1) {
       const request = requests[index] as NetlinkRequest<unknown>;
       budget -= isAnswered(request) ? answerReplyBytes : errorReplyBytes;
-      if (index > from && (budget < 0 || writer.length > chunkBytes)) break;
+      if (index > from && (budget < 0 || writer.length > bounds.bytes)) break;
       lastAt = writer.length;
       writeMessage(writer, request, request.flags | messageFlag.request, firstSequence + index - from);
     }
@@ -222,7 +237,7 @@ export class NetlinkSocket implements Disposable {
 
   async #sendAsync(chunk: Chunk): Promise<Buffer> {
     if (this.#fd === -1) throw closed();
-    const fd = this.#idle.pop() ?? openFd(this.#addon, this.#options);
+    const fd = this.#idle.pop() ?? openFd(this.#addon, this.#options, poolChunk);
     const { writer, lastSequence, terminalSequence } = chunk;
     try {
       const reply = await this.#addon.netlinkRequestAsync(
@@ -277,12 +292,12 @@ function closed(): NetlinkError {
   return new NetlinkError({ request: 'netlink socket is closed', errno: errno.EBADF });
 }
 
-function openFd(addon: NativeAddon, options: NetlinkSocketOptions): number {
+function openFd(addon: NativeAddon, options: NetlinkSocketOptions, { replyBytes }: ChunkBounds): number {
   try {
     return addon.netlinkOpen(
       protocols[options.protocol],
       options.netnsPath ?? null,
-      options.receiveBufferBytes ?? defaultReceiveBytes,
+      options.receiveBufferBytes ?? 2 * replyBytes,
     );
   } catch (error) {
     throw fromNative(error, `netlink socket${options.netnsPath === undefined ? '' : ` in ${options.netnsPath}`}`);

@@ -57,6 +57,9 @@ export interface HostOptions {
   /** `name=value`, written into each host before its datapath starts. */
   readonly sysctls?: readonly string[];
   readonly beforeAttachStep?: (step: string, lease: Lease) => void;
+  readonly notificationBufferBytes?: number;
+  /** Hears what the datapaths log, whatever the level. */
+  readonly log?: (fields: object, message: string) => void;
 }
 
 export interface Pod {
@@ -97,10 +100,12 @@ export class LabHost {
 
   /** Starts a datapath on whatever the namespace holds. */
   async start(): Promise<void> {
+    const { beforeAttachStep, notificationBufferBytes, log } = this.#options;
     this.#made = createDatapath({
       settings: { ...defaultDatapathSettings, netnsPath: this.netns.path, ...this.#options.settings },
-      log: silent,
-      ...(this.#options.beforeAttachStep ? { beforeAttachStep: this.#options.beforeAttachStep } : {}),
+      log: log ? { debug: log, info: log, warn: log, error: log } : silent,
+      ...(beforeAttachStep ? { beforeAttachStep } : {}),
+      ...(notificationBufferBytes === undefined ? {} : { notificationBufferBytes }),
     });
     await this.#made.start(this.view(), this.leases);
   }

@@ -138,6 +138,35 @@ describe('NetlinkMonitor', () => {
     expect(heard.errors).toEqual([]);
   });
 
+  it("has the kernel drop what its own sockets' requests cause, and nothing else", async () => {
+    await using ns = await TestNetns.create();
+    using own = NetlinkSocket.open({ protocol: 'route', netnsPath: ns.path });
+    using foreign = NetlinkSocket.open({ protocol: 'route', netnsPath: ns.path });
+    const ignored = { kinds: new Set(['newRoute'] as const), ports: own.ports };
+    using heard = listen({ netnsPath: ns.path, groups: ['link', 'ipv4Route'], receiveBufferBytes: 32 << 10, ignored });
+    own.batch([newRoute(unreachable(0))]);
+    await own.batchAsyncOrThrow([newRoute(unreachable(1))]);
+    // Far more than the buffer holds, from both sockets that work for `own`.
+    const many = Array.from({ length: 2000 }, (_, i) => newRoute(unreachable(i + 2)));
+    own.batchOrThrow(many.slice(0, 1000));
+    await own.batchAsyncOrThrow(many.slice(1000));
+    own.batchOrThrow([delRoute(unreachable(5)), setLink({ ifname: 'lo', mtu: 1400 })]);
+    foreign.batchOrThrow([newRoute(unreachable(5))]);
+    await vi.waitFor(
+      () => expect(heard.notifications.at(-1)).toMatchObject({ kind: 'newRoute', route: { dst: '10.0.5.0' } }),
+      within,
+    );
+    // The first answer of each socket tells its port: that one notification was on its way already.
+    const early = ['10.0.0.0', '10.0.1.0'];
+    const told = heard.notifications.flatMap((one) => ('route' in one ? [`${one.kind} ${one.route.dst}`] : [one.kind]));
+    expect(told.filter((text) => !early.some((dst) => text === `newRoute ${dst}`))).toEqual([
+      'delRoute 10.0.5.0',
+      'newLink',
+      'newRoute 10.0.5.0',
+    ]);
+    expect(heard.overruns).toBe(0);
+  });
+
   it('calls nothing after it was disposed, though something was under way', async () => {
     await using ns = await TestNetns.create();
     using socket = NetlinkSocket.open({ protocol: 'route', netnsPath: ns.path });
