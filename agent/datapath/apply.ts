@@ -6,10 +6,11 @@ import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { LinkRequest } from '#agent/netlink/link.ts';
 import type { CreateOptions, NetlinkRequest } from '#agent/netlink/message.ts';
-import { delFdb, delNeighbour, newFdb, newNeighbour } from '#agent/netlink/neighbour.ts';
+import { delFdb, delNeighbour } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 import type { NetlinkError } from '#agent/netlink/netlink-error.ts';
-import { delNexthop, newNexthop } from '#agent/netlink/nexthop.ts';
+import { delNexthop } from '#agent/netlink/nexthop.ts';
+import { addNexthop, putFdb, putNeighbour, putPeerRoute } from '#agent/netlink/peer-writes.ts';
 import { delRoute, newRoute, routeFlag, routeTo, routeType } from '#agent/netlink/route.ts';
 import type { RouteRequest } from '#agent/netlink/route.ts';
 import { toWeftError } from '#agent/errors.ts';
@@ -58,11 +59,6 @@ const synchronousMessages = 200;
 /** "Gone already" in the kernel's many words. */
 const absent: ReadonlySet<number> = new Set([errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL]);
 
-interface Step {
-  readonly operation: Operation;
-  readonly request: NetlinkRequest<unknown>;
-}
-
 type Group = 'load' | 'addElements' | 'delElements' | 'overlay' | 'messages' | 'sysctls';
 
 const groups: Readonly<Record<Operation['kind'], Group>> = {
@@ -107,14 +103,10 @@ export async function applyOperations(
   signal?: AbortSignal,
 ): Promise<readonly Refusal[]> {
   const applier = new Applier(io, settings, new Map(ifindexes), signal);
-  let run: Operation[] = [];
-  for (const [index, operation] of operations.entries()) {
-    run.push(operation);
-    const group = groups[operation.kind];
-    const next = operations[index + 1];
-    if (next && groups[next.kind] === group) continue;
-    await applier.run(group, run);
-    run = [];
+  for (let from = 0, to = 0; from < operations.length; from = to) {
+    const group = groups[(operations[from] as Operation).kind];
+    for (let next = operations[to]; next && groups[next.kind] === group; next = operations[to]) to++;
+    await applier.run(group, operations.slice(from, to));
   }
   return applier.refusals;
 }
@@ -211,22 +203,26 @@ class Applier {
   }
 
   async #messages(operations: readonly MessageOperation[]): Promise<void> {
-    const steps: Step[] = [];
+    const sent: MessageOperation[] = [];
+    const requests: NetlinkRequest<unknown>[] = [];
     for (const operation of operations) {
       const request = this.#request(operation);
-      if (request === undefined) this.refusals.push({ operation, reason: 'its link is gone' });
-      else steps.push({ operation, request });
+      if (request === undefined) {
+        this.refusals.push({ operation, reason: 'its link is gone' });
+        continue;
+      }
+      sent.push(operation);
+      requests.push(request);
     }
-    const requests = steps.map(({ request }) => request);
     const replies =
       requests.length > synchronousMessages
         ? await this.#io.route.batchAsync(requests, this.#signal)
         : this.#io.route.batch(requests);
-    for (const [index, reply] of replies.entries()) {
-      const step = steps[index];
-      if (reply.ok || !step || isGone(step.operation, reply.error)) continue;
-      this.refusals.push({ operation: step.operation, reason: reply.error.message, errno: reply.error.errno });
-    }
+    replies.forEach((reply, index) => {
+      const operation = sent[index];
+      if (reply.ok || !operation || isGone(operation, reply.error)) return;
+      this.refusals.push({ operation, reason: reply.error.message, errno: reply.error.errno });
+    });
   }
 
   #request(operation: MessageOperation): NetlinkRequest<unknown> | undefined {
@@ -258,23 +254,24 @@ class Applier {
       case 'putFdb':
       case 'delFdb': {
         if (overlay === undefined) return undefined;
-        const entry = { ndmIfindex: overlay, lladdr: operation.entry.mac, dst: operation.entry.underlayAddress };
-        return operation.kind === 'putFdb' ? newFdb(entry) : delFdb(entry);
+        const { mac, underlayAddress } = operation.entry;
+        if (operation.kind === 'putFdb') return putFdb(overlay, mac, underlayAddress);
+        return delFdb({ ndmIfindex: overlay, lladdr: mac, dst: underlayAddress });
       }
       case 'putNeighbour':
       case 'delNeighbour': {
         if (overlay === undefined) return undefined;
         const { address, mac } = operation.neighbour;
         if (operation.kind === 'delNeighbour') return delNeighbour({ ndmIfindex: overlay, dst: address });
-        return newNeighbour({ ndmIfindex: overlay, dst: address, lladdr: mac });
+        return putNeighbour(overlay, address, mac);
       }
       case 'addNexthop': {
         const [gateway = '', link] = (operation.gateway ?? '').split('%');
         const oif = link === undefined ? overlay : this.#ifindexes.get(link);
         if (oif === undefined || gateway === '') return undefined;
         // On the underlay link the kernel makes sure that the peer is there; on the overlay nothing would tell it so.
-        const nhFlags = link === undefined ? routeFlag.onlink : 0;
-        return newNexthop({ id: operation.id, oif, gateway, nhProtocol: this.#settings.routeProtocol, nhFlags });
+        const flags = link === undefined ? routeFlag.onlink : 0;
+        return addNexthop({ id: operation.id, oif, gateway, protocol: this.#settings.routeProtocol, flags });
       }
       case 'delNexthop':
         return delNexthop(operation.id);
@@ -288,18 +285,20 @@ class Applier {
   }
 
   #putRoute(route: Route, nexthopId: number | undefined, options: CreateOptions): NetlinkRequest<unknown> | undefined {
-    const { target } = route;
+    const { dst, metric: priority, target } = route;
+    const protocol = this.#settings.routeProtocol;
+    if (target.kind === 'peer') {
+      if (nexthopId === undefined) return undefined;
+      const { prefsrc } = target;
+      return putPeerRoute({ dst, nhId: nexthopId, prefsrc, priority, protocol }, options.replace === true);
+    }
     const common: RouteRequest = {
-      ...routeTo(route.dst),
-      rtmProtocol: this.#settings.routeProtocol,
-      ...(route.metric > 0 ? { priority: route.metric } : {}),
+      ...routeTo(dst),
+      rtmProtocol: protocol,
+      ...(priority > 0 ? { priority } : {}),
     };
     if (target.kind === 'unreachable') {
       return newRoute({ ...common, rtmType: routeType.unreachable }, options);
-    }
-    if (target.kind === 'peer') {
-      if (nexthopId === undefined) return undefined;
-      return newRoute({ ...common, nhId: nexthopId, prefsrc: target.prefsrc }, options);
     }
     const oif = this.#ifindexes.get(target.ifname);
     if (oif === undefined) return undefined;

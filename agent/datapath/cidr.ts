@@ -59,8 +59,7 @@ export function cidrContains(range: string, inner: string): boolean {
 
 /** The canonical text of a CIDR or plain address: host bits cleared, IPv6 in RFC 5952 form, prefix length always given. */
 export function canonicalCidr(text: string): string {
-  const parts = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/.exec(text);
-  return (parts && canonicalIpv4(text, parts)) ?? formatBlock(parseBlock(text));
+  return isCanonicalIpv4(text) ? text : formatBlock(parseBlock(text));
 }
 
 /** A plain address as the kernel prints it: IPv6 in RFC 5952 form. Throws RangeError. */
@@ -68,13 +67,28 @@ export function canonicalAddress(text: string): string {
   return familyOf(text) === 4 ? text : addressOf(canonicalCidr(text));
 }
 
-/** The usual case without big integers: an IPv4 block that is canonical already. Undefined for anything else. */
-function canonicalIpv4(text: string, parts: RegExpExecArray): string | undefined {
-  const [a = 256, b = 256, c = 256, d = 256, prefixLength = 33] = parts.slice(1).map(Number);
-  if (a > 255 || b > 255 || c > 255 || d > 255 || prefixLength > 32) return undefined;
-  const bits = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
-  const clean = prefixLength === 0 ? bits === 0 : (bits & (2 ** (32 - prefixLength) - 1)) === 0;
-  return clean && text === `${a}.${b}.${c}.${d}/${prefixLength}` ? text : undefined;
+/** The usual case in one pass, without a big integer or another string: an IPv4 block that is canonical already. */
+function isCanonicalIpv4(text: string): boolean {
+  let bits = 0;
+  let part = 0;
+  let digits = 0;
+  let value = 0;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code >= 48 && code <= 57) {
+      if (digits > 0 && value === 0) return false;
+      value = value * 10 + code - 48;
+      digits++;
+    } else {
+      if (code !== (part === 3 ? 47 : 46) || digits === 0 || value > 255) return false;
+      bits = (bits << 8) | value;
+      part++;
+      digits = 0;
+      value = 0;
+    }
+  }
+  if (part !== 4 || digits === 0 || value > 32) return false;
+  return value === 32 || (bits & (2 ** (32 - value) - 1)) === 0;
 }
 
 /** First and last address of a CIDR. Throws RangeError when it is none. */

@@ -1,13 +1,21 @@
 // What the kernel should hold, computed from IPAM's view, the leases and the settings. Pure and total: input that
 // contradicts itself (two peers with one address, a block that is none) costs that peer its place and becomes a finding.
-import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
+import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
 import { bridgeOf, hasBridge, unreachable } from './bridge.ts';
-import { canonicalAddress, canonicalCidr, familiesOf, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
+import { familiesOf, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
 import type { Family } from './cidr.ts';
-import { directElements, directGateway } from './direct.ts';
+import {
+  canonicalBlocks,
+  nexthopsOf,
+  peerElements,
+  peerRoutes,
+  readableAddress,
+  usablePeers,
+} from './desired-peers.ts';
+import { directElements } from './direct.ts';
 import type { DirectInput } from './direct.ts';
-import { aliasOf, gatewayCidr, hostMac, linkLocalOf, vtepMac } from './identity.ts';
+import { aliasOf, gatewayCidr, hostMac, vtepMac } from './identity.ts';
 import { plainMetric } from './objects.ts';
 import type {
   DesiredPodLink,
@@ -44,23 +52,14 @@ export const overheadBytes = { 4: 50, 6: 70 } as const;
 /** Below it the kernel takes IPv6 off a device (RFC 8200, section 5). */
 const ipv6MinMtuBytes = 1280;
 
-interface Peer {
-  readonly name: string;
-  readonly underlayAddress: string;
-  readonly mac: string;
-  /** On the overlay. */
-  readonly gateway: string;
-  /** By family of the blocks: on the underlay link, where packets go there directly. */
-  readonly direct: Readonly<Record<Family, string | undefined>>;
-  readonly blocks: readonly string[];
-}
-
 /** The desired state. Never throws. */
 export function desiredState(input: DesiredInput): DesiredState {
   const { view, settings } = input;
   const findings: Finding[] = [];
   const overlay = overlayLink(input, findings);
-  const peers = usablePeers(input, input.ipv6 && (overlay.link?.mtuBytes ?? 0) >= ipv6MinMtuBytes, findings);
+  const linkLocal = input.ipv6 && (overlay.link?.mtuBytes ?? 0) >= ipv6MinMtuBytes;
+  const underlay = underlayAddressOf(view, settings);
+  const peers = usablePeers({ view, own: underlay, linkLocal, direct: input.direct }, findings);
   const prefsrc = overlayAddressByFamily(view);
   const ranges = overlayRanges(view, findings);
   const pods = podState(input, prefsrc, findings);
@@ -86,7 +85,7 @@ export function desiredState(input: DesiredInput): DesiredState {
     portEntries: bridge?.portEntries ?? [],
     podLinks: pods.links,
     addresses,
-    nexthops: shown.flatMap(nexthopsOf),
+    nexthops: nexthopsOf(shown),
     neighbours: shown.map((peer): PeerNeighbour => ({ address: peer.gateway, mac: peer.mac })),
     fdb: shown.map((peer): FdbEntry => ({ mac: peer.mac, underlayAddress: peer.underlayAddress })),
     routes,
@@ -158,94 +157,7 @@ function overlayLink(
 /** The underlay address that this node's VXLAN packets leave from. */
 export function underlayAddressOf(view: IpamView, settings: DatapathSettings): string | undefined {
   const address = view.peers.find((peer) => peer.self)?.underlayAddress ?? settings.underlayAddress;
-  return address === undefined ? undefined : readable(address);
-}
-
-/** In the kernel's writing; what is no address stays as it is, to be named. */
-function readable(address: string): string {
-  try {
-    return canonicalAddress(address);
-  } catch {
-    return address;
-  }
-}
-
-/** Peers that can be programmed, by name; of two that claim one underlay address or MAC the first by name stays. */
-function usablePeers(input: DesiredInput, ipv6: boolean, findings: Finding[]): readonly Peer[] {
-  const self = input.view.peers.find((peer) => peer.self);
-  const own = underlayAddressOf(input.view, input.settings);
-  const byAddress = new Map<string, string>();
-  const byMac = new Map<string, string>();
-  if (self) byMac.set(vtepMac(self.name), self.name);
-  if (own !== undefined) byAddress.set(own, self?.name ?? 'this node');
-  const peers: Peer[] = [];
-  for (const peer of input.view.peers.filter((candidate) => !candidate.self).toSorted(byName)) {
-    const { name } = peer;
-    if (peer.underlayAddress === undefined) continue;
-    const underlayAddress = readable(peer.underlayAddress);
-    if (own !== undefined && familyOf(own) !== familyOf(underlayAddress)) {
-      const message = `underlay ${underlayAddress} is of another family than this node's ${own}`;
-      findings.push({ name: 'underlayFamily', subject: name, message });
-      continue;
-    }
-    const mac = vtepMac(name);
-    const other = byAddress.get(underlayAddress) ?? byMac.get(mac);
-    if (other !== undefined) {
-      const kind = byAddress.has(underlayAddress) ? 'duplicatePeerAddress' : 'duplicatePeerMac';
-      const what = kind === 'duplicatePeerAddress' ? `underlay address ${underlayAddress}` : `VTEP MAC ${mac}`;
-      findings.push({
-        name: kind,
-        subject: name,
-        message: `${what} belongs to ${other} already; ${name} gets no route`,
-      });
-      continue;
-    }
-    byAddress.set(underlayAddress, name);
-    byMac.set(mac, name);
-    const gateway = ipv6 ? linkLocalOf(mac) : underlayAddress;
-    const direct = {
-      4: directGateway(input.direct, { name, underlayAddress }, 4),
-      6: directGateway(input.direct, { name, underlayAddress }, 6),
-    };
-    peers.push({ name, underlayAddress, mac, gateway, direct, blocks: canonical(peer.blocks, name, findings) });
-  }
-  return peers;
-}
-
-/** The one on the overlay stays while packets go directly: falling back is one route. */
-function nexthopsOf({ gateway, direct }: Peer): readonly string[] {
-  const others = [direct[4], direct[6]].filter((other) => other !== undefined);
-  return [gateway, ...new Set(others)];
-}
-
-function peerRoutes(
-  peers: readonly Peer[],
-  prefsrc: ReadonlyMap<Family, string>,
-  own: ReadonlySet<string>,
-  findings: Finding[],
-): readonly Route[] {
-  const owners = new Map<string, string>();
-  const routes: Route[] = [];
-  for (const peer of peers) {
-    for (const dst of peer.blocks) {
-      const owner = own.has(dst) ? 'this node' : owners.get(dst);
-      if (owner !== undefined) {
-        findings.push({
-          name: 'duplicateBlock',
-          subject: dst,
-          message: `${dst} of ${peer.name} belongs to ${owner} already`,
-        });
-        continue;
-      }
-      owners.set(dst, peer.name);
-      const family = familyOf(dst);
-      const source = prefsrc.get(family);
-      if (source === undefined) continue;
-      const gateway = peer.direct[family] ?? peer.gateway;
-      routes.push({ dst, metric: plainMetric[family], target: { kind: 'peer', gateway, prefsrc: source } });
-    }
-  }
-  return routes;
+  return address === undefined ? undefined : readableAddress(address);
 }
 
 interface PodState {
@@ -333,32 +245,16 @@ function overlayAddresses(view: IpamView, overlay: { readonly ifname: string }):
   }));
 }
 
-function peerElements(peers: readonly Peer[]): Pick<SetElements, 'peers4' | 'peers6'> {
-  const addresses = peers.map((peer) => peer.underlayAddress);
-  return {
-    peers4: new Set(addresses.filter((address) => familyOf(address) === 4)),
-    peers6: new Set(addresses.filter((address) => familyOf(address) === 6)),
-  };
-}
-
 function ownBlocks(view: IpamView, findings: Finding[]): readonly string[] {
   const self = view.peers.find((peer) => peer.self);
-  return self ? [...new Set(canonical(self.blocks, self.name, findings))] : [];
+  return self ? [...new Set(canonicalBlocks(self.blocks, self.name, findings))] : [];
 }
 
 function overlayRanges(view: IpamView, findings: Finding[]): readonly string[] {
-  return subtractCidrs(canonical(view.ranges, 'universe', findings), canonical(view.reserved, 'universe', findings));
-}
-
-function canonical(cidrs: readonly string[], owner: string, findings: Finding[]): readonly string[] {
-  return cidrs.flatMap((cidr) => {
-    try {
-      return [canonicalCidr(cidr)];
-    } catch {
-      findings.push({ name: 'badBlock', subject: owner, message: `"${cidr}" of ${owner} is no CIDR` });
-      return [];
-    }
-  });
+  return subtractCidrs(
+    canonicalBlocks(view.ranges, 'universe', findings),
+    canonicalBlocks(view.reserved, 'universe', findings),
+  );
 }
 
 function overlayAddressByFamily(view: IpamView): ReadonlyMap<Family, string> {
@@ -368,8 +264,4 @@ function overlayAddressByFamily(view: IpamView): ReadonlyMap<Family, string> {
     if (!addresses.has(family)) addresses.set(family, address);
   }
   return addresses;
-}
-
-function byName(left: PeerView, right: PeerView): number {
-  return left.name < right.name ? -1 : left.name > right.name ? 1 : 0;
 }

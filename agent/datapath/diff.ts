@@ -6,6 +6,7 @@
 import { addressOf } from './cidr.ts';
 import type {
   ActualBridge,
+  ActualNeighbour,
   ActualNexthop,
   ActualOverlay,
   ActualRoute,
@@ -15,14 +16,13 @@ import type {
   LinkAddress,
   Operation,
   OverlayLink,
-  PeerNeighbour,
   PortEntry,
   Route,
 } from './objects.ts';
-import { mainTable, routeKey } from './objects.ts';
+import { mainRouteKey, routeKey } from './objects.ts';
 import { hasBridgeTable } from './ruleset.ts';
 import { keyOf, setNames } from './set-shapes.ts';
-import type { SetElements } from './set-shapes.ts';
+import type { SetElements, SetName } from './set-shapes.ts';
 
 /** First id tried for a new nexthop object: away from the small numbers that people use by hand. */
 const firstNexthopId = 0x5745_0001;
@@ -72,25 +72,28 @@ function firewallOperations(desired: DesiredState, actual: ActualState): Halves 
     };
     const dropsBridgeTable = hasBridgeTable(found) && wanted.ruleset.bridgeBody === undefined;
     halves.add.push({ kind: 'loadFirewall', firewall: { ...wanted, elements }, dropsBridgeTable });
-  }
-  const replaced: string[] = [];
-  for (const set of setNames) {
-    if (!load) {
-      const missing = wanted.elements[set].difference(found.elements[set]);
-      // Of a map's elements with one key only one can be there: what leads elsewhere goes first.
-      const keys = new Set([...missing].map(keyOf));
-      const stale = [...found.elements[set].difference(wanted.elements[set])].filter((key) => keys.has(keyOf(key)));
-      for (const key of stale) halves.add.push({ kind: 'delElement', set, key });
-      for (const key of missing) halves.add.push({ kind: 'addElement', set, key });
-      replaced.push(...stale.map((key) => `${set} ${key}`));
+    for (const set of ['peers4', 'peers6'] as const) {
+      const stale = found.elements[set].difference(wanted.elements[set]);
+      for (const key of stale) halves.remove.push({ kind: 'delElement', set, key });
     }
-    if (load && set !== 'peers4' && set !== 'peers6') continue;
-    for (const key of found.elements[set]) {
-      if (wanted.elements[set].has(key) || replaced.includes(`${set} ${key}`)) continue;
-      halves.remove.push({ kind: 'delElement', set, key });
-    }
+    return halves;
   }
+  for (const set of setNames) elementOperations(set, wanted.elements[set], found.elements[set], halves);
   return halves;
+}
+
+function elementOperations(
+  set: SetName,
+  wanted: ReadonlySet<string>,
+  found: ReadonlySet<string>,
+  halves: Halves,
+): void {
+  const missing = found.size === 0 ? wanted : wanted.difference(found);
+  const stale = found.size === 0 ? found : found.difference(wanted);
+  // Of a map's elements with one key only one can be there: what leads elsewhere goes first.
+  const keys = stale.size === 0 ? undefined : new Set(Array.from(missing, keyOf));
+  for (const key of stale) (keys?.has(keyOf(key)) ? halves.add : halves.remove).push({ kind: 'delElement', set, key });
+  for (const key of missing) halves.add.push({ kind: 'addElement', set, key });
 }
 
 function overlayOperations(
@@ -236,32 +239,39 @@ function addressKey(address: LinkAddress): string {
 function fdbOperations(desired: DesiredState, actual: ActualState): Halves {
   const halves: Halves = { add: [], remove: [] };
   if (!desired.overlay) return halves;
-  const found = new Map<string, FdbEntry[]>();
-  for (const entry of actual.fdb) found.set(entry.mac, [...(found.get(entry.mac) ?? []), entry]);
-  const wanted = new Set<string>();
-  for (const entry of desired.fdb) {
-    wanted.add(entry.mac);
-    const entries = found.get(entry.mac);
-    const right = entries?.length === 1 && entries[0]?.underlayAddress === entry.underlayAddress;
-    if (!right) halves.add.push({ kind: 'putFdb', entry });
+  const found = new Map<string, FdbEntry>();
+  const ambiguous = new Set<string>();
+  for (const entry of actual.fdb) {
+    if (found.has(entry.mac)) ambiguous.add(entry.mac);
+    found.set(entry.mac, entry);
   }
-  for (const entry of actual.fdb) if (!wanted.has(entry.mac)) halves.remove.push({ kind: 'delFdb', entry });
+  const kept = new Set<string>();
+  for (const entry of desired.fdb) {
+    const old = found.get(entry.mac);
+    if (old) kept.add(entry.mac);
+    if (old?.underlayAddress === entry.underlayAddress && !ambiguous.has(entry.mac)) continue;
+    halves.add.push({ kind: 'putFdb', entry });
+  }
+  if (kept.size === found.size) return halves;
+  for (const entry of actual.fdb) if (!kept.has(entry.mac)) halves.remove.push({ kind: 'delFdb', entry });
   return halves;
 }
 
 function neighbourOperations(desired: DesiredState, actual: ActualState): Halves {
   const halves: Halves = { add: [], remove: [] };
   if (!desired.overlay) return halves;
-  const found = new Map(actual.neighbours.map((neighbour) => [neighbour.address, neighbour]));
-  const wanted = new Map<string, PeerNeighbour>();
+  const found = new Map<string, ActualNeighbour>();
+  for (const neighbour of actual.neighbours) found.set(neighbour.address, neighbour);
+  const kept = new Set<string>();
   for (const neighbour of desired.neighbours) {
-    wanted.set(neighbour.address, neighbour);
     const old = found.get(neighbour.address);
+    if (old) kept.add(neighbour.address);
     if (old?.mac !== neighbour.mac || !old.permanent) halves.add.push({ kind: 'putNeighbour', neighbour });
   }
+  if (kept.size === found.size) return halves;
   for (const neighbour of actual.neighbours) {
     // Entries that the kernel made by itself (multicast, failed lookups) are not ours: ours are permanent.
-    if (neighbour.permanent && !wanted.has(neighbour.address)) halves.remove.push({ kind: 'delNeighbour', neighbour });
+    if (neighbour.permanent && !kept.has(neighbour.address)) halves.remove.push({ kind: 'delNeighbour', neighbour });
   }
   return halves;
 }
@@ -275,21 +285,22 @@ function routingOperations(
   const nexthops: Halves = { add: [], remove: [] };
   const routes: Halves = { add: [], remove: [] };
   const idOf = assignNexthops(desired, actual, nexthops);
-  const found = new Map(actual.routes.map((route) => [routeKey(route), route]));
-  const wanted = new Set<string>();
+  const found = new Map<string, ActualRoute>();
+  for (const route of actual.routes) found.set(routeKey(route), route);
+  const kept = new Set<string>();
   for (const route of desired.routes) {
     const { target } = route;
     if (target.kind === 'pod' && !pods.has(target.ifname)) continue;
     const nexthopId = target.kind === 'peer' ? idOf.get(target.gateway) : undefined;
     if (target.kind === 'peer' && nexthopId === undefined) continue;
-    const key = routeKey({ ...route, table: mainTable });
-    wanted.add(key);
+    const key = mainRouteKey(route);
     const old = found.get(key);
+    if (old) kept.add(key);
     if (old && sameTarget(route, nexthopId, old)) continue;
     routes.add.push({ kind: 'putRoute', route, nexthopId, replaces: old !== undefined });
   }
   for (const [key, route] of found) {
-    if (wanted.has(key)) continue;
+    if (kept.has(key)) continue;
     // Without an overlay (its device or the own record is not known yet) a predecessor's peers stay reachable.
     const { target } = route;
     const isKept = target.kind === 'nexthop' || (target.kind === 'link' && target.ifname === actual.bridge?.ifname);

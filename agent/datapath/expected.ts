@@ -44,17 +44,18 @@ export class Expected {
   fingerprint: readonly string[];
 
   constructor(state: ActualState) {
-    this.routes = new Map(state.routes.map((route) => [routeKey(route), route]));
-    this.gateways = new Map(state.nexthops.map(({ id, gateway }) => [id, gateway]));
-    this.nexthopIds = new Map(
-      state.nexthops.flatMap(({ id, gateway }) => (gateway === undefined ? [] : [[gateway, id]])),
-    );
+    this.routes = new Map();
+    for (const route of state.routes) this.#putRoute(route);
+    this.gateways = new Map();
+    this.nexthopIds = new Map();
+    for (const { id, gateway } of state.nexthops) this.#putNexthop(id, gateway);
     this.foreignNexthopIds = state.foreignNexthopIds;
-    this.neighbours = new Map(
-      state.neighbours.flatMap(({ address, mac, permanent }) => (permanent ? [[address, mac]] : [])),
-    );
-    this.ports = new Map(state.portEntries.map(({ mac, ifname }) => [mac, ifname]));
-    this.fdb = new Map(state.fdb.map(({ mac, underlayAddress }) => [mac, underlayAddress]));
+    this.neighbours = new Map();
+    for (const { address, mac, permanent } of state.neighbours) if (permanent) this.neighbours.set(address, mac);
+    this.ports = new Map();
+    for (const { mac, ifname } of state.portEntries) this.ports.set(mac, ifname);
+    this.fdb = new Map();
+    for (const { mac, underlayAddress } of state.fdb) this.fdb.set(mac, underlayAddress);
     const elements = { ...noElements() } as Record<SetName, Set<string>>;
     for (const set of setNames) elements[set] = new Set(state.firewall.elements[set]);
     this.elements = elements;
@@ -150,8 +151,7 @@ export class Expected {
         this.neighbours.delete(operation.neighbour.address);
         break;
       case 'addNexthop':
-        this.gateways.set(operation.id, operation.gateway);
-        if (operation.gateway !== undefined) this.nexthopIds.set(operation.gateway, operation.id);
+        this.#putNexthop(operation.id, operation.gateway);
         break;
       case 'delNexthop':
         this.gateways.delete(operation.id);
@@ -185,6 +185,11 @@ export class Expected {
 
   #putRoute(route: ActualRoute): void {
     this.routes.set(routeKey(route), route);
+  }
+
+  #putNexthop(id: number, gateway: string | undefined): void {
+    this.gateways.set(id, gateway);
+    if (gateway !== undefined) this.nexthopIds.set(gateway, id);
   }
 
   /** What the kernel removes with the device; nexthops on the underlay link stay, and routes through them. */

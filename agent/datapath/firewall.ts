@@ -7,9 +7,9 @@ import {
   newSetElement,
   tableFamily,
 } from '#agent/netlink/set-element.ts';
-import type { ElementSpec, SetAddress } from '#agent/netlink/set-element.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
+import { addressElements } from '#agent/netlink/peer-writes.ts';
 
 import type { KernelIo } from './kernel-io.ts';
 import { commentOf, dumpChains, dumpRules } from './nft-objects.ts';
@@ -22,13 +22,13 @@ import type { ElementRef, SetName } from './set-shapes.ts';
 
 /** Adds elements in one transaction; those already there are no error. Throws NetlinkError. */
 export function addElements(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
-  io.netfilter.transaction(requestsFor(table, elements, newSetElement));
+  io.netfilter.transaction(requestsFor('add', table, elements));
 }
 
 /** Removes elements; those that are not there are no error. Throws NetlinkError. */
 export function removeElements(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
   try {
-    io.netfilter.transaction(requestsFor(table, elements, delSetElement));
+    io.netfilter.transaction(requestsFor('del', table, elements));
   } catch (error) {
     if (!isAbsent(error)) throw error;
     if (elements.length > 1) for (const element of elements) removeElements(io, table, [element]);
@@ -40,20 +40,31 @@ function isAbsent(error: unknown): boolean {
 }
 
 function requestsFor(
+  kind: 'add' | 'del',
   table: string,
   elements: readonly ElementRef[],
-  make: (where: SetAddress, specs: readonly ElementSpec[]) => NetlinkRequest<unknown>,
 ): readonly NetlinkRequest<unknown>[] {
+  const keys = new Map<SetName, string[]>();
+  for (const { set, key } of elements) {
+    const known = keys.get(set);
+    if (known) known.push(key);
+    else keys.set(set, [key]);
+  }
   return setNames.flatMap((set) => {
-    const specs = elements.filter((element) => element.set === set).map(({ key }) => elementSpec(set, key));
-    const requests: NetlinkRequest<unknown>[] = [];
-    for (let from = 0; from < specs.length; from += maxElementsPerRequest) {
-      requests.push(
-        make({ table, set, family: tableFamily[tableOf(set)] }, specs.slice(from, from + maxElementsPerRequest)),
-      );
-    }
-    return requests;
+    const where = { table, set, family: tableFamily[tableOf(set)] };
+    return chunksOf(keys.get(set) ?? []).map((some) => {
+      if (set === 'peers4' || set === 'peers6') return addressElements(kind, where, some);
+      const specs = some.map((key) => elementSpec(set, key));
+      return kind === 'add' ? newSetElement(where, specs) : delSetElement(where, specs);
+    });
   });
+}
+
+function chunksOf(keys: readonly string[]): readonly (readonly string[])[] {
+  const count = Math.ceil(keys.length / maxElementsPerRequest);
+  return Array.from({ length: count }, (_, index) =>
+    keys.slice(index * maxElementsPerRequest, (index + 1) * maxElementsPerRequest),
+  );
 }
 
 /** The whole table in nft's language; replaces what is there in the same transaction. */

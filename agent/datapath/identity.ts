@@ -27,18 +27,30 @@ export function gatewayCidr(family: Family): string {
   return family === 4 ? `${podGateway4}/32` : `${podGateway6}/64`;
 }
 
-/** MACs by record name: thousands of peers are asked for in every round. */
-const vtepMacs = new Map<string, string>();
-const keptVtepMacs = 20_000;
+/** Where a peer is on the overlay: what follows from its record name alone. */
+export interface Vtep {
+  readonly mac: string;
+  /** The link-local address that belongs to the MAC. */
+  readonly linkLocal: string;
+}
+
+/** By record name: thousands of peers are asked for in every round. */
+const vteps = new Map<string, Vtep>();
+const keptVteps = 20_000;
+
+export function vtepOf(recordName: string): Vtep {
+  const known = vteps.get(recordName);
+  if (known !== undefined) return known;
+  if (vteps.size >= keptVteps) vteps.clear();
+  const mac = hashedMac(recordName);
+  const vtep = { mac, linkLocal: linkLocalOf(mac) };
+  vteps.set(recordName, vtep);
+  return vtep;
+}
 
 /** MAC of a peer's VTEP: SHA-256 of its record name, unicast, locally administered. */
 export function vtepMac(recordName: string): string {
-  const known = vtepMacs.get(recordName);
-  if (known !== undefined) return known;
-  if (vtepMacs.size >= keptVtepMacs) vtepMacs.clear();
-  const mac = hashedMac(recordName);
-  vtepMacs.set(recordName, mac);
-  return mac;
+  return vtepOf(recordName).mac;
 }
 
 function hashedMac(recordName: string): string {

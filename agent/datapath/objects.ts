@@ -177,9 +177,15 @@ export interface ActualRoute {
 /** RT_TABLE_MAIN (linux/rtnetlink.h). */
 export const mainTable = 254;
 
-/** By what the kernel tells routes apart. */
-export function routeKey(route: Pick<ActualRoute, 'dst' | 'metric' | 'table'>): string {
-  return `${route.table} ${route.dst} ${route.metric}`;
+/** By what the kernel tells routes apart; of the usual route it is the destination alone, with nothing to put together. */
+export function routeKey({ dst, metric, table }: Pick<ActualRoute, 'dst' | 'metric' | 'table'>): string {
+  const isUsual = table === mainTable && metric === (dst.includes(':') ? plainMetric[6] : plainMetric[4]);
+  return isUsual ? dst : `${table} ${dst} ${metric}`;
+}
+
+/** The same of a route in table main. */
+export function mainRouteKey({ dst, metric }: Pick<Route, 'dst' | 'metric'>): string {
+  return routeKey({ dst, metric, table: mainTable });
 }
 
 export interface ActualNeighbour extends PeerNeighbour {

@@ -8,8 +8,8 @@ import type { DesiredInput } from './desired.ts';
 import { diff, looseRpFilter } from './diff.ts';
 import { noDirect } from './direct.ts';
 import type { Expected } from './expected.ts';
-import { mainTable, routeKey } from './objects.ts';
-import type { ActualOverlay, ActualState, DesiredState, Operation, OverlayLink, Route } from './objects.ts';
+import { mainRouteKey } from './objects.ts';
+import type { ActualOverlay, ActualState, DesiredState, Operation, OverlayLink } from './objects.ts';
 
 export interface PeerChange {
   /** What the differing peers should have, and what they are expected to have. */
@@ -109,12 +109,10 @@ function clashes(old: DesiredState, desired: DesiredState, expected: Expected): 
   const taken = (address: string): boolean =>
     (peers4.has(address) || peers6.has(address)) && !oldAddresses.has(address);
   if (desired.fdb.some(({ underlayAddress }) => taken(underlayAddress))) return true;
-  const oldRoutes = new Set(old.routes.map(keyOf));
-  return desired.routes.some((route) => expected.routes.has(keyOf(route)) && !oldRoutes.has(keyOf(route)));
-}
-
-function keyOf({ dst, metric }: Route): string {
-  return routeKey({ dst, metric, table: mainTable });
+  const oldRoutes = new Set(old.routes.map(mainRouteKey));
+  return desired.routes.some(
+    (route) => expected.routes.has(mainRouteKey(route)) && !oldRoutes.has(mainRouteKey(route)),
+  );
 }
 
 /** The old desired state as the kernel has it; undefined where it is not expected to. */
@@ -123,7 +121,7 @@ function asActual(old: DesiredState, overlay: OverlayLink, expected: Expected): 
     const id = expected.nexthopIds.get(gateway);
     return id === undefined ? [] : [{ id, gateway }];
   });
-  const routes = old.routes.flatMap((route) => expected.routes.get(keyOf(route)) ?? []);
+  const routes = old.routes.flatMap((route) => expected.routes.get(mainRouteKey(route)) ?? []);
   if (nexthops.length < old.nexthops.length || routes.length < old.routes.length) return undefined;
   return {
     overlay: overlayAsWanted(overlay),

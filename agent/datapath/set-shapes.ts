@@ -75,7 +75,8 @@ export function shapeOf(set: SetName): SetShape {
 
 /** The element's key without its data: what the kernel tells elements of a map apart by. */
 export function keyOf(element: string): string {
-  return element.split(' : ', 1)[0] ?? element;
+  const end = element.indexOf(' : ');
+  return end === -1 ? element : element.slice(0, end);
 }
 
 /** Family of the table that holds the set. */

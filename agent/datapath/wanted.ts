@@ -136,15 +136,31 @@ export function busyNamesOf(lease: Lease): readonly string[] {
   return [lease.hostIfname, ...podElements(lease).map(({ set, key }) => elementName(set, key))];
 }
 
-/** Pod links and elements that an operation is about, as `busyNamesOf` has them. */
-export function namesOf(operation: Operation): readonly string[] {
-  if ('key' in operation) return [elementName(operation.set, operation.key)];
-  if ('address' in operation) return [operation.address.ifname];
-  if ('route' in operation) return 'ifname' in operation.route.target ? [operation.route.target.ifname] : [];
-  if ('portEntry' in operation) return [operation.portEntry.ifname];
-  if (operation.kind === 'setPodLink') return [operation.link.ifname];
-  return 'ifname' in operation ? [operation.ifname] : [];
+/** Pod links and elements that the operations are about, as `busyNamesOf` has them: thousands of peers have none. */
+export function busyNamesIn(operations: readonly Operation[]): ReadonlySet<string> {
+  const names = new Set<string>();
+  for (const operation of operations) {
+    const name = nameOf(operation);
+    if (name !== undefined) names.add(name);
+  }
+  return names;
 }
+
+function nameOf(operation: Operation): string | undefined {
+  const { kind } = operation;
+  if (kind === 'addElement' || kind === 'delElement') {
+    return fromPods.has(operation.set) ? elementName(operation.set, operation.key) : undefined;
+  }
+  if (kind === 'putRoute' || kind === 'delRoute') {
+    return 'ifname' in operation.route.target ? operation.route.target.ifname : undefined;
+  }
+  if (kind === 'addAddress' || kind === 'delAddress') return operation.address.ifname;
+  if (kind === 'putPortEntry' || kind === 'delPortEntry') return operation.portEntry.ifname;
+  if (kind === 'setPodLink') return operation.link.ifname;
+  return 'ifname' in operation ? operation.ifname : undefined;
+}
+
+const fromPods: ReadonlySet<SetName> = new Set(podSets);
 
 /** A table that is loaded whole, with the elements of every pod: those that the round leaves alone too. */
 export function withPodsOf(firewall: DesiredFirewall, whole: DesiredFirewall): DesiredFirewall {

@@ -66,6 +66,9 @@ function readAcknowledgement(
   return { number, ack: extendedAck.read(bytes, at, header.end) };
 }
 
+/** The reply of thousands at a time. */
+const accepted: NetlinkReply<never> = { ok: true, answers: [] };
+
 /** One exchange's requests and what has come back for them. */
 export class ReplyCollector {
   readonly #requests: readonly NetlinkRequest<unknown>[];
@@ -116,7 +119,9 @@ export class ReplyCollector {
   replies(): readonly NetlinkReply<unknown>[] {
     return this.#requests.map((_request, index) => {
       const error = this.#errors[index];
-      return error === undefined ? { ok: true, answers: this.#answers[index] ?? [] } : { ok: false, error };
+      if (error !== undefined) return { ok: false, error };
+      const answers = this.#answers[index];
+      return answers === undefined ? accepted : { ok: true, answers };
     });
   }
 }

@@ -62,6 +62,21 @@ export class Writer {
     return at;
   }
 
+  /** Room for `count` bytes that the caller fills; returns where they begin. */
+  reserve(count: number): number {
+    return this.#take(count);
+  }
+
+  /** The header and the padding of an attribute of `count` bytes, which the caller fills; returns where they begin. */
+  attribute(type: number, count: number): number {
+    const length = count + 4;
+    const at = this.#take(align(length));
+    if (length !== align(length)) this.setU32(at + (length & ~3), 0);
+    this.setU16(at, length);
+    this.setU16(at + 2, type);
+    return at + 4;
+  }
+
   u8(value: number): void {
     const at = this.#take(1);
     this.bytes[at] = value;
