@@ -6,7 +6,8 @@ import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 import { del, delegateDel } from './del.ts';
 import { type Delegated, delegateAdd } from './delegate.ts';
-import { invalid, unsupported } from './json.ts';
+import { leaseInRanges } from './ip-ranges.ts';
+import { invalid } from './json.ts';
 import { type AddParts, type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
 import type { AddCall } from './request.ts';
 import { type AddResult, buildAddressResult, buildResult } from './result.ts';
@@ -36,9 +37,7 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
     ...(linkedBy === undefined ? {} : { linkedBy }),
     ...(onBridge === undefined ? {} : { onBridge }),
   };
-  const { link: wanted, ipRanges } = call.netConf.wish;
-  if (ipRanges.length > 0 && call.delegate === undefined)
-    throw unsupported('"runtimeConfig.ipRanges"', 'runtimeConfig.ipRanges');
+  const { link: wanted } = call.netConf.wish;
   using _ports = parts.ports.claim(call.key, wanted.portMappings ?? [], () => ipam.leases());
   const delegated = await askDelegate(call, parts, signal);
   const lease = await leaseOrUndo(call, owner, delegated, parts, signal);
@@ -86,11 +85,15 @@ async function leaseOrUndo(
   signal: AbortSignal,
 ): Promise<Lease> {
   const { delegate } = call;
-  const { addresses, link, annotations } = call.netConf.wish;
+  const { addresses, ipRanges, link, annotations } = call.netConf.wish;
   const isOwnLink = owner.linkedBy === undefined && Object.keys(link).length > 0;
   const pool = annotations.get('pool');
   const request = { ...call.key, owner, addresses, ...(pool !== undefined && { pool }), ...(isOwnLink && { link }) };
-  if (delegate === undefined || delegated === undefined) return await parts.ipam.lease(request, signal);
+  if (delegate === undefined || delegated === undefined) {
+    // An address by name says more than a range.
+    const isRanged = ipRanges.length > 0 && addresses.length === 0;
+    return await (isRanged ? leaseInRanges(parts.ipam, request, ipRanges, signal) : parts.ipam.lease(request, signal));
+  }
   try {
     return await parts.ipam.lease({ ...request, addresses: delegated.addresses, delegate }, signal);
   } catch (error) {

@@ -80,7 +80,9 @@ export function parseNetConf(stdin: string, strict: boolean): NetConf {
 }
 
 function addressesOf(runtimeConfig: unknown): JsonObject {
-  return isObject(runtimeConfig) && runtimeConfig['ips'] !== undefined ? { ips: runtimeConfig['ips'] } : {};
+  if (!isObject(runtimeConfig)) return {};
+  const { ips, ipRanges } = runtimeConfig;
+  return { ...(ips !== undefined && { ips }), ...(ipRanges !== undefined && { ipRanges }) };
 }
 
 /** The version to answer in when the configuration as a whole may be unusable: its own when that is known, else the newest. */

@@ -22,7 +22,7 @@ import { afterPrevious, errorJson, resultJson } from './result.ts';
 import { hasServed, markServed, readBootId } from './served.ts';
 import { prepareSocket, publishSocket, unpublishedPath } from './socket.ts';
 import { Spool } from './spool.ts';
-import { canServe, status } from './status.ts';
+import { canServe, status, Suffering } from './status.ts';
 import { version } from './version.ts';
 import { newestVersion } from './versions.ts';
 
@@ -94,6 +94,7 @@ class CniHandler {
   readonly #queue = new AttachmentQueue();
   readonly #collector: Collector | undefined;
   readonly #bootId = readBootId();
+  readonly #suffering = new Suffering();
   readonly #markPath: string;
   readonly #open = Promise.withResolvers<void>();
   /** Each call's way to be aborted, and when its answer has left. */
@@ -188,7 +189,7 @@ class CniHandler {
         await this.#queue.run(call.key, signal, () => check(call, this.#options, signal));
         return undefined;
       case 'STATUS':
-        status(this.#served, ipam, datapath);
+        status(this.#served, ipam, datapath, this.#suffering);
         if (call.delegate !== undefined) await callDelegate(call.delegate, 'STATUS', signal);
         if (!this.#served) await this.#mark();
         return undefined;

@@ -3,7 +3,14 @@
 
 import { randomBytes } from 'node:crypto';
 
-import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from '#agent/datapath/datapath.ts';
+import type {
+  Datapath,
+  DatapathFinding,
+  DatapathStatus,
+  LinkFault,
+  PodLink,
+  PodLinkRequest,
+} from '#agent/datapath/datapath.ts';
 import { WeftError } from '#agent/errors.ts';
 import type { AttachmentKey, Ipam, IpamView, Lease, LeaseRequest } from '#agent/runtime/ipam.ts';
 
@@ -100,6 +107,7 @@ export class FakeDatapath implements Datapath {
   readonly calls: string[] = [];
   ready: boolean = true;
   faults: readonly LinkFault[] = [];
+  findings: readonly DatapathFinding[] = [];
   beforeAttach: (request: PodLinkRequest, signal: AbortSignal) => Promise<void> = () => Promise.resolve();
   beforeDetach: (lease: Lease) => Promise<void> = () => Promise.resolve();
   readonly gateways: readonly string[];
@@ -153,7 +161,7 @@ export class FakeDatapath implements Datapath {
       reconciles: 0,
       repairs: 0,
       writes: 0,
-      findings: [],
+      findings: this.findings,
     };
   }
 

@@ -217,6 +217,28 @@ test('an address that was freed serves another pod', async () => {
   await host.cni('DEL', { netns: second.path });
 });
 
+test('an address out of the ranges that the runtime offers, without those that are taken or rest', async () => {
+  await using one = await TestNetns.create('pod');
+  await using two = await TestNetns.create('pod');
+  await using three = await TestNetns.create('pod');
+  const subnet = '10.32.0.0/16';
+  const ranged = (pod: TestNetns, ...sets: readonly (readonly object[])[]): Promise<ShimRun> =>
+    host.cni('ADD', { netns: pod.path, conf: { runtimeConfig: { ipRanges: sets } } });
+  // What the pool never gives out lies before them.
+  const range = { subnet, rangeStart: '10.32.9.1', rangeEnd: '10.32.9.2', gateway: '10.32.0.1' };
+  const [first, second] = [await ranged(one, [range]), await ranged(two, [range])];
+  expect([addressOf(first), addressOf(second)]).toEqual(['10.32.9.1', '10.32.9.2']);
+  await hostNetns.exec(['ping', '-c', '1', '-W', '2', '10.32.9.2']);
+  const full = await ranged(three, [range]);
+  expect(full).toMatchObject({ code: 1, json: { code: 11 } });
+  expect(full.json?.['msg']).toMatch(/no address of 10\.32\.9\.1-10\.32\.9\.2 is free/);
+  expect(await ranged(three, [{ subnet: '172.16.0.0/24' }])).toMatchObject({ code: 1, json: { code: 7 } });
+  expect(await ranged(three, [range], [{ subnet }])).toMatchObject({ code: 1, json: { code: 7 } });
+  expect(await host.cni('DEL', { netns: one.path })).toMatchObject({ code: 0 });
+  expect(addressOf(await ranged(three, [{ subnet: '172.16.0.0/24' }, range]))).toBe('10.32.9.1');
+  for (const pod of [two, three]) expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+});
+
 describe('CHECK', () => {
   test('directly after ADD is content, and so it is after what chained plugins change', async () => {
     await using pod = await TestNetns.create('pod');

@@ -225,7 +225,7 @@ test('stopping waits for the call at work and its answer arrives', async () => {
     await held.promise;
   };
   const adding = given.call('ADD');
-  await began.promise;
+  await Promise.race([began.promise, adding.then(({ stdout }) => expect.unreachable(`ADD ended early: ${stdout}`))]);
   const closing = server.close();
   held.resolve();
   expect(await adding).toMatchObject({ code: 0 });
@@ -243,7 +243,7 @@ test('stopping cuts short an ADD that waits for an address', async () => {
     signal.throwIfAborted();
   };
   const adding = given.call('ADD');
-  await began.promise;
+  await Promise.race([began.promise, adding.then(({ stdout }) => expect.unreachable(`ADD ended early: ${stdout}`))]);
   await server.close();
   expect(await adding).toMatchObject({ code: 1, json: { code: 11 } });
   expect(given.ipam.leases()).toEqual([]);

@@ -2,6 +2,7 @@
 
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
+import { status, Suffering } from '#agent/cni/status.ts';
 import { WeftError } from '#agent/errors.ts';
 import { type Call, CniCase, hostInode } from '#test/support/cni-case.ts';
 import { FakeIpam } from '#test/support/cni-fakes.ts';
@@ -70,6 +71,26 @@ describe('STATUS', () => {
     expect(await given.call('STATUS')).toMatchObject({ code: 0 });
     await given.start();
     expect(await given.call('STATUS')).toMatchObject({ code: 0 });
+  });
+
+  test('is 51 while the pods here have been cut off for half a minute, whatever served before', async () => {
+    const { ipam, datapath } = given;
+    const suffering = new Suffering();
+    const at = (seconds: number): void => status(true, ipam, datapath, suffering, seconds * 1000);
+    datapath.findings = [{ name: 'underlayDown', subject: 'eth0', message: 'the underlay link is down' }];
+    for (let second = 0; second <= 60; second += 5) expect(() => at(second), 'without pods').not.toThrow();
+    await given.start();
+    await given.addPod('pod1');
+    for (let second = 65; second < 95; second += 5) expect(() => at(second)).not.toThrow();
+    expect(() => at(95)).toThrow(expect.objectContaining({ kind: 'statusDegraded', details: 'underlayDown' }));
+    expect(() => at(100)).toThrow(/eth0: the underlay link is down/);
+    datapath.findings = [{ name: 'peerUnreachable', subject: 'n2', message: 'n2 does not answer' }];
+    expect(() => at(105), 'one peer is not all').not.toThrow();
+    datapath.findings = [{ name: 'forwardingOff', subject: 'net.ipv4.ip_forward', message: 'it is 0' }];
+    expect(() => at(110)).not.toThrow();
+    expect(() => at(145), 'nobody has looked in between').not.toThrow();
+    for (let second = 150; second < 175; second += 5) expect(() => at(second)).not.toThrow();
+    expect(() => at(175)).toThrow(/cut off/);
   });
 
   test('a full range is no error', async () => {
