@@ -5,7 +5,7 @@
 import { WeftError } from '#agent/errors.ts';
 import type { Ipam, IpamView, Lease, LeaseRequest } from '#agent/runtime/ipam.ts';
 import { type Family, formatAddress, parseAddress } from '#ipam-peer/address.ts';
-import { type Cidr, containsAddress, lastAddress, overlaps, parseCidr } from '#ipam-peer/cidr.ts';
+import { type Cidr, lastAddress, parseCidr } from '#ipam-peer/cidr.ts';
 import { invalid } from './json.ts';
 import type { IpRange } from './wish.ts';
 
