@@ -24,13 +24,30 @@ export function addressBits(family: Family): number {
   return family === 4 ? 32 : 128;
 }
 
+/** The same blocks and addresses are read and written over and over: the last thousands of answers are kept. */
+const parsedBefore = new Map<string, Address>();
+const formattedBefore = new Map<bigint, string>();
+const keptAnswers = 8192;
+
 /** Parses a plain address; undefined when it is not exactly one. */
 export function parseAddress(text: string): Address | undefined {
-  return text.includes(':') ? parseIpv6(text) : parseIpv4(text);
+  const before = parsedBefore.get(text);
+  if (before !== undefined) return before;
+  const address = text.includes(':') ? parseIpv6(text) : parseIpv4(text);
+  if (address === undefined) return undefined;
+  if (parsedBefore.size >= keptAnswers) parsedBefore.clear();
+  parsedBefore.set(text, address);
+  return address;
 }
 
 export function formatAddress(family: Family, value: bigint): string {
-  return family === 4 ? formatIpv4(Number(value)) : formatIpv6(value);
+  if (family === 4) return formatIpv4(Number(value));
+  const before = formattedBefore.get(value);
+  if (before !== undefined) return before;
+  const text = formatIpv6(value);
+  if (formattedBefore.size >= keptAnswers) formattedBefore.clear();
+  formattedBefore.set(value, text);
+  return text;
 }
 
 const decimalByte = /^(?:0|[1-9]\d{0,2})$/;

@@ -1,28 +1,19 @@
 // One cycle: read the universe (until it is founded), list the others (now and then), read the own record, read the others that
 // something hangs on, and compare-and-swap the own record at the version read. Every step waits for its answers; an answer that
 // does not come, or does not tell, ends the cycle, and the next one reads again.
-import { families, perFamily } from './address.ts';
-import { sameCidrs } from './cidr.ts';
 import { clearVia, receive } from './receive.ts';
 import { describe } from './describe.ts';
-import { type Draft, finish, startDraft } from './draft.ts';
-import { dueMs, toRead } from './due.ts';
-import type { Answer, InUse, StoredRecord } from './events.ts';
-import { newUniverse, planFounding, seed } from './found.ts';
+import { type Draft, finish, jsonBytes, startDraft } from './draft.ts';
+import { toRead } from './due.ts';
+import type { Answer, StoredRecord } from './events.ts';
+import { newUniverse, seed } from './found.ts';
 import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
 import { isBack, suspect, writeBack } from './back.ts';
+import { createOwn, found, knowUniverse } from './join.ts';
 import { confirm } from './own.ts';
-import {
-  formatPeer,
-  formatUniverse,
-  jsonBytes,
-  parseUniverse,
-  type PeerRecord,
-  type RecordRef,
-  recordLimitBytes,
-  type UniverseRecord,
-} from './records.ts';
+import { endCycle, idle, type Moment } from './pause.ts';
+import { formatPeer, formatUniverse, type PeerRecord, recordLimitBytes } from './records.ts';
 import { inherit, toLookAt } from './takeover.ts';
 import { liftQuarantine, quarantineLost } from './quarantine.ts';
 import { actOnDead, selfRead } from './foreign.ts';
@@ -30,25 +21,10 @@ import { outsideLeases } from './identity.ts';
 import { withdrawGiven } from './withdraw.ts';
 import { read, readNode, request, startWriting } from './requests.ts';
 import { markSpare, pull } from './spare.ts';
-import { isHeld } from './session.ts';
+import { isHeld, isOthersWrite } from './session.ts';
 import { settle } from './settle.ts';
-import {
-  type Cycle,
-  emit,
-  isObserving,
-  type Known,
-  persistPeer,
-  refreshUsable,
-  say,
-  sayOnce,
-  type State,
-} from './state.ts';
-import { firstWants, want } from './want.ts';
-
-interface Moment {
-  readonly nowMs: number;
-  readonly random: number;
-}
+import { type Cycle, emit, isObserving, type Known, persistPeer, say, sayOnce, type State } from './state.ts';
+import { want } from './want.ts';
 
 export function beginCycle(state: State, at: Moment): void {
   state.cycle = {
@@ -113,25 +89,6 @@ export function answered(state: State, id: number, answer: Answer, at: Moment): 
   }
 }
 
-/** Ends a cycle that came to nothing; the next one waits longer, up to five seconds. */
-export function endCycle(state: State, at: Moment, problem: string): void {
-  state.cycle = undefined;
-  pause(state, at);
-  if (problem !== '') say(state, state.fruitless <= 2 ? 'warn' : 'debug', problem);
-}
-
-function pause(state: State, at: Moment): void {
-  state.fruitless = Math.min(state.fruitless + 1, 8);
-  state.notBeforeMs = at.nowMs + Math.min(20 * 2 ** state.fruitless, 5000) * (0.5 + at.random);
-}
-
-/** Ends a cycle that found nothing to write. One that would be due again at once is spaced out. */
-function idle(state: State, at: Moment): void {
-  state.cycle = undefined;
-  if (dueMs(state) <= at.nowMs) pause(state, at);
-  else state.fruitless = 0;
-}
-
 function universeRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
   if (stored === undefined) {
     if (state.config.ranges.length === 0) {
@@ -152,25 +109,6 @@ function universeRead(state: State, cycle: Cycle, stored: StoredRecord | undefin
   }
   if (knowUniverse(state, stored)) enterList(state, cycle, at);
   else endCycle(state, at, '');
-}
-
-function knowUniverse(state: State, stored: StoredRecord): boolean {
-  const parsed = parseUniverse(stored.value);
-  if (!parsed.ok) {
-    state.trouble = `the Universe "${stored.name}" cannot be understood: ${parsed.reason}`;
-    sayOnce(state, state.trouble);
-    return false;
-  }
-  const { ranges, reserved, founder } = parsed.record;
-  const isNews = founder !== undefined && state.universe?.record.founder === undefined;
-  state.universe = { stored, record: parsed.record };
-  if (isNews) emit(state, { kind: 'changed' });
-  const known = state.durable.universe;
-  if (known?.uid !== stored.uid || !sameCidrs(known.ranges, ranges) || !sameCidrs(known.reserved, reserved)) {
-    persistPeer(state, { universe: { name: stored.name, uid: stored.uid, ranges, reserved } });
-    refreshUsable(state);
-  }
-  return true;
 }
 
 function enterList(state: State, cycle: Cycle, at: Moment): void {
@@ -221,6 +159,10 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     else idle(state, at);
     return;
   }
+  if (isOthersWrite(state, stored, at.nowMs)) {
+    idle(state, at);
+    return;
+  }
   const own = confirm(state, stored, at.nowMs);
   if (own === undefined) {
     idle(state, at);
@@ -246,65 +188,6 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     readNode(state, cycle, name, node);
   }
   afterReads(state, cycle, own, at);
-}
-
-/** Founds the universe as far as the last survey allows; each survey serves one attempt. */
-function found(state: State, cycle: Cycle, universe: Known<UniverseRecord>, at: Moment): void {
-  const { survey, confirmed } = state;
-  if (survey === undefined || confirmed === undefined) {
-    emit(state, { kind: 'survey', ranges: universe.record.ranges });
-    state.cycle = undefined;
-    // One that is never answered is asked for again.
-    state.notBeforeMs = at.nowMs + state.config.requestTimeoutMs;
-    return;
-  }
-  state.survey = undefined;
-  const self: RecordRef = { name: confirmed.stored.name, uid: confirmed.stored.uid };
-  const { universe: founded, problem, news } = planFounding(state, universe.record, self, survey);
-  if (problem !== '') {
-    state.trouble = problem;
-    sayOnce(state, problem);
-    endCycle(state, at, '');
-    state.notBeforeMs = at.nowMs + state.config.pollMs;
-    return;
-  }
-  startWriting(cycle, { kind: 'found', news, record: undefined });
-  const value = formatUniverse(founded);
-  const id = request(state, cycle, universe.stored.name);
-  emit(state, { kind: 'update', request: id, record: 'universe', stored: universe.stored, value });
-}
-
-/** Event `surveyed`. */
-export function surveyed(state: State, inUse: readonly InUse[], nowMs: number): void {
-  if (state.universe?.record.founder !== undefined) return;
-  state.survey = inUse;
-  state.notBeforeMs = nowMs;
-}
-
-/** The own record is always created empty; when the founder is known, the want rides on it. */
-function createOwn(state: State, cycle: Cycle, at: Moment): void {
-  const founded = state.universe?.record.founder !== undefined;
-  const wants = founded ? firstWants(state, at.random) : perFamily(() => undefined);
-  const record: PeerRecord = {
-    universe: state.config.universe,
-    node: state.config.node,
-    seq: 1,
-    seeded: false,
-    blocks: [],
-    granting: [],
-    wants,
-    underlay: state.underlay,
-    overlay: [],
-    free: perFamily(() => 0),
-    extra: {},
-  };
-  const asked = [...new Set(families.flatMap((family) => wants[family]?.name ?? []))];
-  const news = [
-    `joined as ${state.config.self}${asked.length === 0 ? '' : `, asked ${asked.join(' and ')} for space`}`,
-  ];
-  startWriting(cycle, { kind: 'create', news, record });
-  const id = request(state, cycle, state.config.self);
-  emit(state, { kind: 'create', request: id, record: 'peer', name: state.config.self, value: formatPeer(record) });
 }
 
 function otherRead(state: State, cycle: Cycle, name: string, stored: StoredRecord | undefined, at: Moment): void {

@@ -99,3 +99,11 @@ export function finish(draft: Draft): PeerRecord {
     free: draft.free,
   };
 }
+
+/** UTF-8 bytes of a value's JSON, by an upper bound that is exact for ASCII. */
+export function jsonBytes(value: unknown): number {
+  const text = JSON.stringify(value);
+  let bytes = 0;
+  for (let index = 0; index < text.length; index++) bytes += text.charCodeAt(index) < 128 ? 1 : 3;
+  return bytes;
+}

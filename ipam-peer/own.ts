@@ -5,6 +5,7 @@ import { containsAddress, intersect, sameCidrs } from './cidr.ts';
 import { sameTexts } from './describe.ts';
 import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
 import { markAllInterest } from './hints.ts';
+import { outsideLeases } from './identity.ts';
 import { formatPeer, parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { takeThis } from './space.ts';
 import {
@@ -43,7 +44,10 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   state.interestVersion++;
   setFence(state, 'own', '');
   state.backSinceMs = Infinity;
+  const wasLost = state.durable.uid === undefined;
   adopt(state, known);
+  // What the kernel knew may have been given away by another machine of this name that held the session in between.
+  if (wasLost && outsideLeases(state).length > 0) persistPeer(state, { cutting: true });
   refreshUsable(state);
   if (newIdentity) markAllInterest(state);
   for (const family of families) noteAsking(state.asks[family], record.wants[family], nowMs);

@@ -147,8 +147,11 @@ function checkSchema(object: Json): void {
   }
 }
 
-function extraOf(object: Json, known: readonly string[]): Json {
-  return Object.fromEntries(Object.entries(object).filter(([field]) => !known.includes(field)));
+const noExtra: Json = {};
+
+function extraOf(object: Json, known: ReadonlySet<string>): Json {
+  const fields = Object.keys(object).filter((field) => !known.has(field));
+  return fields.length === 0 ? noExtra : Object.fromEntries(fields.map((field) => [field, object[field]]));
 }
 
 function parsed<T>(read: () => T): Parsed<T> {
@@ -187,10 +190,13 @@ function asGrant(value: unknown, field: string): Grant {
   };
 }
 
-const peerFields =
+const peerFields: ReadonlySet<string> = new Set(
   'schema universe node seq seeded blocks granting wants wants6 pulls heir removed was suspect underlay overlay free freeBits6'.split(
     ' ',
-  );
+  ),
+);
+const universeFields: ReadonlySet<string> = new Set(['schema', 'ranges', 'reserved', 'namespaces', 'founder']);
+const sessionFields: ReadonlySet<string> = new Set(['schema', 'sessionId', 'renewals', 'termSeconds', 'removed']);
 
 function asWant(value: unknown, field: string): RecordRef | undefined {
   return value === undefined ? undefined : asRef(asObject(value, field)['from'], `${field}.from`);
@@ -215,8 +221,18 @@ export function universeOf(value: unknown): string {
   return typeof told === 'string' && told !== '' ? told : defaultUniverse;
 }
 
+/** What each value came to: nobody changes one, and the same is read more than once. */
+const parsedPeers = new WeakMap<object, Parsed<PeerRecord>>();
+
 /** Reads a `Peer` value as stored. Sizes are bounded, blocks and grants of one record may not overlap. */
 export function parsePeer(value: unknown): Parsed<PeerRecord> {
+  if (typeof value !== 'object' || value === null) return { ok: false, reason: 'the record is not an object' };
+  const known = parsedPeers.get(value) ?? readPeer(value);
+  parsedPeers.set(value, known);
+  return known;
+}
+
+function readPeer(value: unknown): Parsed<PeerRecord> {
   return parsed(() => {
     const object = asObject(value, 'the record');
     checkSchema(object);
@@ -307,7 +323,7 @@ export function parseUniverse(value: unknown): Parsed<UniverseRecord> {
         asText(item, `namespaces[${index}]`),
       ),
       ...(object['founder'] !== undefined && { founder: asRef(object['founder'], 'founder') }),
-      extra: extraOf(object, ['schema', 'ranges', 'reserved', 'namespaces', 'founder']),
+      extra: extraOf(object, universeFields),
     };
   });
 }
@@ -343,14 +359,6 @@ export function isDeadSource(via: Via | undefined, dead: RecordRef, was?: PeerRe
   return via !== undefined && via.id === undefined && isIncarnation(via, dead, was);
 }
 
-/** UTF-8 bytes of a value's JSON, by an upper bound that is exact for ASCII. */
-export function jsonBytes(value: unknown): number {
-  const text = JSON.stringify(value);
-  let bytes = 0;
-  for (let index = 0; index < text.length; index++) bytes += text.charCodeAt(index) < 128 ? 1 : 3;
-  return bytes;
-}
-
 /** The session of a node: which process acts for it. Renewed by its holder, so that a version that stands still tells of its death. */
 export interface SessionRecord {
   readonly sessionId: string;
@@ -372,7 +380,7 @@ export function parseSession(value: unknown): Parsed<SessionRecord> {
       renewals: asCount(object['renewals'] ?? 0, 'renewals'),
       termMs: asCount(object['termSeconds'] ?? 0, 'termSeconds') * 1000,
       removed: asFlag(object['removed'], 'removed'),
-      extra: extraOf(object, ['schema', 'sessionId', 'renewals', 'termSeconds', 'removed']),
+      extra: extraOf(object, sessionFields),
     };
   });
 }

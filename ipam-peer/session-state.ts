@@ -5,6 +5,8 @@ export interface Session {
   /** `asking`: no answer since the start. `offline`: none in time, the disk decides. `foreign`: another process has it. */
   status: 'asking' | 'offline' | 'held' | 'foreign' | 'removed';
   stored: StoredRecord | undefined;
+  /** Version of the own record that this process did not write, as far as it knows, and for which the session was looked at. */
+  checkedVersion: string;
   /** When the version of `stored` was first seen. */
   sinceMs: number;
   /** The foreign session was seen to move. */
@@ -19,6 +21,7 @@ export function makeSession(nowMs: number, waitMs: number): Session {
   return {
     status: 'asking',
     stored: undefined,
+    checkedVersion: '',
     sinceMs: nowMs,
     moved: false,
     pending: undefined,

@@ -7,7 +7,7 @@
 // Without an answer from the registry a start goes on with what its disk allows; nothing is written to the registry before the
 // session is held.
 import type { Answer, StoredRecord } from './events.ts';
-import { formatSession, parseSession, type SessionRecord } from './records.ts';
+import { formatSession, parsePeer, parseSession, type SessionRecord } from './records.ts';
 import type { Session } from './session-state.ts';
 import { emit, isObserving, persistPeer, refreshUsable, release, say, setFence, type State } from './state.ts';
 
@@ -112,6 +112,24 @@ export function sessionAnswered(state: State, id: number, answer: Answer, at: { 
 function lookAgain(session: Session, atMs: number): void {
   if (session.status !== 'foreign') session.stored = undefined;
   session.nextMs = atMs;
+}
+
+/**
+ * True when the own record was changed by somebody else since this process last read or wrote it, as another machine of this name
+ * would: then the session is looked at before anything is done with the record. An own write of unknown outcome looks the same.
+ */
+export function isOthersWrite(state: State, stored: StoredRecord, nowMs: number): boolean {
+  const { session, confirmed } = state;
+  const known = confirmed?.stored;
+  if (known === undefined || known.uid !== stored.uid || known.version === stored.version) return false;
+  const parsed = parsePeer(stored.value);
+  // What an heir or a person wrote into it is for `confirm` to judge.
+  if (!parsed.ok || parsed.record.heir !== undefined || parsed.record.removed === true) return false;
+  if (session.checkedVersion === stored.version) return false;
+  session.checkedVersion = stored.version;
+  if (session.pending !== undefined) return false;
+  lookAgain(session, nowMs);
+  return true;
 }
 
 function held(state: State, stored: StoredRecord, nowMs: number): void {

@@ -71,6 +71,7 @@ function holdsBuddy(blocks: readonly Block[], { cidr }: Block): boolean {
 /** When a block should be marked, or a mark taken off; Infinity: never as things are. */
 export function spareDueMs(state: State): number {
   const blocks = state.confirmed?.record.blocks ?? [];
+  if (state.emptySince.size === 0 && !blocks.some((block) => block.spare === true)) return Infinity;
   let due = Infinity;
   for (const block of blocks) {
     if (block.spare === true && markFor(state, blocks, block, 0) === false) return -Infinity;

@@ -264,10 +264,11 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     effects: [],
   };
   refreshUsable(state);
-  for (const text of [...durable.peer.overlay, ...durable.leases.flatMap((lease) => lease.addresses)]) {
-    takeThis(state.spaces[familyOf(text)], valueOf(text));
-  }
+  const taken = new Set([...durable.peer.overlay, ...durable.leases.flatMap((lease) => lease.addresses)]);
+  for (const text of taken) takeThis(state.spaces[familyOf(text)], valueOf(text));
   for (const text of durable.resting) {
+    // A lease that was found in the kernel after the disk went back holds what by this disk has been freed.
+    if (taken.has(text)) continue;
     rest(state.spaces[familyOf(text)], valueOf(text), nowMs + config.restMs);
   }
   return state;

@@ -3,12 +3,14 @@
 // two of them starts again with `restore` from what is durable.
 import { families } from './address.ts';
 import { allocate, cancel, nextDeadlineMs, serveWaiting } from './allocate.ts';
-import { answered, beginCycle, endCycle, surveyed } from './cycle.ts';
+import { answered, beginCycle } from './cycle.ts';
 import { dueMs, noteWants } from './due.ts';
 import type { CoreEvent, Effect } from './events.ts';
 import { activate, free, rested } from './free.ts';
 import { hint } from './hints.ts';
+import { surveyed } from './join.ts';
 import { recovered } from './own.ts';
+import { endCycle } from './pause.ts';
 import { driveIdentity, wereCut } from './identity.ts';
 import { noteQuarantine } from './quarantine.ts';
 import { noteEmpty } from './spare.ts';

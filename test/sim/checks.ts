@@ -3,9 +3,10 @@ import { type Address, families, type Family } from '#ipam-peer/address.ts';
 import { type Cidr, containsAddress, formatCidrs, lastAddress } from '#ipam-peer/cidr.ts';
 import type { DurablePeer, Lease } from '#ipam-peer/events.ts';
 import { enoughToGive, publishedFreeNow } from '#ipam-peer/grant.ts';
-import { durableViolations, effectiveOwners, type Owned, ownershipViolations } from '#ipam-peer/invariants.ts';
+import { durableViolations, type Owned, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { freeAddresses } from '#ipam-peer/space.ts';
 import type { State } from '#ipam-peer/state.ts';
+import { Ownership } from './ownership.ts';
 import { isRestored } from './restore.ts';
 import { isGone } from './gone.ts';
 import { addressOf } from './parsed.ts';
@@ -16,62 +17,89 @@ export class Violation extends Error {}
 
 export interface Checks {
   revision: number;
-  owned: readonly Owned[];
-  ownedBy: ReadonlyMap<string | undefined, readonly Owned[]>;
+  readonly ownership: Ownership;
   readonly disks: Map<SimPeer, DurablePeer>;
 }
 
 export function makeChecks(): Checks {
-  return { revision: -1, owned: [], ownedBy: new Map(), disks: new Map() };
+  return { revision: 0, ownership: new Ownership(), disks: new Map() };
 }
 
 function require(problems: readonly string[]): void {
   if (problems.length > 0) throw new Violation(problems.join('; '));
 }
 
-/** Invariants 1 to 3 on what changed since the last step. */
+/** Invariants 1 to 3 on what this step changed. */
 export function checkWorld(world: World): void {
-  const { checks, registry } = world;
-  let moved = registry.revision !== checks.revision;
+  const { checks, registry, touched } = world;
+  const moved = registry.revision !== checks.revision;
   if (world.restoring && isRestored(world)) {
     world.restoring = false;
-    moved = true;
     world.note('every record is written back');
-  }
-  if (moved) {
+    checkAll(world);
+  } else if (moved) {
     checks.revision = registry.revision;
     require(registry.breaches);
-    const universe = registry.universe?.record;
-    checks.owned = effectiveOwners(universe, [...registry.peers.values()]);
-    checks.ownedBy = Map.groupBy(checks.owned, (one) => one.owner.uid);
+    const names = checks.ownership.update(registry.universe?.record, registry.peers, registry.changedPeers);
+    registry.changedPeers.clear();
     if (!world.restoring) {
-      require(ownershipViolations(universe, checks.owned));
-      checkPods(world);
+      require(checks.ownership.violations(names));
+      for (const name of names) {
+        const peer = world.peerNamed(name);
+        if (peer === undefined) continue;
+        checks.disks.delete(peer);
+        checkPods(world, peer);
+        touched.add(peer);
+      }
     }
   }
-  for (const peer of world.peers) {
-    // A node that is gone, or comes back under another name, is fenced by the others; a doubtful disk is not leased from.
-    if (isGone(world, peer) || peer.doubtful || (peer.disk.peer.self ?? peer.name) !== peer.name) continue;
-    const disk = peer.disk.peer;
-    if (!moved && checks.disks.get(peer) === disk) continue;
-    checks.disks.set(peer, disk);
-    if (world.restoring) continue;
-    const own = checks.ownedBy.get(disk.uid) ?? [];
-    require(durableViolations(`the disk of ${peer.name}`, disk.uid, disk.blocks, own));
-    const usable = families.flatMap((family) => peer.state?.spaces[family].usable ?? []);
-    require(durableViolations(peer.name, disk.uid, usable, own));
-    for (const text of disk.overlay) checkOwned(world, peer, text, 'has its own address');
-  }
+  for (const peer of touched) checkDisk(world, peer);
+  touched.clear();
 }
 
-function checkPods(world: World): void {
+/** Everything, whether or not it changed. */
+export function checkAll(world: World): void {
+  const { checks, registry } = world;
+  const names = checks.ownership.update(registry.universe?.record, registry.peers, registry.peers.keys());
+  registry.changedPeers.clear();
+  checks.revision = registry.revision;
+  if (world.restoring) return;
+  require(registry.breaches);
+  require(checks.ownership.violations(names));
+  require(ownershipViolations(registry.universe?.record, checks.ownership.owned));
+  if (!checks.ownership.matches(registry.peers)) throw new Violation('the simulator lost track of who owns what');
+  checks.disks.clear();
   for (const [address, peer] of world.inUse) checkOwned(world, peer, address, 'has a pod on');
+  for (const peer of world.machines()) checkDisk(world, peer);
+}
+
+function checkDisk(world: World, peer: SimPeer): void {
+  const { checks } = world;
+  // A node that is gone, or comes back under another name, is fenced by the others; a doubtful disk is not leased from.
+  if (isGone(world, peer) || peer.doubtful || peer.eclipsed || (peer.disk.peer.self ?? peer.name) !== peer.name) return;
+  if (peer.tag !== '' && peer.state?.confirmed === undefined) return;
+  const disk = peer.disk.peer;
+  if (checks.disks.get(peer) === disk) return;
+  checks.disks.set(peer, disk);
+  if (world.restoring) return;
+  const own = checks.ownership.of(peer.name);
+  require(durableViolations(`the disk of ${peer.name}`, disk.uid, disk.blocks, own));
+  const usable = families.flatMap((family) => peer.state?.spaces[family].usable ?? []);
+  require(durableViolations(peer.name, disk.uid, usable, own));
+  for (const text of disk.overlay) checkOwned(world, peer, text, 'has its own address');
+}
+
+function checkPods(world: World, peer: SimPeer): void {
+  for (const { lease } of peer.pods.values()) {
+    for (const address of lease.addresses)
+      if (world.inUse.get(address) === peer) checkOwned(world, peer, address, 'has a pod on');
+  }
 }
 
 function checkOwned(world: World, peer: SimPeer, text: string, what: string): void {
   if (world.restoring) return;
   const address = addressOf(text);
-  const owner = address && ownerOf(world.checks.owned, address);
+  const owner = address && ownerOf(world.checks.ownership.owned, address);
   // A disk that was lost does not know its incarnation until it has read it.
   if (owner?.owner.name === peer.name && (peer.doubtful || owner.owner.uid === (peer.disk.peer.uid ?? owner.owner.uid)))
     return;
@@ -90,22 +118,29 @@ function ownerOf(owned: readonly Owned[], address: Address): Owned | undefined {
   return found !== undefined && containsAddress(found.cidr, address) ? found : undefined;
 }
 
+/** Whether the others send packets to its pods: it is not the double of another machine, nor eclipsed by one. */
+export function isCounted(peer: SimPeer): boolean {
+  return peer.tag === '' && !peer.eclipsed;
+}
+
 /** An address that was just given to a pod. */
 export function checkLeased(world: World, peer: SimPeer, lease: Lease): void {
   const told = lease.addresses.map((text) => addressOf(text)?.family).join();
   const wanted = familiesIn(world.scenario.ranges).join();
   if (told !== wanted) throw new Violation(`${peer.name} leased families ${told} in a universe of ${wanted}`);
-  if (isGone(world, peer)) return;
+  if (isGone(world, peer) || !isCounted(peer)) return;
   for (const text of lease.addresses) {
     const other = world.inUse.get(text);
     if (other !== undefined) throw new Violation(`${text} leased by ${peer.name} while ${other.name} has a pod on it`);
     const overlayOf = world.peers.find(
-      (one) => one.disk.peer.self === one.name && !isGone(world, one) && one.disk.peer.overlay.includes(text),
+      (one) =>
+        one.disk.peer.self === one.name && !isGone(world, one) && !one.eclipsed && one.disk.peer.overlay.includes(text),
     );
     if (overlayOf !== undefined)
       throw new Violation(`${text} leased by ${peer.name} is ${overlayOf.name}'s own address`);
     const restedMs = world.nowMs - (world.freedAtMs.get(text) ?? -Infinity);
-    if (restedMs < world.scenario.restMs - 0.001) throw new Violation(`${text} leased again after ${restedMs} ms`);
+    if (restedMs < world.scenario.restMs / (1 + world.scenario.faults.clockSkew) - 0.01)
+      throw new Violation(`${text} leased again after ${restedMs} ms`);
     const address = addressOf(text);
     const { ranges, inUse } = world.scenario;
     const reserved = [...world.scenario.reserved, ...inUse.map((one) => one.cidr)];
@@ -130,6 +165,7 @@ function familiesIn(ranges: readonly Cidr[]): readonly Family[] {
 
 /** Invariant 4 and that nothing hangs: asked once the world has been quiet for long. */
 export function checkSettled(world: World): void {
+  checkAll(world);
   const problems: string[] = [];
   if (world.restoring) problems.push('not every record was written back');
   if (world.registry.universe?.record.founder === undefined) problems.push('nobody founded the universe');
@@ -151,6 +187,7 @@ function unsettled(world: World, peer: SimPeer): readonly string[] {
   const { record } = known;
   if (state.fenced !== '') problems.push(`${name} is fenced: ${state.fenced}`);
   if (state.durable.doubt === known.stored.version) problems.push(`${name} is still in doubt`);
+  if (record.underlay.join() !== peer.underlay.join()) problems.push(`${name} shows an address that it had before`);
   if (record.granting.length > 0) problems.push(`${name} still has ${record.granting.length} grants under way`);
   if (record.blocks.some((block) => block.quarantine === true)) problems.push(`${name} still has a quarantine`);
   if (record.blocks.some((block) => block.via !== undefined)) problems.push(`${name} still has a via`);

@@ -51,6 +51,10 @@ export type FaultName =
   | 'reRegistered'
   | 'reinstalled'
   | 'diskRolledBack'
+  | 'cloned'
+  | 'namesake'
+  | 'addressChanged'
+  | 'clockSkewed'
   | 'nodesLate'
   | 'requestLost'
   | 'requestLate'
@@ -71,7 +75,7 @@ export const operationNames: readonly OperationName[] =
   ) as OperationName[];
 
 export const faultNames: readonly FaultName[] =
-  'crash crashBetweenEffects powerLoss diskLost restart partition heal recordDeleted recordLost registryRestored nodeDeleted nodeDeletedAlive reRegistered reinstalled diskRolledBack nodesLate requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
+  'crash crashBetweenEffects powerLoss diskLost restart partition heal recordDeleted recordLost registryRestored nodeDeleted nodeDeletedAlive reRegistered reinstalled diskRolledBack cloned namesake addressChanged clockSkewed nodesLate requestLost requestLate requestTwice replyLost replyLate replyTwice unknownButDone unknownNotDone hintLost hintLate hintTwice'.split(
     ' ',
   ) as FaultName[];
 

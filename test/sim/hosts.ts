@@ -18,7 +18,7 @@ export function deleteNode(world: World, peer: SimPeer, deadly = 0.4): void {
   counters.count('nodeDeleted');
   world.note(`node of ${peer.name} deleted`);
   registry.deleteNode(peer.name, peer.config.node.uid, random.chance(0.5));
-  for (const other of world.peers) tellNodes(world, other);
+  for (const other of world.machines()) tellNodes(world, other);
   if (random.chance(deadly)) {
     retire(world, peer);
     return;
@@ -37,17 +37,27 @@ export function deleteNode(world: World, peer: SimPeer, deadly = 0.4): void {
   });
 }
 
-/** Nodes are deleted when it hurts most: in the middle of a transfer or of taking over. */
+/** Nodes and records are deleted when it hurts most: in the middle of a transfer or of taking over. */
 export function ambush(world: World, stored: StoredRecord, before: PeerRecord | undefined, after: PeerRecord): void {
-  if (world.calm || world.restoring || !world.random.chance(world.faults.ambush)) return;
+  const { random, faults } = world;
+  if (world.calm || world.restoring) return;
   const given = after.granting.filter((grant) => before?.granting.some((one) => one.id === grant.id) !== true);
   const carried = after.blocks.filter((block) => block.via !== undefined && block.via.id === undefined);
-  const names: string[] = given.map((grant) => (world.random.chance(0.5) ? grant.to.name : stored.name));
-  if (after.heir !== undefined && !sameRef(after.heir, before?.heir)) names.push(after.heir.name);
-  if (carried.some((block) => before?.blocks.some((one) => sameRef(one.via, block.via)) !== true))
-    names.push(stored.name);
-  const peer = world.peers.find((one) => names.includes(one.name));
-  if (peer !== undefined) world.agenda.add(world.nowMs + world.random.between(0, 5), { kind: 'doom', peer });
+  const heir = after.heir !== undefined && !sameRef(after.heir, before?.heir) ? after.heir.name : undefined;
+  const carries = carried.some((block) => before?.blocks.some((one) => sameRef(one.via, block.via)) !== true);
+  const targets = given.map((grant) => grant.to.name);
+  for (const name of targets) if (random.chance(faults.snatch)) soon(world, name, 'snatch');
+  const names = targets.map((target) => (random.chance(0.5) ? target : stored.name));
+  if (heir !== undefined) names.push(heir);
+  if (carries) names.push(stored.name);
+  if (random.chance(faults.ambush)) soon(world, names[0], 'doom');
+  else if (given.length > 0 && random.chance(faults.donorsDie)) soon(world, stored.name, 'doom');
+  else if (carries && random.chance(faults.heirsDie)) soon(world, stored.name, 'doom');
+}
+
+function soon(world: World, name: string | undefined, kind: 'doom' | 'snatch'): void {
+  const peer = world.peerNamed(name ?? '');
+  if (peer !== undefined) world.agenda.add(world.nowMs + world.random.between(0, 5), { kind, peer });
 }
 
 /** Power off, for good; its pods end. */
@@ -68,6 +78,7 @@ export function reinstall(world: World, peer: SimPeer): void {
   world.counters.count('reinstalled');
   peer.retired = false;
   peer.loseDisk();
+  peer.eclipsed = false;
   peer.reidentify(`i${world.steps}`);
   world.note(`${peer.name} is set up anew`);
   world.agenda.add(world.nowMs, { kind: 'start', peer });
@@ -81,7 +92,7 @@ function endPod(world: World, peer: SimPeer, lease: Lease): void {
   }
 }
 
-function forgetPod(world: World, peer: SimPeer, lease: Lease): void {
+export function forgetPod(world: World, peer: SimPeer, lease: Lease): void {
   for (const address of lease.addresses) if (world.inUse.get(address) === peer) world.inUse.delete(address);
 }
 
@@ -93,6 +104,7 @@ export function reRegister(world: World, peer: SimPeer): void {
   peer.crash();
   // After the loss of the disk not every pod is known: the datapath removes links that no lease tells of.
   for (const [id, { lease }] of peer.pods) if (!peer.disk.leases.has(leaseKey(lease))) peer.pods.delete(id);
+  peer.eclipsed = false;
   peer.reidentify(`r${world.steps}`);
   world.agenda.add(world.nowMs + world.random.between(1, 2000), { kind: 'start', peer });
 }

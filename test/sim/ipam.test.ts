@@ -13,7 +13,7 @@ function violationOf(options: RunOptions): string {
 }
 
 describe('any weather', () => {
-  test.for(Array.from({ length: 6 }, (_, index) => 1 + index * 10))('seeds from %i', (first) => {
+  test.for(Array.from({ length: 3 }, (_, index) => 1 + index * 10))('seeds from %i', (first) => {
     for (let seed = first; seed < first + 10; seed++) expect(violationOf({ seed })).toBe('');
   });
 
@@ -123,7 +123,7 @@ const plantedBugs: readonly (readonly [string, Partial<Scenario>, RegExp])[] = [
         }),
       peers: 8,
     },
-    /withdrew|two owners/,
+    /withdrew|two owners|the blocks of the dead/,
   ],
   [
     'reads are not linearizable',

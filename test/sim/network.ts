@@ -64,6 +64,7 @@ export function reply(world: World, peer: SimPeer, epoch: number, id: number, an
 export function tellAll(world: World, change: Change): void {
   if (change.record !== 'peer') return;
   for (const peer of world.peers) tell(world, peer, change);
+  for (const twin of world.twins) tell(world, twin, change);
 }
 
 export function tell(world: World, peer: SimPeer, change: Change): void {

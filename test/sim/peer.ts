@@ -23,6 +23,13 @@ export class SimPeer {
   config: Config;
   /** Powered off for good. */
   retired: boolean = false;
+  /** Which of the machines of one name this is: '' for the first, for a copy a mark of its own. */
+  readonly tag: string;
+  /** Another machine of this name holds the session, or held it: the others take no packets of this one's pods. */
+  eclipsed: boolean = false;
+  underlay: readonly string[];
+  /** The monotonic clock since the start: it begins anywhere, and runs a little fast or slow. */
+  #clock = { rate: 1, sinceMs: 0, startedMs: 0 };
   /** The disk may be older than what this node went on with: nothing may be leased before the session is held. */
   doubtful: boolean = false;
   state: State | undefined;
@@ -41,8 +48,10 @@ export class SimPeer {
   disk: Disk;
   #synced: { readonly leases: ReadonlyMap<string, Lease>; readonly resting: ReadonlySet<string> };
 
-  constructor(index: number, config: Config) {
+  constructor(index: number, config: Config, tag = '') {
     this.index = index;
+    this.tag = tag;
+    this.underlay = [`192.${tag === '' ? 168 : 170}.${index >> 8}.${index & 255}`];
     this.config = config;
     this.disk = { peer: emptyDurable.peer, leases: new Map(), resting: new Set() };
     this.#synced = { leases: new Map(), resting: new Set() };
@@ -59,16 +68,28 @@ export class SimPeer {
     this.config = { ...this.config, self: `${name}.${uid}`, node: { name, uid } };
   }
 
-  start(nowMs: number): void {
+  /** The machine's clock at a time of the world's. */
+  clockMs(worldMs: number): number {
+    return this.#clock.startedMs + (worldMs - this.#clock.sinceMs) * this.#clock.rate;
+  }
+
+  /** The first time of the world's at which the machine's clock has come so far. */
+  worldMs(clockMs: number): number {
+    return this.#clock.sinceMs + (clockMs - this.#clock.startedMs) / this.#clock.rate + 0.001;
+  }
+
+  /** Starts the process; its clock stands at `startedMs` and runs at `rate` of the world's. */
+  start(nowMs: number, rate = 1, startedMs: number = nowMs): void {
     const durable: Durable = {
       peer: this.disk.peer,
       leases: [...this.disk.leases.values()],
       resting: [...this.disk.resting],
     };
     this.epoch++;
-    this.config = { ...this.config, session: `${this.name}-${this.epoch}` };
+    this.config = { ...this.config, session: `${this.name}-${this.tag}${this.epoch}` };
+    this.#clock = { rate, sinceMs: nowMs, startedMs };
     this.timerMs = Infinity;
-    this.state = restore(this.config, durable, nowMs, [`192.168.${this.index >> 8}.${this.index & 255}`]);
+    this.state = restore(this.config, durable, startedMs, this.underlay);
   }
 
   crash(): void {
@@ -126,6 +147,6 @@ export class SimPeer {
 
   describe(): string {
     const blocks = this.disk.peer.blocks.map(formatCidr).join(' ');
-    return `${this.name} ${this.state === undefined ? 'down' : 'up'} blocks [${blocks}] pods ${this.pods.size}`;
+    return `${this.name}${this.tag} ${this.state === undefined ? 'down' : 'up'} blocks [${blocks}] pods ${this.pods.size}`;
   }
 }

@@ -1,6 +1,7 @@
 // Kinds of worlds for CI: small ones in which one kind of misfortune is the rule, so that each operation and each fault is seen often in
 // little time.
-import { noFaults, type Faults, type Scenario } from './scenario.ts';
+import { parseCidr } from '#ipam-peer/cidr.ts';
+import { mostSkew, noFaults, type Faults, type Scenario } from './scenario.ts';
 
 export interface Profile {
   readonly name: string;
@@ -27,16 +28,52 @@ const rough: Faults = {
   faultEveryMs: 500,
 };
 
+function ranges(...texts: readonly string[]): Partial<Scenario> {
+  return { ranges: texts.flatMap((text) => parseCidr(text) ?? []), reserved: [], inUse: [] };
+}
+
+const plain: Partial<Scenario> = { ...ranges('10.32.0.0/20'), lowWater: 1 };
 const small: Partial<Scenario> = { bootWithinMs: 10, workEveryMs: 1000, podsPerPeer: 3, restMs: 500, joinOnUse: false };
 
-/** In all, each counter comes to more than a thousand. */
+/** Space that moves often, and nothing else: no pods, nodes without addresses, blocks that are spare soon. */
+const bare: Partial<Scenario> = {
+  ...small,
+  ...ranges('10.32.0.0/20'),
+  mood: 'nodes',
+  ownAddresses: [],
+  lowWater: 1,
+  workEveryMs: 1e7,
+  halves: false,
+  timing: {
+    spareAfterMs: 100,
+    sessionRenewMs: 1500,
+    pollMs: 2000,
+    resyncMs: 60_000,
+    answerTimeoutMs: 300,
+    takeOverAfterMs: 500,
+    takeOverStepMs: 100,
+  },
+};
+
+const soon: readonly number[] = [900, 3000, 6000, 10_000];
+const later: readonly number[] = [3000, 6000, 10_000, 15_000];
+
+/** Each counter comes to more than a thousand in all of them together; which of them brings which, their names tell. */
 export const profiles: readonly Profile[] = [
   {
-    name: 'boots',
-    seeds: 660,
+    name: 'boots at once',
+    seeds: 250,
+    peers: 7,
+    override: { ...bare, bootWithinMs: 0, busyMs: 100, timing: { ...bare.timing, serveDelayMs: 60 } },
+    askAfterMs: soon,
+  },
+  {
+    name: 'boots in halves, over a bad network',
+    seeds: 200,
     peers: 3,
     override: {
       ...small,
+      ...plain,
       mood: 'records',
       busyMs: 1500,
       halves: true,
@@ -53,47 +90,131 @@ export const profiles: readonly Profile[] = [
     askAfterMs: [1500, 3000, 6000],
   },
   {
-    name: 'nodes die',
-    seeds: 240,
-    peers: 5,
+    name: 'space comes back',
+    seeds: 52,
+    peers: 8,
+    override: {
+      ...bare,
+      busyMs: 30_000,
+      faults: {
+        ...noFaults,
+        requestTwice: 0.05,
+        replyLost: 0.03,
+        unknown: 0.08,
+        hintLost: 0.02,
+        hintTwice: 0.02,
+        faultEveryMs: 600,
+      },
+    },
+    askAfterMs: later,
+  },
+  {
+    name: 'heirs die',
+    seeds: 55,
+    peers: 6,
+    override: { ...bare, busyMs: 30_000, faults: { ...noFaults, faultEveryMs: 1000, heirsDie: 1 } },
+    askAfterMs: later,
+  },
+  {
+    name: 'heirs die before they carry',
+    seeds: 75,
+    peers: 6,
+    override: { ...bare, busyMs: 30_000, faults: { ...noFaults, faultEveryMs: 600, ambush: 1 } },
+    askAfterMs: later,
+  },
+  {
+    name: 'donors die',
+    seeds: 46,
+    peers: 6,
+    override: { ...bare, busyMs: 30_000, faults: { ...noFaults, faultEveryMs: 1000, donorsDie: 0.8 } },
+    askAfterMs: later,
+  },
+  {
+    name: 'grants to records that are gone',
+    seeds: 10,
+    peers: 6,
+    override: {
+      ...bare,
+      mood: 'records',
+      busyMs: 15_000,
+      timing: { suspicionMs: 500 },
+      faults: { ...noFaults, faultEveryMs: 1000, snatch: 0.95 },
+    },
+    askAfterMs: later,
+  },
+  {
+    name: 'nodes with pods are deleted',
+    seeds: 80,
+    peers: 4,
     override: {
       ...small,
+      ...plain,
       mood: 'nodes',
       busyMs: 15_000,
       halves: false,
-      workEveryMs: 300,
-      podsPerPeer: 8,
-      faults: { ...noFaults, hintLate: 0.1, ambush: 0.5, faultEveryMs: 400 },
+      workEveryMs: 60,
+      podsPerPeer: 40,
+      faults: { ...noFaults, hintLate: 0.1, ambush: 0.2, faultEveryMs: 200 },
     },
-    askAfterMs: [5000, 10_000],
+    askAfterMs: later,
   },
   {
     name: 'the registry goes back',
-    seeds: 170,
-    peers: 4,
-    override: { ...small, mood: 'registry', busyMs: 30_000, halves: false, faults: { ...noFaults, faultEveryMs: 250 } },
-    askAfterMs: [5000, 10_000],
+    seeds: 95,
+    peers: 3,
+    override: {
+      ...small,
+      ...plain,
+      mood: 'registry',
+      busyMs: 30_000,
+      halves: false,
+      faults: { ...noFaults, faultEveryMs: 60 },
+    },
+    askAfterMs: later,
+  },
+  {
+    name: 'two machines of one name',
+    seeds: 160,
+    peers: 3,
+    override: {
+      ...small,
+      ...plain,
+      mood: 'twins',
+      busyMs: 30_000,
+      halves: false,
+      workEveryMs: 3000,
+      faults: { ...noFaults, clockSkew: mostSkew, faultEveryMs: 100 },
+    },
+    askAfterMs: later,
   },
   {
     name: 'disks go back',
-    seeds: 60,
+    seeds: 10,
     peers: 4,
-    override: { ...small, mood: 'disks', busyMs: 30_000, halves: false, faults: { ...noFaults, faultEveryMs: 150 } },
-    askAfterMs: [5000, 10_000],
+    override: {
+      ...small,
+      ...plain,
+      mood: 'disks',
+      busyMs: 30_000,
+      halves: false,
+      faults: { ...noFaults, faultEveryMs: 100 },
+    },
+    askAfterMs: later,
   },
   {
-    name: 'space moves',
-    seeds: 60,
+    name: 'pods come and go over a bad network',
+    seeds: 80,
     peers: 8,
     override: {
       ...small,
+      ...plain,
       mood: 'records',
       podsPerPeer: 100,
       workEveryMs: 100,
       busyMs: 10_000,
       halves: false,
-      faults: { ...rough, faultEveryMs: 1000 },
+      faults: { ...rough, unknown: 0.3, hintLost: 0.2, hintTwice: 0.4, faultEveryMs: 1000 },
     },
-    askAfterMs: [5000, 10_000],
+    askAfterMs: later,
   },
 ];

@@ -43,10 +43,15 @@ export class RegistryModel {
   /** When each session was last written, by the world's clock. */
   readonly renewedMs: Map<string, readonly number[]> = new Map<string, readonly number[]>();
   universe: Known<UniverseRecord> | undefined;
+  /** Names of the records that were written since the world was last checked. */
+  readonly changedPeers: Set<string> = new Set<string>();
   /** Counts the writes. */
   revision = 0;
+  /** What was read before the registry went back may be acted on after it: until all is written back that is no breach. */
+  isRestoring: () => boolean = () => false;
   nowMs: () => number = () => 0;
   onPeerWritten: (stored: StoredRecord, before: PeerRecord | undefined, after: PeerRecord) => void = () => undefined;
+  onSessionWritten: (name: string, sessionId: string, stoodStill: boolean) => void = () => undefined;
   /** Heirs written while the session moved a moment ago are breaches; 0: not checked. */
   sessionTermMs = 0;
   requestTimeoutMs = 0;
@@ -94,6 +99,7 @@ export class RegistryModel {
     this.revision++;
     this.#earlier.set(`peer ${name}`, this.peers.get(name)?.stored);
     this.peers.delete(name);
+    this.changedPeers.add(name);
     this.#changed({ record: 'peer', name, stored: undefined });
   }
 
@@ -122,6 +128,7 @@ export class RegistryModel {
       this.revision++;
       const stored: StoredRecord = { ...known.stored, version: `v${this.revision}` };
       this.peers.set(name, { stored, record: known.record });
+      this.changedPeers.add(name);
       this.#changed({ record: 'peer', name, stored });
     }
     this.sessions.clear();
@@ -164,7 +171,10 @@ export class RegistryModel {
       this.breaches.push(`${stored.name} was removed and is back`);
     const same = before.ok && processOf(before.record.sessionId) === processOf(after.record.sessionId);
     this.#counters.count(same ? 'sessionRenewed' : 'sessionTaken');
-    this.renewedMs.set(stored.name, [...(this.renewedMs.get(stored.name) ?? []), this.nowMs()].slice(-8));
+    const times = this.renewedMs.get(stored.name) ?? [];
+    const stoodStill = this.nowMs() - (times.at(-1) ?? -Infinity) >= this.sessionTermMs;
+    this.onSessionWritten(stored.name, after.record.sessionId, stoodStill);
+    this.renewedMs.set(stored.name, [...times, this.nowMs()].slice(-8));
     this.sessions.set(stored.name, stored);
   }
 
@@ -189,6 +199,7 @@ export class RegistryModel {
     }
     const before = this.peers.get(stored.name)?.record;
     this.peers.set(stored.name, { stored, record: parsed.record });
+    this.changedPeers.add(stored.name);
     if (before?.heir !== undefined || parsed.record.heir !== undefined) this.#checkDead(stored, before, parsed.record);
     else this.#countPeer(stored, before, parsed.record);
     this.onPeerWritten(stored, before, parsed.record);
@@ -260,7 +271,8 @@ export class RegistryModel {
       const alive = target !== undefined && target.stored.uid === grant.to.uid;
       const taken = alive && target.record.blocks.some((block) => isVia(block.via, stored, grant.id));
       counters.count(taken ? 'settle' : 'takeBack');
-      if (alive && !taken && before.suspect !== true && after.suspect !== true)
+      const believed = before.suspect !== true && after.suspect !== true && !this.isRestoring();
+      if (alive && !taken && believed)
         this.breaches.push(`${stored.name} withdrew grant ${grant.id} while ${grant.to.name} exists`);
     }
     const gained = after.blocks.filter(

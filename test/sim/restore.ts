@@ -9,12 +9,19 @@ function isWhole(world: World): boolean {
   for (const { record } of world.registry.peers.values()) {
     if (record.heir !== undefined || world.registry.goneNodes.has(record.node.uid)) return false;
   }
+  if (world.twins.size > 0) return false;
   return world.peers.every((peer) => {
     const known = world.registry.peers.get(peer.name);
     const disk = peer.disk.peer;
     if (peer.retired) return true;
     if (known === undefined) return disk.uid === undefined;
-    return !isGone(world, peer) && !peer.doubtful && disk.uid === known.stored.uid && disk.seq === known.record.seq;
+    return (
+      !isGone(world, peer) &&
+      !peer.doubtful &&
+      !peer.eclipsed &&
+      disk.uid === known.stored.uid &&
+      disk.seq === known.record.seq
+    );
   });
 }
 

@@ -20,6 +20,14 @@ export interface Faults {
   readonly hintTwice: number;
   /** Probability that a node is deleted just when its record got a grant, gave one, or made it an heir. */
   readonly ambush: number;
+  /** Probability that the node of an heir is deleted when it has just carried what the dead left. */
+  readonly heirsDie: number;
+  /** Probability that the node of a donor is deleted when it has just granted something. */
+  readonly donorsDie: number;
+  /** Probability that the record of a peer that holds nothing is deleted by hand just when something was granted to it. */
+  readonly snatch: number;
+  /** By how much of its own rate a machine's clock may be fast or slow. */
+  readonly clockSkew: number;
   /** Mean milliseconds between faults of the world (crash, power loss, partition, deletion); Infinity: none. */
   readonly faultEveryMs: number;
 }
@@ -37,8 +45,15 @@ export const noFaults: Faults = {
   hintLate: 0,
   hintTwice: 0,
   ambush: 0,
+  heirsDie: 0,
+  donorsDie: 0,
+  snatch: 0,
+  clockSkew: 0,
   faultEveryMs: Infinity,
 };
+
+/** A session must stand still for its term by an observer's clock, however fast. */
+export const mostSkew = 0.1;
 
 export interface Scenario {
   readonly peers: number;
@@ -55,7 +70,7 @@ export interface Scenario {
   readonly halves: boolean;
   readonly faults: Faults;
   /** What befalls the world most: anything, whole nodes, or the registry and the disks. */
-  readonly mood: 'any' | 'nodes' | 'registry' | 'disks' | 'records';
+  readonly mood: 'any' | 'nodes' | 'registry' | 'disks' | 'records' | 'twins';
   /** Faults and load last so long; then the world must come to rest. */
   readonly busyMs: number;
   /** Mean milliseconds between attachments or detachments per peer. */
@@ -106,7 +121,7 @@ export function drawScenario(random: Random, peers: number | undefined): Scenari
   const calm = random.chance(0.1);
   // Faults of the network hide those of the nodes: in a storm there are few of them and many of these.
   const storm = random.chance(0.6);
-  const mood = storm ? random.pick(['nodes', 'nodes', 'registry', 'disks'] as const) : 'any';
+  const mood = storm ? random.pick(['nodes', 'nodes', 'registry', 'disks', 'twins'] as const) : 'any';
   const maybe = (high: number): number => (random.chance(storm ? 0.8 : 0.5) ? 0 : random.between(0, high));
   return {
     peers: peers ?? (storm ? 3 + random.below(4) : 2 + random.below(random.chance(0.2) ? 15 : 5)),
@@ -133,6 +148,10 @@ export function drawScenario(random: Random, peers: number | undefined): Scenari
           hintLate: maybe(0.5),
           hintTwice: maybe(0.2),
           ambush: mood === 'nodes' ? random.between(0.1, 0.6) : mood === 'any' ? maybe(0.1) : 0,
+          heirsDie: mood === 'nodes' ? maybe(0.5) : 0,
+          donorsDie: mood === 'nodes' ? maybe(0.3) : 0,
+          snatch: mood === 'nodes' ? maybe(0.5) : 0,
+          clockSkew: random.chance(0.5) ? 0 : random.between(0, mostSkew),
           faultEveryMs: storm ? random.between(150, 800) : random.chance(0.3) ? Infinity : random.between(300, 6000),
         },
     busyMs: storm ? random.between(5_000, 20_000) : random.between(5_000, 40_000),

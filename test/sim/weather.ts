@@ -6,6 +6,7 @@ import { hintAll } from './network.ts';
 import type { SimPeer } from './peer.ts';
 import { loseRecord, restoreBackup, takeBackup } from './restore.ts';
 import { noFaults } from './scenario.ts';
+import { changeAddress, copyMachine, nameTwice, unplug } from './twins.ts';
 import type { World } from './world.ts';
 
 export function scheduleFault(world: World): void {
@@ -17,14 +18,14 @@ export function fault(world: World): void {
   scheduleFault(world);
   const peer = world.random.pick(world.peers);
   const choice = world.random.next();
-  const crashes = { any: 0.35, nodes: 0.1, registry: 0.15, disks: 0.1, records: 0.5 }[world.scenario.mood];
+  const { crashes, cutOffs } = moods[world.scenario.mood];
   if (choice < crashes) {
     if (peer.state !== undefined && !peer.retired)
       crash(world, peer, world.random.pick([mayLoseDisk(world) ? 'diskLost' : 'crash', 'powerLoss', 'crash', 'crash']));
-  } else if (choice < crashes + 0.15) {
+  } else if (choice < crashes + cutOffs) {
     cutOff(world, peer);
   } else if (!world.restoring) {
-    world.random.pick(grave[world.scenario.mood])(world, peer);
+    world.random.pick(moods[world.scenario.mood].grave)(world, peer);
   }
 }
 
@@ -35,19 +36,46 @@ function mayLoseDisk(world: World): boolean {
 
 type Fault = (world: World, peer: SimPeer) => void;
 
-/** What a world that is being restored is spared: it would need a person then. */
-const grave: Readonly<Record<World['scenario']['mood'], readonly Fault[]>> = {
-  any: [deleteNode, deleteNode, rollBackDisk, deleteIdle, restoreBackup, loseRecord],
-  nodes: [deleteNode, deleteIdle, deleteIdle],
-  registry: [restoreBackup, restoreBackup, loseRecord],
-  disks: [rollBackDisk],
-  records: [deleteIdle],
+interface Mood {
+  /** Of all faults: processes that die, and peers that are cut off for a while. */
+  readonly crashes: number;
+  readonly cutOffs: number;
+  /** The others; a world that is being restored is spared them, it would need a person then. */
+  readonly grave: readonly Fault[];
+}
+
+const moods: Readonly<Record<World['scenario']['mood'], Mood>> = {
+  any: {
+    crashes: 0.35,
+    cutOffs: 0.15,
+    grave: [
+      deleteNode,
+      deleteNode,
+      rollBackDisk,
+      deleteIdle,
+      restoreBackup,
+      loseRecord,
+      copyMachine,
+      nameTwice,
+      changeAddress,
+    ],
+  },
+  nodes: { crashes: 0.1, cutOffs: 0.15, grave: [deleteNode, deleteNode, deleteIdle, changeAddress] },
+  twins: {
+    crashes: 0.1,
+    cutOffs: 0.05,
+    grave: [copyMachine, copyMachine, copyMachine, nameTwice, changeAddress, deleteNode],
+  },
+  registry: { crashes: 0.02, cutOffs: 0.01, grave: [restoreBackup, restoreBackup, restoreBackup, loseRecord] },
+  disks: { crashes: 0.1, cutOffs: 0.15, grave: [rollBackDisk] },
+  records: { crashes: 0.5, cutOffs: 0.15, grave: [deleteIdle] },
 };
 
 /** Now and then the disks and the registry are copied. */
 export function save(world: World): void {
   if (world.calm) return;
-  world.agenda.add(world.nowMs + world.random.between(500, 2000), { kind: 'save' });
+  const everyMs = world.scenario.mood === 'registry' ? 100 : 1250;
+  world.agenda.add(world.nowMs + everyMs * world.random.between(0.4, 1.6), { kind: 'save' });
   saveDisks(world);
   takeBackup(world);
 }
@@ -95,6 +123,7 @@ export function calmDown(world: World): void {
   world.note('faults end');
   world.calm = true;
   world.faults = noFaults;
+  for (const twin of world.twins) unplug(world, twin);
   for (const peer of world.peers) {
     if (isGone(world, peer)) reRegister(world, peer);
     heal(world, peer);

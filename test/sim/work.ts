@@ -5,9 +5,10 @@ import type { SimPeer } from './peer.ts';
 import type { World } from './world.ts';
 
 export function work(world: World, peer: SimPeer): void {
+  if (peer.retired && peer.tag !== '') return;
   const everyMs = world.calm ? world.scenario.workEveryMs * 10 : world.scenario.workEveryMs;
   world.agenda.add(world.nowMs + world.random.between(0, 2 * everyMs), { kind: 'work', peer });
-  if (peer.state === undefined || peer.doubtful) return;
+  if (peer.state === undefined || (peer.doubtful && peer.tag === '')) return;
   const wanted = world.scenario.podsPerPeer;
   if (world.random.chance(peer.pods.size < wanted ? 0.7 : 0.3)) allocate(world, peer);
   else if (peer.pods.size > 0) end(world, peer, world.random.pick([...peer.pods.keys()]));
@@ -16,7 +17,7 @@ export function work(world: World, peer: SimPeer): void {
 export function allocate(world: World, peer: SimPeer): void {
   const ticket = peer.nextTicket++;
   // One address by name, of a universe of both families now and then two; perhaps both of one family, which is refused.
-  const named = Array.from({ length: world.random.chance(0.1) ? 1 + world.random.below(2) : 0 }, () =>
+  const named = Array.from({ length: world.random.chance(0.12) ? 1 + world.random.below(2) : 0 }, () =>
     someAddress(world, peer),
   );
   const repeated = world.random.chance(0.02) && peer.pods.size > 0;

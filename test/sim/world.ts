@@ -5,7 +5,7 @@ import type { Answer, CoreEvent, Effect, Lease, Stamp } from '#ipam-peer/events.
 import type { State } from '#ipam-peer/state.ts';
 import { isObserving } from '#ipam-peer/state.ts';
 import { step } from '#ipam-peer/step.ts';
-import { checkLeased, checkWorld, makeChecks, type Checks } from './checks.ts';
+import { checkLeased, checkWorld, isCounted, makeChecks, type Checks } from './checks.ts';
 import { Counters } from './counters.ts';
 import { isGone } from './gone.ts';
 import { Agenda } from './heap.ts';
@@ -14,6 +14,7 @@ import type { Random } from './random.ts';
 import { type Change, type Backup as RegistryBackup, RegistryModel, type RegistryRequest } from './registry-model.ts';
 import type { Faults, Scenario } from './scenario.ts';
 import { arrive, hint, hintAll, send, tellAll } from './network.ts';
+import { returnToLight, sessionWritten, unplug } from './twins.ts';
 import {
   ambush,
   checkPublished,
@@ -27,7 +28,7 @@ import {
   wereCut,
 } from './hosts.ts';
 import { crash } from './crash.ts';
-import { calmDown, fault, heal, save, scheduleFault, switchHalves } from './weather.ts';
+import { calmDown, deleteIdle, fault, heal, save, scheduleFault, switchHalves } from './weather.ts';
 import { free, work } from './work.ts';
 
 type Unstamped = CoreEvent extends infer E ? (E extends CoreEvent ? Omit<E, keyof Stamp> : never) : never;
@@ -54,6 +55,8 @@ export type Happening =
   | { readonly kind: 'recovered'; readonly peer: SimPeer; readonly epoch: number }
   | { readonly kind: 'activate'; readonly peer: SimPeer; readonly epoch: number; readonly lease: Lease }
   | { readonly kind: 'doom'; readonly peer: SimPeer }
+  | { readonly kind: 'snatch'; readonly peer: SimPeer }
+  | { readonly kind: 'unplug'; readonly twin: SimPeer }
   | { readonly kind: 'reinstall'; readonly peer: SimPeer }
   | { readonly kind: 'save' }
   | { readonly kind: 'fault' }
@@ -72,6 +75,10 @@ export class World {
   readonly counters: Counters = new Counters();
   readonly registry: RegistryModel;
   readonly peers: readonly SimPeer[];
+  /** Further machines that go by the name of one of the peers. */
+  readonly twins: Set<SimPeer> = new Set<SimPeer>();
+  /** Machines to which something happened in this step. */
+  readonly touched: Set<SimPeer> = new Set<SimPeer>();
   readonly checks: Checks;
   faults: Faults;
   nowMs = 0;
@@ -99,6 +106,8 @@ export class World {
     this.registry = new RegistryModel(this.counters, (change) => tellAll(this, change));
     this.registry.nowMs = () => this.nowMs;
     this.registry.onPeerWritten = (stored, before, after) => ambush(this, stored, before, after);
+    this.registry.onSessionWritten = (name, session, stoodStill) => sessionWritten(this, name, session, stoodStill);
+    this.registry.isRestoring = () => this.restoring;
     this.registry.requestTimeoutMs = 2000;
     this.registry.sessionTermMs = timing.sessionTermMs * slowestClock;
     this.peers = Array.from({ length: scenario.peers }, (_, index) => new SimPeer(index, configOf(scenario, index)));
@@ -113,6 +122,17 @@ export class World {
       this.agenda.add(1000, { kind: 'save' });
     }
     if (scenario.halves) this.agenda.add(0, { kind: 'halves', side: 0 });
+  }
+
+  /** The peer whose record has this name now. */
+  peerNamed(name: string): SimPeer | undefined {
+    const peer = this.peers[Number(/^n(\d+)\./.exec(name)?.[1]) - 1];
+    return peer?.name === name ? peer : undefined;
+  }
+
+  /** Every machine: the peers, then those that go by the name of one. */
+  machines(): readonly SimPeer[] {
+    return this.twins.size === 0 ? this.peers : [...this.peers, ...this.twins];
   }
 
   /** Runs until so long after the faults ended; may be called again with a later end. */
@@ -187,6 +207,12 @@ export class World {
       case 'doom':
         deleteNode(this, what.peer, 0.85);
         return;
+      case 'snatch':
+        deleteIdle(this, what.peer);
+        return;
+      case 'unplug':
+        unplug(this, what.twin);
+        return;
       case 'reinstall':
         reinstall(this, what.peer);
         return;
@@ -210,22 +236,27 @@ export class World {
   #start(peer: SimPeer): void {
     if (peer.state !== undefined || peer.retired) return;
     if (peer.epoch > 0) this.counters.count('restart');
-    peer.start(this.nowMs);
-    this.note(`${peer.name} starts`);
+    const { clockSkew } = this.faults;
+    const rate = clockSkew === 0 ? 1 : 1 + clockSkew * (2 * this.random.next() - 1);
+    if (clockSkew > 0) this.counters.count('clockSkewed');
+    peer.start(this.nowMs, rate, Math.floor(this.random.between(0, 1e6)));
+    this.note(`${peer.name}${peer.tag} starts`);
     this.feed(peer, { kind: 'wake' });
     hintAll(this, peer);
     tellNodes(this, peer);
     // What no pod uses was cut short between lease and answer: it is undone.
-    if (peer.doubtful) return;
+    if (peer.doubtful && peer.tag === '') return;
     for (const lease of leasesOf(peer)) if (!peer.pods.has(lease.containerId)) free(this, peer, lease);
   }
 
   feed(peer: SimPeer, event: Unstamped): void {
     const state = peer.state;
     if (state === undefined) return;
+    this.touched.add(peer);
     const restingBefore = restingIn(state);
-    if (peer.doubtful && (state.session.status === 'held' || isObserving(state))) peer.doubtful = false;
-    const { effects } = step(state, { ...event, nowMs: this.nowMs, random: this.random.next() });
+    if (peer.doubtful && peer.tag === '' && (state.session.status === 'held' || isObserving(state)))
+      peer.doubtful = false;
+    const { effects } = step(state, { ...event, nowMs: peer.clockMs(this.nowMs), random: this.random.next() });
     if (event.kind !== 'free') this.counters.count('restEnded', Math.max(0, restingBefore - restingIn(state)));
     const doctored = this.scenario.sabotage?.(effects, state) ?? effects;
     for (const effect of doctored) {
@@ -235,6 +266,7 @@ export class World {
       }
       this.#execute(peer, effect);
     }
+    if (peer.eclipsed) returnToLight(this, peer, state);
   }
 
   #execute(peer: SimPeer, effect: Effect): void {
@@ -261,7 +293,12 @@ export class World {
         return;
       case 'timer':
         peer.timerMs = effect.atMs;
-        this.agenda.add(effect.atMs, { kind: 'wake', peer, epoch: peer.epoch, atMs: effect.atMs });
+        this.agenda.add(Math.max(this.nowMs, peer.worldMs(effect.atMs)), {
+          kind: 'wake',
+          peer,
+          epoch: peer.epoch,
+          atMs: effect.atMs,
+        });
         return;
       case 'log':
         this.note(`${peer.name} ${effect.level}: ${effect.text}`);
@@ -292,7 +329,7 @@ export class World {
     peer.tickets.delete(ticket);
     checkLeased(this, peer, lease);
     // A node that does not know yet that it was deleted: the others take no packets of its pods.
-    if (!isGone(this, peer)) for (const address of lease.addresses) this.inUse.set(address, peer);
+    if (!isGone(this, peer) && isCounted(peer)) for (const address of lease.addresses) this.inUse.set(address, peer);
     peer.pods.set(lease.containerId, { lease, identity: peer.name, ending: false });
     if (this.random.chance(0.9)) {
       this.agenda.add(this.nowMs + this.random.between(1, 50), { kind: 'activate', peer, epoch: peer.epoch, lease });
@@ -324,7 +361,7 @@ const timing = {
   suspicionMs: 25_000,
 };
 /** How much slower than the world's an observer's clock may run. */
-const slowestClock = 0.9;
+export const slowestClock = 0.9;
 
 function configOf(scenario: Scenario, index: number): SimPeer['config'] {
   const name = `n${index + 1}`;
