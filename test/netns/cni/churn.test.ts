@@ -79,7 +79,7 @@ test(`${pods} pods, ${rounds} times`, async () => {
   for (let round = 0; round < rounds; round++) {
     const addresses = await forAll(add);
     expect(new Set(addresses).size).toBe(pods);
-    expect(await host.leasedAddresses()).toBe(pods);
+    await expect.poll(() => host.leasedAddresses(), { timeout: 60_000 }).toBe(pods);
     await forAll(del);
     await expect.poll(() => host.leasedAddresses(), { timeout: 60_000 }).toBe(0);
     await expect.poll(() => kernelDump(hostNetns), { timeout: 60_000 }).toEqual(before);
