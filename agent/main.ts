@@ -203,7 +203,7 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
       restMs: config.restTimeMs,
       allocateWaitMs: config.allocateWaitMs,
       survey: async (signal) => [...others(), ...(await serviceRangesOf(config, signal)), ...routesInUse(ownRoutes)],
-      recoverLeases: async (signal) => await mine(leasesFromLinks(await datapath.inventory(), Date.now()), signal),
+      recoverLeases: async (signal) => await mine(leasesFromLinks(await datapath.kernelLeases(), Date.now()), signal),
       cutLeases: async (leases) => {
         for (const lease of leases) await datapath.detach(lease);
       },

@@ -3,7 +3,7 @@
 // from its lease (the kernel is then a second copy of the lease store).
 import { createHash } from 'node:crypto';
 
-import type { Lease } from '#agent/runtime/ipam.ts';
+import type { Lease, LinkOptions } from '#agent/runtime/ipam.ts';
 
 import type { Family } from './cidr.ts';
 import type { PodLinkKind } from './settings.ts';
@@ -89,6 +89,8 @@ export interface LinkAlias {
 /** A pod link found in the kernel, by which leases can be rebuilt. */
 export interface KernelLease extends LinkAlias {
   readonly hostIfname: string;
+  /** What the link has beyond addresses, where it was asked for and there is any. */
+  readonly link?: LinkOptions;
 }
 
 /** What an alias begins with, by how the link was made. */

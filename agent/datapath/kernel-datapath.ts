@@ -18,8 +18,8 @@ import { Expected } from './expected.ts';
 import { ensureForwarding, hasIpv6 } from './forwarding.ts';
 import { roundFindings, type RoundOutcome } from './findings.ts';
 import { ForeignFirewalls } from './foreign-firewall.ts';
-import { parseAlias } from './identity.ts';
 import type { KernelLease } from './identity.ts';
+import { leasesOf, linksOf } from './inventory.ts';
 import { openKernelIo, type KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
 import { bridgePort, overlayAddressesOf, podLinkPlan } from './pod-plan.ts';
@@ -56,6 +56,8 @@ export interface DatapathOptions {
 export interface KernelDatapath extends Datapath {
   /** The pod links that carry a readable alias and do not wait for deletion. Works before `start`. */
   inventory(): Promise<readonly KernelLease[]>;
+  /** The same with host ports, limits and MACs, as far as the kernel tells. */
+  kernelLeases(): Promise<readonly KernelLease[]>;
   /** Resolves when every link that DEL left behind is gone. */
   drained(): Promise<void>;
   /** Overlay mode `auto`: the peers (record names) that packets reach directly from now on; all others through the overlay. */
@@ -211,10 +213,12 @@ class NodeDatapath implements KernelDatapath {
 
   async inventory(): Promise<readonly KernelLease[]> {
     const reading = await readKernel(this.#io, this.#settings, undefined, this.#stop.signal);
-    return reading.state.podLinks.flatMap((link) => {
-      const alias = link.doomed ? undefined : parseAlias(link.alias);
-      return alias ? [{ ...alias, hostIfname: link.ifname }] : [];
-    });
+    return linksOf(reading.state);
+  }
+
+  async kernelLeases(): Promise<readonly KernelLease[]> {
+    const reading = await readKernel(this.#io, this.#settings, undefined, this.#stop.signal);
+    return await leasesOf(this.#io, this.#settings, reading, this.#stop.signal);
   }
 
   async drained(): Promise<void> {

@@ -17,13 +17,13 @@ import {
 } from '#agent/netlink/traffic-control.ts';
 import type { TcObject } from '#agent/netlink/traffic-control.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
-import type { Lease } from '#agent/runtime/ipam.ts';
+import type { Lease, LinkOptions } from '#agent/runtime/ipam.ts';
 
 import type { KernelIo } from './kernel-io.ts';
 import type { Finding } from './objects.ts';
 import type { PodLinkReaper } from './reaper.ts';
 import type { DatapathSettings } from './settings.ts';
-import { desiredShaping, shaperName, shapingFaults } from './shaping.ts';
+import { desiredShaping, limitOf, shaperName, shapingFaults } from './shaping.ts';
 import type { ActualBucket, ActualShaping, DesiredShaping } from './shaping.ts';
 import type { WantedPods } from './wanted.ts';
 
@@ -138,6 +138,25 @@ export async function readShapingFaults(
   const links = reply.ok ? [host, ...reply.answers] : [host];
   const [found] = await readShapings(io, links, [shaping]);
   return shapingFaults(shaping, found, tbfTicks);
+}
+
+/** The limits that pod links have, by the names of their host ends. Throws NetlinkError. */
+export async function readLimits(
+  io: KernelIo,
+  settings: DatapathSettings,
+  links: readonly Link[],
+  hostIfnames: readonly string[],
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, NonNullable<LinkOptions['bandwidth']>>> {
+  const wanted = hostIfnames.map((ifname) => ({ ifname, shaper: shaperName(ifname, settings) }));
+  const found = await readShapings(io, links, wanted, signal);
+  return new Map(
+    found.flatMap(({ ifname, ingress, egress }) => {
+      if (!ingress && !egress) return [];
+      const limits = { ...(ingress && { ingress: limitOf(ingress) }), ...(egress && { egress: limitOf(egress) }) };
+      return [[ifname, limits] as const];
+    }),
+  );
 }
 
 /** Returns the ifindex of the ifb, if one is needed. */

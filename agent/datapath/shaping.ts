@@ -50,6 +50,12 @@ function bucketOf({ bitsPerSecond, burstBits }: BandwidthLimit): Bucket {
   return { bytesPerSecond, burstBytes, limitBytes };
 }
 
+/** The limit of which this bucket was made. */
+export function limitOf({ bytesPerSecond, limitBytes }: ActualBucket): BandwidthLimit {
+  const burstBytes = limitBytes - Math.floor(bytesPerSecond * latencySeconds);
+  return { bitsPerSecond: bytesPerSecond * 8, burstBits: Math.max(burstBytes, 1) * 8 };
+}
+
 /** Name of the ifb of a pod link: the same digits. */
 export function shaperName(
   hostIfname: string,

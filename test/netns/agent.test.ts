@@ -7,8 +7,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { openStore } from '#agent/runtime/store.ts';
 import type { Status } from '#agent/observe/status.ts';
 import { AgentHost } from '#test/support/agent-host.ts';
+import { kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
 
 const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
@@ -93,15 +95,38 @@ describe('agent', { timeout: 60_000 }, () => {
     await using pod = await TestNetns.create('pod');
     await using later = await TestNetns.create('pod');
     await host.start();
-    expect((await host.cni('ADD', { netns: pod.path })).code).toBe(0);
-    const links = async (): Promise<string> => inside(host).exec(['ip', 'link', 'show', 'type', 'veth']);
+    const link = {
+      portMappings: [
+        { protocol: 'tcp', hostPort: 8080, containerPort: 80 },
+        { protocol: 'udp', hostPort: 5353, containerPort: 53, hostIp: '192.168.50.1' },
+      ],
+      bandwidth: {
+        ingress: { bitsPerSecond: 8_000_000, burstBits: 800_000 },
+        egress: { bitsPerSecond: 16_000_000, burstBits: 1_600_000 },
+      },
+    };
+    const runtimeConfig = {
+      portMappings: link.portMappings.map(({ hostIp, ...mapping }) => ({ ...mapping, hostIP: hostIp ?? '' })),
+      bandwidth: { ingressRate: 8_000_000, ingressBurst: 800_000, egressRate: 16_000_000, egressBurst: 1_600_000 },
+    };
+    expect((await host.cni('ADD', { netns: pod.path, conf: { runtimeConfig } })).code).toBe(0);
+    const links = async (): Promise<unknown> => [
+      await inside(host).exec(['ip', 'link', 'show', 'type', 'veth']),
+      await kernelDump(inside(host)),
+    ];
     const before = await links();
     await host.stop('SIGKILL');
     for (const end of ['', '-wal', '-shm']) await rm(join(host.directory, `state/state.db${end}`), { force: true });
     await host.start();
     const [kept] = (await ready(host)).leases;
     expect(kept).toMatchObject({ containerId: pod.name, ifname: 'eth0', state: 'active' });
-    expect(await links()).toBe(before);
+    await expect.poll(links, { timeout: 20_000 }).toEqual(before);
+    await host.stop('SIGKILL');
+    const store = openStore(join(host.directory, 'state/state.db'));
+    expect(store.load().leases).toMatchObject([{ link }]);
+    store.close();
+    await host.start();
+    await ready(host);
     expect((await host.cni('ADD', { netns: later.path })).code).toBe(0);
     const addresses = (await status(host)).leases.flatMap((lease) => lease.addresses);
     expect(new Set(addresses).size).toBe(2);
