@@ -1,28 +1,36 @@
-// Debian's containerd 1.6 and the directory of network configurations: how it takes Weft's file, written as the agent writes it, and what
-// files of others do to it. Its own log says what it has loaded.
+// Debian's containerd 1.6 and containerd 2, and the directory of network configurations: how they take Weft's file, written as the agent
+// writes it, and what files of others do to it. Their own logs say what they have loaded.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 
 import { conflistText, writeConflist } from '#agent/cni/conflist.ts';
+import { ensureProgram } from '#test/e2e/cluster/programs.ts';
 
-let directory = '';
-let netD = '';
-let logPath = '';
-let containerd: ChildProcess;
-
-const log = (): Promise<string> => readFile(logPath, 'utf8');
 const patient = { timeout: 60_000 } as const;
+const failed = 'failed to reload cni configuration';
 
-beforeAll(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'weft-containerd-'));
-  netD = join(directory, 'net.d');
-  logPath = join(directory, 'log');
-  await mkdir(netD);
-  const config = `version = 2
+class Containerd implements AsyncDisposable {
+  readonly netD: string;
+  readonly #directory: string;
+  readonly #logPath: string;
+  readonly #child: ChildProcess;
+
+  private constructor(directory: string, logPath: string, child: ChildProcess) {
+    this.#directory = directory;
+    this.netD = join(directory, 'net.d');
+    this.#logPath = logPath;
+    this.#child = child;
+  }
+
+  static async start(program: string): Promise<Containerd> {
+    const directory = await mkdtemp(join(tmpdir(), 'weft-containerd-'));
+    const logPath = join(directory, 'log');
+    await mkdir(join(directory, 'net.d'));
+    const config = `version = 2
 root = "${directory}/root"
 state = "${directory}/state"
 [grpc]
@@ -34,35 +42,48 @@ disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "native"
 [plugins."io.containerd.grpc.v1.cri".cni]
-conf_dir = "${netD}"
+conf_dir = "${directory}/net.d"
 bin_dir = "${directory}/bin"
 `;
-  await writeFile(join(directory, 'config.toml'), config);
-  const out = await open(logPath, 'a');
-  containerd = spawn('containerd', ['--config', join(directory, 'config.toml')], { stdio: ['ignore', out.fd, out.fd] });
-  await out.close();
-}, 90_000);
+    await writeFile(join(directory, 'config.toml'), config);
+    const out = await open(logPath, 'a');
+    const child = spawn(program, ['--config', join(directory, 'config.toml')], { stdio: ['ignore', out.fd, out.fd] });
+    await out.close();
+    return new Containerd(directory, logPath, child);
+  }
 
-afterAll(async () => {
-  const ended = new Promise((resolve) => containerd.once('exit', resolve));
-  containerd.kill('SIGKILL');
-  await ended;
-  await rm(directory, { recursive: true, force: true });
-});
+  log(): Promise<string> {
+    return readFile(this.#logPath, 'utf8');
+  }
 
-/** What containerd says from now on. */
-async function since(action: () => Promise<unknown>): Promise<() => Promise<string>> {
-  const { length } = await log();
-  await action();
-  return async () => (await log()).slice(length);
+  /** What it says from now on. */
+  async since(action: () => Promise<unknown>): Promise<() => Promise<string>> {
+    const { length } = await this.log();
+    await action();
+    return async () => (await this.log()).slice(length);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const ended = new Promise((resolve) => this.#child.once('exit', resolve));
+    this.#child.kill('SIGKILL');
+    await ended;
+    await rm(this.#directory, { recursive: true, force: true });
+  }
 }
 
-const failed = 'failed to reload cni configuration';
+const programs: Readonly<Record<string, () => Promise<string>>> = {
+  'Debian’s 1.6': () => Promise.resolve('containerd'),
+  // That of the test cluster.
+  '2': () => ensureProgram('containerd', console.log),
+};
 
-test(
-  'Weft’s file is loaded when it is renamed into place; a broken foreign file matters only in front of it',
-  { timeout: 180_000 },
-  async () => {
+test.each(Object.keys(programs))(
+  'containerd %s loads Weft’s file when it is renamed into place; a broken foreign file matters only in front of it',
+  async (name) => {
+    await using containerd = await Containerd.start((await programs[name]?.()) ?? '');
+    const { netD } = containerd;
+    const log = (): Promise<string> => containerd.log();
+    const since = (action: () => Promise<unknown>): Promise<() => Promise<string>> => containerd.since(action);
     await expect.poll(log, patient).toContain('containerd successfully booted');
     expect(await log()).toContain('no network config found');
     const written = await since(() => writeConflist(join(netD, '05-weft.conflist'), conflistText()));
@@ -83,4 +104,5 @@ test(
     await expect.poll(after, patient).toMatch(/receiving change event .*10-other\.conflist/);
     expect(await removed()).not.toContain(failed);
   },
+  900_000,
 );

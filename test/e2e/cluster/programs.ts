@@ -112,6 +112,20 @@ export async function ensurePrograms(say: (line: string) => void): Promise<strin
   return await ensure(programs, clusterCache(), 'cluster programs', say);
 }
 
+/** One of the cluster's programs, for those who need no cluster; its path. */
+export async function ensureProgram(name: string, say: (line: string) => void): Promise<string> {
+  const cache = clusterCache();
+  const path = join(cache, 'bin', name);
+  const program = programs.find((one) => one.name === name);
+  if (program === undefined) throw new Error(`the cluster has no program ${name}`);
+  if (await exists(path)) return path;
+  await using _lock = await lockFile(join(cache, 'lock'), () => say('another run is building, waiting for it'));
+  if (await exists(path)) return path;
+  await requireGo();
+  await build(program, cache, join(cache, 'bin'), '1/1', say);
+  return path;
+}
+
 /** The same for a further set of programs. */
 export async function ensureExtra(set: ExtraSet, say: (line: string) => void): Promise<string> {
   const digest = digestOf([extras[set], goVersion, helmVersion, kubernetesVersion]);
