@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { InUse } from '#ipam-peer/events.ts';
 import type { Config } from '#agent/config.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
+import type { NodeEventsOptions } from '#agent/discovery/node-events.ts';
 import { WeftError } from '#agent/errors.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import type { Registry } from '#agent/registry/registry.ts';
@@ -45,6 +46,24 @@ export async function reportReady(config: Config, log: Logger, signal: AbortSign
   if (config.discovery !== 'kubernetes') return;
   const { reportNetworkAvailable } = await import('#agent/discovery/node-condition.ts');
   await reportNetworkAvailable({ nodeName: config.nodeName, ...apiOf(config), log }, signal);
+}
+
+/** Tells the outside world of findings, where it has a place for them, until the signal aborts. */
+export async function reportFindings(
+  config: Config,
+  log: Logger,
+  { node, findings }: Pick<NodeEventsOptions, 'node' | 'findings'>,
+  signal: AbortSignal,
+): Promise<void> {
+  if (config.discovery !== 'kubernetes') return;
+  const { openKubeApi } = await import('#agent/kubernetes/api.ts');
+  const { tellFindings } = await import('#agent/discovery/node-events.ts');
+  const api = openKubeApi(apiOf(config));
+  try {
+    await tellFindings({ api, node, findings, log }, signal);
+  } finally {
+    api.close();
+  }
 }
 
 /** The addresses that Kubernetes gives to Services; none without Kubernetes. Throws WeftError('registry'). */

@@ -9,6 +9,8 @@ export interface Finding {
   /** Stable, camel case: what alerts and the docs refer to. */
   readonly name: FindingName;
   readonly severity: FindingKind['severity'];
+  /** A peer, a link, an address, a file; absent: this node. */
+  readonly subject?: string;
   readonly message: string;
   readonly nextStep: string;
 }
@@ -103,5 +105,5 @@ function peerFindings({ peers }: Known): readonly Finding[] {
 /** A condition with what the catalogue knows of it. */
 export function findingOf({ name, subject, message }: Condition): Finding {
   const { severity, nextStep } = findingCatalogue[name];
-  return { name, severity, message: `${subject}: ${message}`, nextStep };
+  return { name, severity, subject, message: `${subject}: ${message}`, nextStep };
 }

@@ -121,3 +121,23 @@ export function grant(id: number, cidr: string, to: Stored): object {
 export function refTo({ metadata: { name, uid } }: Stored): { readonly name: string; readonly uid: string } {
   return { name, uid };
 }
+
+export const events = '/apis/events.k8s.io/v1/namespaces/default/events';
+
+/** An Event about the agent's own Node, as the agent writes it. */
+export function eventOf(agent: NodeAgent, changes: object = {}): object {
+  return {
+    apiVersion: 'events.k8s.io/v1',
+    kind: 'Event',
+    metadata: { name: `weft.${agent.node}`, namespace: 'default' },
+    eventTime: '2026-01-01T00:00:00.000000Z',
+    type: 'Warning',
+    reason: 'LeftoverNetwork',
+    action: 'Checked',
+    note: 'flannel.1: a link of flannel',
+    reportingController: 'weft.network/agent',
+    reportingInstance: agent.node,
+    regarding: owner(agent),
+    ...changes,
+  };
+}
