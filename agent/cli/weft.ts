@@ -73,7 +73,7 @@ export async function weft(
     else if (command === 'peers' && rest[0] === 'remove') out(await hostCommand('remove', rest.slice(1)));
     else if (command === 'init' || command === 'voters') out(await hostCommand(command, rest));
     else if (command === 'doctor') return await doctor(rest, env, out);
-    else if (command === 'clean') out(await clean(rest, env));
+    else if (command === 'clean') return await clean(rest, env, out);
     else if (command === 'install') out(`${await install(rest, env)}\n`);
     else await report(command, rest, env, out);
     return 0;
@@ -195,13 +195,19 @@ async function doctor(
   return findings.some(({ severity }) => severity === 'error') ? 1 : 0;
 }
 
-async function clean(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {
+/** Exit code 1 where something could not be removed. */
+async function clean(
+  rest: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  out: Output['out'],
+): Promise<number> {
   const dryRun = rest.includes('--dry-run');
   const { config } = loadConfig({ argv: rest.filter((option) => option !== '--dry-run'), env });
   const { clean: cleanNode } = await import('#agent/cli/clean.ts');
   const lines = await cleanNode(config, dryRun);
   const heading = dryRun ? 'would be removed:' : lines.length === 0 ? 'nothing of Weft is here' : 'removed:';
-  return `${[heading, ...lines.map((line) => `  ${line}`)].join('\n')}\n`;
+  out(`${[heading, ...lines.map((line) => `  ${line}`)].join('\n')}\n`);
+  return lines.some((line) => line.startsWith('not removed')) ? 1 : 0;
 }
 
 async function install(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {
