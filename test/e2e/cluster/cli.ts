@@ -1,5 +1,6 @@
 // For people: boots a test cluster and keeps it until Ctrl-C; a second terminal looks inside.
-//   node test/e2e/cluster/cli.ts up [--nodes 3] [--proxy nftables|iptables] [--cni none|bridge] [--weft]
+//   node test/e2e/cluster/cli.ts up [--nodes 3] [--proxy nftables|iptables] [--cni none|bridge] [--families ipv4|dual|ipv6]
+//                                       [--control-plane outside|node] [--weft]
 //   node test/e2e/cluster/cli.ts kubectl ARG…
 //   node test/e2e/cluster/cli.ts exec n1|outside COMMAND…
 import { spawnSync } from 'node:child_process';
@@ -13,7 +14,7 @@ import { Cluster } from './cluster.ts';
 import { ensureImages } from './images.ts';
 import { ensurePrograms } from './programs.ts';
 import { runInSandbox, sandboxPidFile, workDirectory } from './sandbox.ts';
-import { clusterName, type ClusterPaths, type ClusterSettings } from './settings.ts';
+import { clusterName, oneOf, type ClusterPaths, type ClusterSettings } from './settings.ts';
 
 const directory = join('/run', clusterName);
 const say = (line: string): void => console.error(line);
@@ -25,6 +26,8 @@ async function up(args: readonly string[]): Promise<number> {
       nodes: { type: 'string', default: '3' },
       proxy: { type: 'string', default: 'nftables' },
       cni: { type: 'string', default: 'none' },
+      families: { type: 'string', default: 'ipv4' },
+      'control-plane': { type: 'string', default: 'outside' },
       weft: { type: 'boolean', default: false },
     },
   });
@@ -37,9 +40,10 @@ async function up(args: readonly string[]): Promise<number> {
   const paths: ClusterPaths = { bin, images, work: workDirectory(), logs };
   const settings: ClusterSettings = {
     nodes: Number(values.nodes),
-    proxyMode: values.proxy === 'iptables' ? 'iptables' : 'nftables',
-    families: 'ipv4',
-    cni: values.cni === 'bridge' ? 'bridge' : 'none',
+    proxyMode: oneOf(['nftables', 'iptables'], values.proxy),
+    families: oneOf(['ipv4', 'dual', 'ipv6'], values.families),
+    controlPlane: oneOf(['outside', 'node'], values['control-plane']),
+    cni: oneOf(['none', 'bridge'], values.cni),
   };
   const env = {
     WEFT_E2E_PATHS: JSON.stringify(paths),

@@ -3,14 +3,14 @@
 import { readFile } from 'node:fs/promises';
 
 import { ControlPlane } from './control-plane.ts';
-import { attempt, run, type RunOptions, type RunResult } from './host.ts';
-import { ClusterNode, joinFabric } from './node.ts';
+import { attempt, type RunOptions, type RunResult } from './host.ts';
+import { ClusterNode } from './node.ts';
+import { joinFabric, makeFabric } from './fabric.ts';
 import { installReferenceNetwork } from './reference-network.ts';
 import {
   clusterDomain,
-  dnsAddress,
-  fabric,
-  fabric6,
+  controlPlaneTaint,
+  familiesOf,
   images,
   type ClusterPaths,
   type ClusterSettings,
@@ -33,15 +33,25 @@ export class Cluster {
   /** Boots everything; the nodes are registered, and Ready only once a pod network is there. */
   static async up(paths: ClusterPaths, settings: ClusterSettings, say: (line: string) => void): Promise<Cluster> {
     await makeFabric(settings);
+    await joinFabric(outsideName, familiesOf(settings), ({ outside }) => outside);
+    // Before the control plane, which may live in one of them.
+    const machines = Array.from({ length: settings.nodes }, (_, index) => new ClusterNode(index + 1, paths, settings));
+    for (const machine of machines) await machine.connect();
     const cluster = new Cluster(await ControlPlane.start(paths, settings), paths, settings);
     say('kube-apiserver answers');
-    await Promise.all(Array.from({ length: settings.nodes }, (_, index) => cluster.addNode(index + 1)));
+    await Promise.all(
+      machines.map(async (machine) => {
+        await machine.boot(cluster.plane);
+        cluster.#nodes.set(machine.name, machine);
+      }),
+    );
     say(`${settings.nodes} nodes registered`);
     if (settings.cni === 'bridge') await installReferenceNetwork(cluster.nodes);
+    await cluster.#markControlPlane();
     const manifest = await readFile(new URL('./coredns.yaml', import.meta.url), 'utf8');
     const input = manifest
       .replaceAll(/^#.*$/gm, '')
-      .replaceAll('DNS_ADDRESS', dnsAddress)
+      .replaceAll('DNS_ADDRESS', familiesOf(settings)[0].dns)
       .replaceAll('CLUSTER_DOMAIN', clusterDomain)
       .replaceAll('IMAGE', images.coredns);
     await cluster.plane.kubectl(['apply', '-f', '-'], { input });
@@ -52,7 +62,7 @@ export class Cluster {
   static attach(paths: ClusterPaths, settings: ClusterSettings): Cluster {
     const cluster = new Cluster(new ControlPlane(paths), paths, settings);
     for (let index = 1; index <= settings.nodes; index++) {
-      const node = new ClusterNode(index, paths);
+      const node = new ClusterNode(index, paths, settings);
       cluster.#nodes.set(node.name, node);
     }
     return cluster;
@@ -68,13 +78,6 @@ export class Cluster {
     return node;
   }
 
-  async addNode(index: number): Promise<ClusterNode> {
-    const node = new ClusterNode(index, this.paths);
-    await node.boot(this.plane, this.settings);
-    this.#nodes.set(node.name, node);
-    return node;
-  }
-
   async crashNode(name: string): Promise<void> {
     await this.node(name).crash();
     this.#nodes.delete(name);
@@ -85,22 +88,14 @@ export class Cluster {
     return await attempt(['ip', 'netns', 'exec', outsideName, ...command], { timeoutMs: 60_000, ...options });
   }
 
+  /** The role that `kubectl get nodes` shows; kubelets may not give it to themselves. */
+  async #markControlPlane(): Promise<void> {
+    if (this.settings.controlPlane === 'outside') return;
+    await this.plane.kubectl(['label', 'node', 'n1', `${controlPlaneTaint}=`]);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.nodes.map((node) => this.crashNode(node.name)));
     await this.plane[Symbol.asyncDispose]();
   }
-}
-
-/** The bridge that joins the machines, in this process's own network namespace, and the outside host. */
-async function makeFabric({ families }: ClusterSettings): Promise<void> {
-  await run(['ip', 'link', 'set', 'lo', 'up']);
-  await run(['ip', 'link', 'add', 'fabric', 'type', 'bridge']);
-  await run(['ip', 'addr', 'add', `${fabric.controlPlane}/${fabric.prefixLength}`, 'dev', 'fabric']);
-  await run(['ip', 'link', 'set', 'fabric', 'up']);
-  // Frames between machines must not meet this namespace's own netfilter.
-  await attempt(['sysctl', '-qw', 'net.bridge.bridge-nf-call-iptables=0', 'net.bridge.bridge-nf-call-ip6tables=0']);
-  const dual = families === 'dual';
-  if (dual)
-    await run(['ip', 'addr', 'add', `${fabric6.controlPlane}/${fabric6.prefixLength}`, 'dev', 'fabric', 'nodad']);
-  await joinFabric(outsideName, fabric.outside, dual ? fabric6.outside : undefined);
 }

@@ -1,10 +1,12 @@
-// etcd and the control plane as children of this process, in the network namespace that this process runs in.
+// etcd and the control plane as children of this process: in the network namespace that this process runs in, or in the first
+// node's, as kubeadm has it. kube-apiserver can be stopped and started again by any process of the sandbox.
 import type { ChildProcess } from 'node:child_process';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { attempt, killChild, run, startDaemon, until, type RunOptions, type RunResult } from './host.ts';
 import { makeClusterKeys } from './pki.ts';
-import { fabric, serviceRange, serviceRange6, type ClusterPaths, type ClusterSettings } from './settings.ts';
+import { apiServerAddress, familiesOf, type ClusterPaths, type ClusterSettings } from './settings.ts';
 
 export class ControlPlane {
   readonly pki: string;
@@ -22,15 +24,31 @@ export class ControlPlane {
   /** Everything; kube-apiserver answers when it resolves. */
   static async start(paths: ClusterPaths, settings: ClusterSettings): Promise<ControlPlane> {
     const plane = new ControlPlane(paths);
-    await makeClusterKeys(plane.pki);
-    await plane.#start('etcd', etcdFlags(join(paths.work, 'etcd')));
-    await plane.#start('kube-apiserver', apiServerFlags(plane.pki, settings));
-    await until('kube-apiserver answers /readyz', 120_000, async () => {
-      return (await plane.tryKubectl(['get', '--raw', '/readyz'])).code === 0;
-    });
-    await plane.#start('kube-controller-manager', controllerManagerFlags(plane.pki));
-    await plane.#start('kube-scheduler', schedulerFlags(plane.pki));
+    await makeClusterKeys(plane.pki, settings);
+    // The first node's namespace is there already; the node itself starts later.
+    const where = settings.controlPlane === 'node' ? ['nsenter', '--net=/run/netns/n1'] : [];
+    const start = async (program: string, flags: readonly string[], around: readonly string[] = []): Promise<void> => {
+      const command = [...where, ...around, join(paths.bin, program), ...flags];
+      plane.#daemons.push(await startDaemon(command, join(paths.logs, `${program}.log`)));
+    };
+    await start('etcd', etcdFlags(join(paths.work, 'etcd')));
+    await start('kube-apiserver', apiServerFlags(plane.pki, settings), ['sh', '-c', keepScript, 'sh', plane.#held]);
+    await plane.#answers();
+    await start('kube-controller-manager', controllerManagerFlags(plane.pki));
+    await start('kube-scheduler', schedulerFlags(plane.pki));
     return plane;
+  }
+
+  /** Ends kube-apiserver, and keeps it away until it is disposed of, which resolves when it answers again. */
+  async stopApiServer(): Promise<AsyncDisposable> {
+    await writeFile(this.#held, '');
+    await run(['pkill', '-KILL', '-x', 'kube-apiserver']);
+    return {
+      [Symbol.asyncDispose]: async (): Promise<void> => {
+        await rm(this.#held);
+        await this.#answers();
+      },
+    };
   }
 
   /** kubectl as cluster admin; throws with its output when it fails. */
@@ -55,11 +73,24 @@ export class ControlPlane {
     return [join(this.#paths.bin, 'kubectl'), `--kubeconfig=${this.kubeconfig}`, ...args];
   }
 
-  async #start(program: string, flags: readonly string[]): Promise<void> {
-    const log = join(this.#paths.logs, `${program}.log`);
-    this.#daemons.push(await startDaemon([join(this.#paths.bin, program), ...flags], log));
+  get #held(): string {
+    return join(this.#paths.work, 'kube-apiserver-held');
+  }
+
+  async #answers(): Promise<void> {
+    await until('kube-apiserver answers /readyz', 120_000, async () => {
+      return (await this.tryKubectl(['get', '--raw', '/readyz'])).code === 0;
+    });
   }
 }
+
+/** Starts a program again when it has ended, but not while the file $1 is there. */
+const keepScript = `held=$1; shift
+while :; do
+  while [ -e "$held" ]; do sleep 0.1; done
+  setpriv --pdeathsig KILL "$@" || true
+  sleep 0.2
+done`;
 
 function etcdFlags(directory: string): readonly string[] {
   return [
@@ -72,13 +103,14 @@ function etcdFlags(directory: string): readonly string[] {
   ];
 }
 
-function apiServerFlags(pki: string, { families }: ClusterSettings): readonly string[] {
-  const ranges = families === 'dual' ? `${serviceRange},${serviceRange6}` : serviceRange;
+function apiServerFlags(pki: string, settings: ClusterSettings): readonly string[] {
+  const services = familiesOf(settings).map((family) => family.services);
   return [
     '--etcd-servers=http://127.0.0.1:2379',
-    `--advertise-address=${fabric.controlPlane}`,
+    `--advertise-address=${apiServerAddress(settings)}`,
+    ...(settings.families === 'ipv6' ? ['--bind-address=::'] : []),
     '--secure-port=6443',
-    `--service-cluster-ip-range=${ranges}`,
+    `--service-cluster-ip-range=${services.join()}`,
     '--allow-privileged=true',
     '--authorization-mode=Node,RBAC',
     '--enable-admission-plugins=NodeRestriction',
@@ -91,8 +123,8 @@ function apiServerFlags(pki: string, { families }: ClusterSettings): readonly st
     `--kubelet-client-certificate=${pki}/apiserver-kubelet.crt`,
     `--kubelet-client-key=${pki}/apiserver-kubelet.key`,
     '--kubelet-preferred-address-types=InternalIP',
-    // No kube-proxy runs beside it, so that a ClusterIP leads nowhere from here: webhooks are called by their endpoints.
-    '--enable-aggregator-routing=true',
+    // Where no kube-proxy runs beside it, a ClusterIP leads nowhere: webhooks are then called by their endpoints.
+    ...(settings.controlPlane === 'outside' ? ['--enable-aggregator-routing=true'] : []),
     `--requestheader-client-ca-file=${pki}/front-proxy-ca.crt`,
     '--requestheader-allowed-names=front-proxy',
     '--requestheader-extra-headers-prefix=X-Remote-Extra-',

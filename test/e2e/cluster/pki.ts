@@ -3,7 +3,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { run } from './host.ts';
-import { apiServerUrl, clusterDomain, fabric, kubernetesServiceAddress } from './settings.ts';
+import { apiServerAddress, apiServerUrl, clusterDomain, familiesOf, type ClusterSettings } from './settings.ts';
 
 const clients: Readonly<Record<string, string>> = {
   admin: '/O=system:masters/CN=admin',
@@ -13,7 +13,7 @@ const clients: Readonly<Record<string, string>> = {
 };
 
 /** Makes every key, certificate and kubeconfig of the control plane in `directory`. */
-export async function makeClusterKeys(directory: string): Promise<void> {
+export async function makeClusterKeys(directory: string, settings: ClusterSettings): Promise<void> {
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const key = join(directory, 'sa.key');
   await Promise.all([
@@ -23,18 +23,19 @@ export async function makeClusterKeys(directory: string): Promise<void> {
   ]);
   await run(['openssl', 'pkey', '-in', key, '-pubout', '-out', join(directory, 'sa.pub')]);
   const names = ['', '.default', '.default.svc', `.default.svc.${clusterDomain}`].map((end) => `DNS:kubernetes${end}`);
-  const addresses = [kubernetesServiceAddress, fabric.controlPlane, '127.0.0.1'].map((address) => `IP:${address}`);
+  const services = familiesOf(settings).map(({ kubernetesService }) => kubernetesService);
+  const addresses = [...services, apiServerAddress(settings), '127.0.0.1'].map((address) => `IP:${address}`);
   await Promise.all([
     makeCertificate(directory, 'ca', 'apiserver', '/CN=kube-apiserver', [...names, ...addresses]),
     makeCertificate(directory, 'ca', 'apiserver-kubelet', '/O=system:masters/CN=apiserver-kubelet'),
     makeCertificate(directory, 'front-proxy-ca', 'front-proxy', '/CN=front-proxy'),
-    ...Object.entries(clients).map(([name, subject]) => makeClient(directory, name, subject)),
+    ...Object.entries(clients).map(([name, subject]) => makeClient(directory, name, subject, settings)),
   ]);
 }
 
 /** A kubelet's client certificate and kubeconfig, `kubelet-NODE.kubeconfig`. */
-export async function makeKubeletKeys(directory: string, node: string): Promise<void> {
-  await makeClient(directory, `kubelet-${node}`, `/O=system:nodes/CN=system:node:${node}`);
+export async function makeKubeletKeys(directory: string, node: string, settings: ClusterSettings): Promise<void> {
+  await makeClient(directory, `kubelet-${node}`, `/O=system:nodes/CN=system:node:${node}`, settings);
 }
 
 async function makeAuthority(directory: string, name: string): Promise<void> {
@@ -68,7 +69,7 @@ async function makeCertificate(
   );
 }
 
-async function makeClient(directory: string, name: string, subject: string): Promise<void> {
+async function makeClient(directory: string, name: string, subject: string, settings: ClusterSettings): Promise<void> {
   await makeCertificate(directory, 'ca', name, subject);
   const base64 = async (file: string): Promise<string> => (await readFile(join(directory, file))).toString('base64');
   const kubeconfig = {
@@ -77,7 +78,10 @@ async function makeClient(directory: string, name: string, subject: string): Pro
     'current-context': 'test',
     contexts: [{ name: 'test', context: { cluster: 'test', user: name } }],
     clusters: [
-      { name: 'test', cluster: { server: apiServerUrl, 'certificate-authority-data': await base64('ca.crt') } },
+      {
+        name: 'test',
+        cluster: { server: apiServerUrl(settings), 'certificate-authority-data': await base64('ca.crt') },
+      },
     ],
     users: [
       {

@@ -1,34 +1,70 @@
 // Names and addresses of the test cluster, and the few choices that a boot takes.
 
 export const clusterName = 'weft-e2e';
-export const serviceRange = '10.96.0.0/16';
-/** The second family of a dual-stack cluster. */
-export const serviceRange6 = 'fd00:96::/112';
-/** Weft's ranges in a dual-stack cluster. */
-export const dualRanges: readonly string[] = ['10.32.0.0/12', 'fd00:32::/48'];
-export const kubernetesServiceAddress = '10.96.0.1';
-export const dnsAddress = '10.96.0.10';
 export const clusterDomain = 'cluster.local';
 
-/** The network that joins the machines: one bridge, no way out. */
-export const fabric = {
-  prefixLength: 24,
-  /** etcd and the control plane; the namespace that the tests themselves run in. */
-  controlPlane: '192.168.77.1',
+/** What a family brings to the cluster. */
+interface FamilyAddresses {
+  readonly prefixLength: number;
+  /** The test's own namespace: the machines' gateway; etcd and the control plane, unless a node holds them. */
+  readonly host: string;
   /** A host that is no node: it asks NodePorts from outside. */
+  readonly outside: string;
+  readonly node: (index: number) => string;
+  readonly services: string;
+  readonly kubernetesService: string;
+  readonly dns: string;
+  /** Weft's range where it is not the default one. */
+  readonly pods: string;
+}
+
+/** k3s' Service range, which lies inside Weft's default range: no pod may get an address of it. */
+const ipv4: FamilyAddresses = {
+  prefixLength: 24,
+  host: '192.168.77.1',
   outside: '192.168.77.200',
-  node: (index: number): string => `192.168.77.${10 + index}`,
-} as const;
+  node: (index) => `192.168.77.${10 + index}`,
+  services: '10.43.0.0/16',
+  kubernetesService: '10.43.0.1',
+  dns: '10.43.0.10',
+  pods: '10.32.0.0/12',
+};
 
-/** The same machines by IPv6, in a dual-stack cluster. */
-export const fabric6 = {
+const ipv6: FamilyAddresses = {
   prefixLength: 64,
-  controlPlane: 'fd00:77::1',
+  host: 'fd00:77::1',
   outside: 'fd00:77::200',
-  node: (index: number): string => `fd00:77::${10 + index}`,
-} as const;
+  node: (index) => `fd00:77::${10 + index}`,
+  services: 'fd00:96::/112',
+  kubernetesService: 'fd00:96::1',
+  dns: 'fd00:96::a',
+  pods: 'fd00:32::/48',
+};
 
-export const apiServerUrl: string = `https://${fabric.controlPlane}:6443`;
+export type Families = 'ipv4' | 'dual' | 'ipv6';
+
+/** The families of a cluster, its first one first. */
+export function familiesOf({ families }: ClusterSettings): readonly [FamilyAddresses, ...FamilyAddresses[]] {
+  return families === 'ipv6' ? [ipv6] : families === 'dual' ? [ipv4, ipv6] : [ipv4];
+}
+
+/** An address as it stands in a URL. */
+export function urlHost(address: string): string {
+  return address.includes(':') ? `[${address}]` : address;
+}
+
+/** Address of the API server: the test's own namespace, or the first node. */
+export function apiServerAddress(settings: ClusterSettings): string {
+  const [first] = familiesOf(settings);
+  return settings.controlPlane === 'node' ? first.node(1) : first.host;
+}
+
+export function apiServerUrl(settings: ClusterSettings): string {
+  return `https://${urlHost(apiServerAddress(settings))}:6443`;
+}
+
+/** What keeps pods off a node with the control plane, as kubeadm sets it. */
+export const controlPlaneTaint = 'node-role.kubernetes.io/control-plane';
 
 export const images = {
   pause: 'registry.k8s.io/pause:3.10.2',
@@ -45,10 +81,19 @@ export type ProxyMode = 'iptables' | 'nftables';
 export interface ClusterSettings {
   readonly nodes: number;
   readonly proxyMode: ProxyMode;
-  /** `dual`: nodes, pods and Services have both families, IPv4 first. */
-  readonly families: 'ipv4' | 'dual';
+  /** What nodes, pods and Services have; `dual`: IPv4 first. */
+  readonly families: Families;
+  /** `outside`: on a machine that is no node and has no pods. `node`: on the first node, which is tainted, as kubeadm does it. */
+  readonly controlPlane: 'outside' | 'node';
   /** `none` leaves /etc/cni/net.d and /opt/cni/bin empty; `bridge` proves the cluster with the reference plugins. */
   readonly cni: 'none' | 'bridge';
+}
+
+/** A choice of the command line. Throws when it is none of those that there are. */
+export function oneOf<const T extends string>(choices: readonly T[], value: string): T {
+  const found = choices.find((choice) => choice === value);
+  if (found === undefined) throw new Error(`"${value}": one of ${choices.join(', ')} is needed`);
+  return found;
 }
 
 /** Directories of one boot, absolute. */

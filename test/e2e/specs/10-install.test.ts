@@ -36,7 +36,7 @@ describe.skipIf(cluster.settings.cni !== 'none')('installing with one apply', ()
 
   test('kubectl apply -f http://…/weft.yaml turns every node Ready', async () => {
     const beganMs = performance.now();
-    await cluster.plane.kubectl(['apply', '-f', manifestUrl]);
+    await cluster.plane.kubectl(['apply', '-f', manifestUrl(cluster.settings)]);
     await cluster.plane.kubectl(['wait', '--for=condition=Ready', 'node', '--all', '--timeout=100s']);
     console.log(`nodes Ready ${((performance.now() - beganMs) / 1000).toFixed(1)} s after the apply`);
   });
@@ -103,7 +103,7 @@ describe.skipIf(cluster.settings.cni !== 'none')('installing with one apply', ()
   });
 
   test('applying the same file again changes nothing', async () => {
-    const output = await cluster.plane.kubectl(['apply', '-f', manifestUrl]);
+    const output = await cluster.plane.kubectl(['apply', '-f', manifestUrl(cluster.settings)]);
     const changed = output.split('\n').filter((line) => line !== '' && !line.endsWith(' unchanged'));
     expect(changed).toEqual([]);
   });

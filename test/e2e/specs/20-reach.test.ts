@@ -2,7 +2,8 @@
 // the nodes themselves and a host outside the cluster.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-import { ask, nodeClient, outsideClient, podClient } from '../support/clients.ts';
+import { urlHost } from '../cluster/settings.ts';
+import { ask, nodeClient, outsideClient, podClient, withoutPort } from '../support/clients.ts';
 import { currentCluster } from '../support/environment.ts';
 import { podPort, Workspace, type TestPod, type TestService } from '../support/workspace.ts';
 
@@ -27,7 +28,7 @@ afterAll(async () => {
 });
 
 const podsOn = (node: string): readonly string[] => pods.filter((pod) => pod.node === node).map((pod) => pod.name);
-const page = (host: string, port = 80): string => `http://${host}:${port}/hostname`;
+const page = (host: string, port = 80): string => `http://${urlHost(host)}:${port}/hostname`;
 
 /** Asks one URL per Service and expects each to be answered by a pod of the Service's node. */
 async function expectServices(
@@ -56,9 +57,9 @@ describe('pods', () => {
     for (const [index, pod] of pods.entries()) {
       const other = pods[(index + 2) % pods.length];
       if (other === undefined) throw new Error('no other pod');
-      const url = `http://${other.address}:${podPort}/clientip`;
+      const url = `http://${urlHost(other.address)}:${podPort}/clientip`;
       const answer = (await ask(podClient(cluster, pod), [url]))[url] ?? '';
-      expect(answer.replace(/:\d+$/, ''), `${pod.name} asked ${other.name}`).toBe(pod.address);
+      expect(withoutPort(answer), `${pod.name} asked ${other.name}`).toBe(pod.address);
     }
   });
 
@@ -89,7 +90,7 @@ describe('pods', () => {
     const [from, to] = [pods.find((pod) => pod.node === 'n1'), pods.find((pod) => pod.node === 'n2')];
     if (from === undefined || to === undefined) throw new Error('pods are missing');
     const bytes = 200_000;
-    const script = `head -c ${bytes} /dev/zero | tr '\\0' x >/tmp/body && curl -sS --max-time 20 -F file=@/tmp/body http://${to.address}:${podPort}/upload && wc -c </tmp/body`;
+    const script = `head -c ${bytes} /dev/zero | tr '\\0' x >/tmp/body && curl -sS --max-time 20 -F file=@/tmp/body http://${urlHost(to.address)}:${podPort}/upload && wc -c </tmp/body`;
     const { code, stdout, stderr } = await podClient(cluster, from).attempt(['sh', '-c', script]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(stdout).toContain(String(bytes));

@@ -1,13 +1,16 @@
 // Addresses: each pod's is its own and lies in a block of its node; blocks do not overlap; deleting pods gives everything back.
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 import { until } from '../cluster/host.ts';
+import { familiesOf } from '../cluster/settings.ts';
 import { currentCluster } from '../support/environment.ts';
 import { agentStatus, inBlocks, peerRecords, podLinks, routeDestinations } from '../support/ring.ts';
 import { Workspace, type TestPod } from '../support/workspace.ts';
 
 const cluster = currentCluster();
 const perNode = 5;
+const [{ pods: range, services: serviceRange }] = familiesOf(cluster.settings);
+const servicesInside = inBlocks(serviceRange.split('/')[0] ?? '', [range]);
 
 let workspace: Workspace;
 let linksBefore: ReadonlyMap<string, number>;
@@ -39,8 +42,44 @@ test('every node has one Peer with at least one block, and no two blocks overlap
     expect(inBlocks(base, blocks.toSpliced(index, 1)), `${block} lies in another block of ${blocks.join(' ')}`).toBe(
       false,
     );
-    expect(inBlocks(base, ['10.32.0.0/12'])).toBe(true);
+    expect(inBlocks(base, [range])).toBe(true);
   }
+});
+
+describe.skipIf(!servicesInside)('the range of the Services, which lies inside the pods’', () => {
+  test('is reserved: it is in no node’s blocks, and the Universe says so', async () => {
+    const blocks = (await peerRecords(cluster)).flatMap((peer) => peer.blocks);
+    const [base = ''] = serviceRange.split('/');
+    expect(inBlocks(base, blocks), blocks.join(' ')).toBe(false);
+    for (const block of blocks) {
+      const inside = inBlocks(block.split('/')[0] ?? '', [serviceRange]);
+      expect(inside, `${block} in ${serviceRange}`).toBe(false);
+    }
+    const { spec } = await cluster.plane.kubectlJson<{ readonly spec: { readonly reserved: readonly string[] } }>([
+      'get',
+      'universe',
+      'default',
+    ]);
+    expect(spec.reserved).toEqual([serviceRange]);
+  });
+
+  test('is refused to a pod that asks for an address of it', async () => {
+    const address = serviceRange.replace(/0\.0\/16$/, '77.7');
+    const annotations = { 'weft.network/ips': address };
+    const [node] = cluster.nodes;
+    await workspace.createPods([{ name: 'greedy', node: node?.name ?? '', annotations }]);
+    await until('the pod tells why it does not start', 60_000, async () => {
+      const { items } = await cluster.plane.kubectlJson<{ readonly items: readonly { readonly message?: string }[] }>([
+        '-n',
+        'addresses',
+        'get',
+        'events',
+        '--field-selector=involvedObject.name=greedy',
+      ]);
+      return items.some(({ message = '' }) => message.includes(address) && /reserved/i.test(message));
+    });
+    await workspace.deletePods(['greedy']);
+  });
 });
 
 test('every pod address is unique in the cluster and inside its node’s blocks', async () => {

@@ -6,7 +6,7 @@ import { podClient } from '../support/clients.ts';
 import { currentCluster } from '../support/environment.ts';
 import { watchReadiness } from '../support/nodes.ts';
 import { agentStatus, killAgent } from '../support/ring.ts';
-import { startStream, type Stream } from '../support/stream.ts';
+import { expectNoLoss, streamAllPairs } from '../support/stream.ts';
 import { podPort, Workspace, type TestPod } from '../support/workspace.ts';
 
 const cluster = currentCluster();
@@ -28,7 +28,7 @@ describe('the agents of all nodes killed with -9 and started again by the kubele
     const startedBefore = new Map<string, number>();
     for (const node of cluster.nodes) startedBefore.set(node.name, (await agentStatus(node)).startedAtMs);
     await using readiness = await watchReadiness(cluster);
-    const streams = await streamsBetween(pods);
+    const streams = await streamAllPairs(cluster, pods);
 
     for (const node of cluster.nodes) await killAgent(node);
     // An ADD straight after the kill waits for the agent inside the shim.
@@ -64,7 +64,7 @@ describe('the agents killed with -9 while the API server hangs', () => {
   test('running pods lose no packet, and the new agents serve from what they own', async () => {
     const startedBefore = new Map<string, number>();
     for (const node of cluster.nodes) startedBefore.set(node.name, (await agentStatus(node)).startedAtMs);
-    const streams = await streamsBetween(pods);
+    const streams = await streamAllPairs(cluster, pods);
     {
       await using _hung = await hangApiServer();
       for (const node of cluster.nodes) await killAgent(node);
@@ -78,17 +78,6 @@ describe('the agents killed with -9 while the API server hangs', () => {
     await expectNoLoss(streams);
   });
 });
-
-async function streamsBetween(among: readonly TestPod[]): Promise<readonly Stream[]> {
-  const pairs = among.flatMap((from) => among.filter((to) => to !== from).map((to) => ({ from, to })));
-  return await Promise.all(pairs.map(async ({ from, to }) => await startStream(podClient(cluster, from), to.address)));
-}
-
-async function expectNoLoss(streams: readonly Stream[]): Promise<void> {
-  const ends = await Promise.all(streams.map(async (stream) => ({ label: stream.label, ...(await stream.stop()) })));
-  for (const end of ends) expect(end.sent, end.label).toBeGreaterThan(100);
-  expect(ends.filter((end) => end.lost.length > 0)).toEqual([]);
-}
 
 /** Stops kube-apiserver in the middle of whatever it does: connections stay open, nothing answers. */
 async function hangApiServer(): Promise<AsyncDisposable> {

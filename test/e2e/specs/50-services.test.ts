@@ -6,8 +6,8 @@ import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 import { killChild, until } from '../cluster/host.ts';
-import { dnsAddress, fabric } from '../cluster/settings.ts';
-import { ask, nodeClient, outsideClient, podClient, type Client } from '../support/clients.ts';
+import { familiesOf, urlHost } from '../cluster/settings.ts';
+import { ask, nodeClient, outsideClient, podClient, withoutPort, type Client } from '../support/clients.ts';
 import { currentCluster } from '../support/environment.ts';
 import { routeControlPlane } from '../support/ring.ts';
 import { webhook } from '../support/webhook.ts';
@@ -20,10 +20,12 @@ const [first, second, third] = cluster.nodes as readonly [
   (typeof cluster.nodes)[number],
   (typeof cluster.nodes)[number],
 ];
+const [family] = familiesOf(cluster.settings);
+const recordType = cluster.settings.families === 'ipv6' ? 'AAAA' : 'A';
 const hostPodPort = 18080;
 
-/** Sends one packet to port 90 and prints the one that comes back. */
-const udpScript = 'exec 3<>"/dev/udp/$1/90" && echo hostname >&3 && timeout 2 dd bs=200 count=1 <&3 2>/dev/null';
+/** Sends one packet to $1, port $2 or 90, and prints the one that comes back. */
+const udpScript = 'exec 3<>"/dev/udp/$1/${2:-90}" && echo hostname >&3 && timeout 2 dd bs=200 count=1 <&3 2>/dev/null';
 
 let workspace: Workspace;
 let pods: readonly TestPod[] = [];
@@ -61,7 +63,6 @@ const clients = (): readonly Client[] => [
 ];
 const one = async (client: Client, url: string, withinMs?: number): Promise<string> =>
   (await ask(client, [url], withinMs))[url] ?? '';
-const withoutPort = (answer: string): string => answer.replace(/:\d+$/, '').replace(/^\[?::ffff:/, '');
 
 describe('a Service', () => {
   test('with externalTrafficPolicy Local shows the pod the client’s own address, on the pod’s node only', async () => {
@@ -71,24 +72,28 @@ describe('a Service', () => {
       { externalTrafficPolicy: 'Local' },
     );
     const outside = outsideClient(cluster);
-    const answer = await one(outside, `http://${second.address}:${local.nodePort}/clientip`);
-    expect(withoutPort(answer)).toBe(fabric.outside);
+    const answer = await one(outside, `http://${urlHost(second.address)}:${local.nodePort}/clientip`);
+    expect(withoutPort(answer)).toBe(family.outside);
     // kube-proxy drops it on the others: no pod of the Service is there.
-    const elsewhere = await one(outside, `http://${first.address}:${local.nodePort}/clientip`, 2000);
+    const elsewhere = await one(outside, `http://${urlHost(first.address)}:${local.nodePort}/clientip`, 2000);
     expect(elsewhere).toMatch(/^error: /);
   });
 
   test('with externalTrafficPolicy Cluster answers on every node', async () => {
     const service = await workspace.addService('anywhere', { node: third.name, app: 'web' });
     for (const node of cluster.nodes) {
-      expect(await one(outsideClient(cluster), `http://${node.address}:${service.nodePort}/hostname`)).toBe('web-n3');
+      expect(await one(outsideClient(cluster), `http://${urlHost(node.address)}:${service.nodePort}/hostname`)).toBe(
+        'web-n3',
+      );
     }
   });
 
   test('with session affinity sends one client to one pod', async () => {
     const sticky = await workspace.addService('sticky', { app: 'web' }, { sessionAffinity: 'ClientIP' });
     for (const client of [podClient(cluster, podOn('n1')), nodeClient(cluster, 'n2'), outsideClient(cluster)]) {
-      const host = client.label.startsWith('the host') ? `${first.address}:${sticky.nodePort}` : sticky.address;
+      const host = client.label.startsWith('the host')
+        ? `${urlHost(first.address)}:${sticky.nodePort}`
+        : urlHost(sticky.address);
       const urls = Array.from({ length: 12 }, (_, index) => `http://${host}/hostname?${index}`);
       const answers = new Set(Object.values(await ask(client, urls)));
       expect(answers.size, `${client.label}: ${[...answers].join()}`).toBe(1);
@@ -100,7 +105,7 @@ describe('a Service', () => {
     const spread = await workspace.addService('spread', { app: 'web' });
     const seen = new Set<string>();
     await until('every pod has answered', 30_000, async () => {
-      const urls = Array.from({ length: 12 }, (_, index) => `http://${spread.address}/hostname?${index}`);
+      const urls = Array.from({ length: 12 }, (_, index) => `http://${urlHost(spread.address)}/hostname?${index}`);
       for (const answer of Object.values(await ask(podClient(cluster, podOn('n1')), urls))) seen.add(answer);
       return pods.every((pod) => seen.has(pod.name));
     });
@@ -109,7 +114,7 @@ describe('a Service', () => {
 
   test('whose only pod is the client itself answers it (hairpin)', async () => {
     const own = await workspace.addService('own', { node: 'n1', app: 'web' });
-    expect(await one(podClient(cluster, podOn('n1')), `http://${own.address}/hostname`)).toBe('web-n1');
+    expect(await one(podClient(cluster, podOn('n1')), `http://${urlHost(own.address)}/hostname`)).toBe('web-n1');
   });
 
   test('without a ClusterIP names its pods’ addresses', async () => {
@@ -139,7 +144,7 @@ describe('a Service', () => {
     for (const node of nodeNames) {
       const service = await workspace.addService(`on-${node}`, { node, app: 'host' }, { ports });
       for (const client of clients()) {
-        expect(await one(client, `http://${service.address}/hostname`), client.label).toBe(node);
+        expect(await one(client, `http://${urlHost(service.address)}/hostname`), client.label).toBe(node);
       }
     }
   });
@@ -148,13 +153,56 @@ describe('a Service', () => {
 describe('host-network pods', () => {
   test('and pods reach each other both ways, on each pair of nodes', async () => {
     for (const pod of pods) {
-      const urls = cluster.nodes.map((node) => `http://${node.address}:${hostPodPort}/hostname`);
+      const urls = cluster.nodes.map((node) => `http://${urlHost(node.address)}:${hostPodPort}/hostname`);
       expect(Object.values(await ask(podClient(cluster, pod), urls)), pod.name).toEqual(nodeNames);
     }
     for (const host of hostPods) {
-      const urls = pods.map((pod) => `http://${pod.address}:${podPort}/hostname`);
+      const urls = pods.map((pod) => `http://${urlHost(pod.address)}:${podPort}/hostname`);
       expect(Object.values(await ask(podClient(cluster, host), urls)), host.name).toEqual(pods.map((pod) => pod.name));
     }
+  });
+});
+
+describe('a port of the node that a pod asks for (hostPort)', () => {
+  const [tcp, udp] = [18088, 18089];
+  const everywhere = (): readonly Client[] => [...clients(), outsideClient(cluster)];
+
+  beforeAll(async () => {
+    const ports = [
+      { containerPort: podPort, hostPort: tcp },
+      { containerPort: 8081, hostPort: udp, protocol: 'UDP' },
+    ];
+    await workspace.addPods([{ name: 'ported', node: second.name, container: { ports } }]);
+  });
+
+  test('leads to it from outside, from every pod and every node, also its own', async () => {
+    const url = `http://${urlHost(second.address)}:${tcp}/hostname`;
+    for (const client of everywhere()) expect(await one(client, url), client.label).toBe('ported');
+    const own = podClient(cluster, { name: 'ported', namespace: 'services', node: second.name, address: '' });
+    expect(await one(own, url), own.label).toBe('ported');
+  });
+
+  test('shows the pod who asks', async () => {
+    const answer = await one(outsideClient(cluster), `http://${urlHost(second.address)}:${tcp}/clientip`);
+    expect(withoutPort(answer)).toBe(family.outside);
+  });
+
+  test('carries UDP', async () => {
+    for (const client of everywhere()) {
+      await until(`${client.label} is answered`, 20_000, async () => {
+        const { stdout } = await client.attempt(['bash', '-c', udpScript, 'bash', second.address, String(udp)]);
+        return stdout.trim() === 'ported';
+      });
+    }
+  });
+
+  test('is that node’s only, and closed when the pod is gone', async () => {
+    const closed = async (address: string): Promise<void> => {
+      expect(await one(outsideClient(cluster), `http://${urlHost(address)}:${tcp}/hostname`, 2000)).toMatch(/^error: /);
+    };
+    await closed(first.address);
+    await workspace.deletePods(['ported']);
+    await closed(second.address);
   });
 });
 
@@ -162,13 +210,15 @@ describe('names', () => {
   test('of pods by their address resolve from every node and pod', async () => {
     for (const client of clients()) {
       for (const pod of pods) {
-        await expectNames(client, `${pod.address.replaceAll('.', '-')}.services.pod.cluster.local`, [pod.address]);
+        await expectNames(client, `${pod.address.replaceAll(/[.:]/g, '-')}.services.pod.cluster.local`, [pod.address]);
       }
     }
   });
 });
 
-describe('the API server, which is no node here and has a route to each node’s blocks,', () => {
+const whereItIs =
+  cluster.settings.controlPlane === 'node' ? 'in the first node’s host network' : 'which is no node and has routes';
+describe(`the API server, ${whereItIs},`, () => {
   beforeAll(async () => {
     await routeControlPlane(cluster);
   });
@@ -214,7 +264,7 @@ describe('the API server, which is no node here and has a route to each node’s
 
 async function expectNames(client: Client, name: string, addresses: readonly string[]): Promise<void> {
   await until(`${client.label} resolves ${name} to ${addresses.join()}`, 20_000, async () => {
-    const { stdout } = await client.attempt(['dig', '+short', '+time=2', `@${dnsAddress}`, name, 'A']);
+    const { stdout } = await client.attempt(['dig', '+short', '+time=2', `@${family.dns}`, name, recordType]);
     const found = stdout.trim().split('\n').toSorted();
     if (found.join() === addresses.toSorted().join()) return true;
     throw new Error(`answered ${found.join()}`);

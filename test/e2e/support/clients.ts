@@ -62,3 +62,9 @@ export async function ask(
   }
   return answers;
 }
+
+/** The address in an answer of `/clientip`. */
+export function withoutPort(answer: string): string {
+  const address = answer.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+  return address.replace(/^::ffff:(?=\d+\.)/, '');
+}

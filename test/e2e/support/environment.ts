@@ -10,6 +10,8 @@ export interface RunDescription {
   readonly report: string;
   /** Where prometheus and promtool are. */
   readonly prometheus: string;
+  /** How long the API server is away in 45-api-away at least. */
+  readonly outageMinutes: number;
   /** Where e2e.test and ginkgo are, and which of its specs run. */
   readonly conformance: { readonly bin: string; readonly scope: 'services' | 'all' };
 }

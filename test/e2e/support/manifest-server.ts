@@ -3,14 +3,17 @@ import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 
 import { manifestPath } from '../../../deploy/generate.ts';
-import { dualRanges, fabric, type ClusterSettings } from '../cluster/settings.ts';
+import { familiesOf, urlHost, type ClusterSettings } from '../cluster/settings.ts';
 
 const port = 8000;
-export const manifestUrl: string = `http://${fabric.controlPlane}:${port}/weft.yaml`;
+export function manifestUrl(settings: ClusterSettings): string {
+  return `http://${urlHost(familiesOf(settings)[0].host)}:${port}/weft.yaml`;
+}
 
-/** Serves deploy/weft.yaml on the fabric: byte for byte, or for a dual-stack cluster with its ranges in the ConfigMap. */
-export async function serveManifest({ families }: ClusterSettings): Promise<AsyncDisposable> {
-  const settings = families === 'dual' ? { ranges: dualRanges } : {};
+/** Serves deploy/weft.yaml on the fabric: byte for byte, or where pods have IPv6 with the ranges in the ConfigMap. */
+export async function serveManifest(cluster: ClusterSettings): Promise<AsyncDisposable> {
+  const families = familiesOf(cluster);
+  const settings = cluster.families === 'ipv4' ? {} : { ranges: families.map(({ pods }) => pods) };
   const server = createServer((request, response) => {
     if (request.url !== '/weft.yaml') {
       response.writeHead(404).end();
@@ -25,7 +28,7 @@ export async function serveManifest({ families }: ClusterSettings): Promise<Asyn
     );
   });
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject).listen(port, fabric.controlPlane, resolve);
+    server.once('error', reject).listen(port, families[0].host, resolve);
   });
   return {
     async [Symbol.asyncDispose](): Promise<void> {

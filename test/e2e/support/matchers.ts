@@ -1,6 +1,7 @@
 // Sentences that the specs prove: `await expect(client).toReach(web, { port: 80 })`. Each polls to a deadline.
 import { expect } from 'vitest';
 
+import { urlHost } from '../cluster/settings.ts';
 import { ask, type Client } from './clients.ts';
 
 export interface Target {
@@ -26,7 +27,7 @@ declare module 'vitest' {
 
 expect.extend({
   async toReach(client: Client, target: Target, options: ReachOptions) {
-    const url = `http://${target.address}:${options.port}/hostname`;
+    const url = `http://${urlHost(target.address)}:${options.port}/hostname`;
     const answer = (await ask(client, [url], options.withinMs))[url] ?? '';
     const wanted = options.answeredBy ?? [target.name ?? ''];
     return {

@@ -15,7 +15,10 @@ export interface NodeCondition {
 
 export interface NodeObject {
   readonly metadata: { readonly name: string; readonly uid: string };
-  readonly spec: { readonly podCIDR?: string };
+  readonly spec: {
+    readonly podCIDR?: string;
+    readonly taints?: readonly { readonly key: string; readonly effect: string }[];
+  };
   readonly status: { readonly conditions: readonly NodeCondition[] };
 }
 

@@ -29,8 +29,9 @@ export async function peerRecords(cluster: Cluster): Promise<readonly PeerRecord
   }));
 }
 
-/** The control plane, which is no node, gets a route to each node's blocks: the API server's own ways into pods need them. */
+/** A control plane that is no node gets a route to each node's blocks: the API server's own ways into pods need them. */
 export async function routeControlPlane(cluster: Cluster): Promise<void> {
+  if (cluster.settings.controlPlane === 'node') return;
   for (const peer of await peerRecords(cluster)) {
     // A node that is gone may still have a record.
     const address = cluster.nodes.find((node) => node.name === peer.node)?.address;
@@ -40,14 +41,18 @@ export async function routeControlPlane(cluster: Cluster): Promise<void> {
   }
 }
 
-/** Whether an IPv4 address lies in one of the CIDRs. */
+/** Whether an address lies in one of the CIDRs of its family. */
 export function inBlocks(address: string, cidrs: readonly string[]): boolean {
   const list = new BlockList();
   for (const cidr of cidrs) {
     const [base = '', bits = '32'] = cidr.split('/');
-    list.addSubnet(base, Number(bits), 'ipv4');
+    list.addSubnet(base, Number(bits), familyOf(base));
   }
-  return list.check(address, 'ipv4');
+  return list.check(address, familyOf(address));
+}
+
+function familyOf(address: string): 'ipv4' | 'ipv6' {
+  return address.includes(':') ? 'ipv6' : 'ipv4';
 }
 
 export interface AgentStatus {
@@ -81,10 +86,10 @@ export async function podLinks(node: ClusterNode): Promise<readonly string[]> {
 
 /** Destinations of every route of the node, as `ip route` prints them. */
 export async function routeDestinations(node: ClusterNode): Promise<readonly string[]> {
-  const routes = JSON.parse(await node.run(['ip', '-j', 'route', 'show', 'table', 'all'])) as readonly {
-    readonly dst: string;
-  }[];
-  return routes.map(({ dst }) => dst);
+  const texts = await Promise.all(
+    ['-4', '-6'].map(async (family) => await node.run(['ip', family, '-j', 'route', 'show', 'table', 'all'])),
+  );
+  return texts.flatMap((text) => (JSON.parse(text) as readonly { readonly dst: string }[]).map(({ dst }) => dst));
 }
 
 /** SIGKILL to the node's agent. Throws when there is none. */

@@ -1,6 +1,10 @@
 // A numbered stream of packets from a pod to an address, a hundred a second. At its end each number must have come back.
+import { expect } from 'vitest';
+
+import type { Cluster } from '../cluster/cluster.ts';
 import { until } from '../cluster/host.ts';
-import type { Client } from './clients.ts';
+import { podClient, type Client } from './clients.ts';
+import type { TestPod } from './workspace.ts';
 
 export interface StreamEnd {
   readonly sent: number;
@@ -41,14 +45,32 @@ export async function startStream(client: Client, address: string): Promise<Stre
   };
 }
 
+/** One stream from each pod to each other. */
+export async function streamAllPairs(cluster: Cluster, pods: readonly TestPod[]): Promise<readonly Stream[]> {
+  const pairs = pods.flatMap((from) => pods.filter((to) => to !== from).map((to) => ({ from, to })));
+  return await Promise.all(pairs.map(async ({ from, to }) => await startStream(podClient(cluster, from), to.address)));
+}
+
+/** Ends the streams; fails with the numbers of the packets that did not come back. */
+export async function expectNoLoss(streams: readonly Stream[], atLeast = 100): Promise<void> {
+  const ends = await Promise.all(streams.map(async (stream) => ({ label: stream.label, ...(await stream.stop()) })));
+  for (const end of ends) expect(end.sent, end.label).toBeGreaterThan(atLeast);
+  expect(ends.filter((end) => end.lost.length > 0)).toEqual([]);
+}
+
 function judge(log: string, sent: number): StreamEnd {
   const answeredAt = new Map<number, string>();
-  for (const [, time, number] of log.matchAll(/^\[([\d.]+)\] \d+ bytes from .* icmp_seq=(\d+) /gm)) {
-    answeredAt.set(Number(number), new Date(Number(time) * 1000).toISOString().slice(11, 23));
+  // ping numbers modulo 2^16, which at this rate is eleven minutes.
+  const turn = 1 << 16;
+  let newest = 0;
+  for (const [, time, text] of log.matchAll(/^\[([\d.]+)\] \d+ bytes from .* icmp_seq=(\d+) /gm)) {
+    const turns = Math.round((newest - Number(text)) / turn);
+    const number = Number(text) + Math.max(0, turns) * turn;
+    newest = Math.max(newest, number);
+    answeredAt.set(number, new Date(Number(time) * 1000).toISOString().slice(11, 23));
   }
   const lost: string[] = [];
   let last = 'the start';
-  // ping numbers modulo 2^16, which at this rate is eleven minutes.
   for (let number = 1; number <= sent - perSecond / 2; number++) {
     const time = answeredAt.get(number);
     if (time === undefined) lost.push(`#${number} after ${last}`);

@@ -1,7 +1,7 @@
 // One namespace of the cluster per spec file, with pods that serve pages and Services over them; removed with all in it.
 import type { Cluster } from '../cluster/cluster.ts';
 import { until } from '../cluster/host.ts';
-import { images } from '../cluster/settings.ts';
+import { controlPlaneTaint, images } from '../cluster/settings.ts';
 
 /** Port of netexec's pages (/hostname, /clientip) in each pod. */
 export const podPort = 8080;
@@ -138,6 +138,7 @@ function podManifest(namespace: string, wish: PodWish): unknown {
       nodeSelector: { 'kubernetes.io/hostname': wish.node },
       terminationGracePeriodSeconds: 0,
       automountServiceAccountToken: false,
+      tolerations: [{ key: controlPlaneTaint, operator: 'Exists' }],
       ...wish.spec,
       containers: [
         {
