@@ -41,7 +41,7 @@ describe('uninstalling', () => {
     await plane.kubectl(['-n', 'weft', 'delete', 'daemonset', 'weft']);
     await plane.kubectl(['apply', '-f', `${deploy}uninstall.yaml`]);
     await plane.kubectl(['-n', 'weft', 'rollout', 'status', 'daemonset/weft-uninstall', '--timeout=150s']);
-    await plane.kubectl(['delete', '-f', manifestUrl(cluster.settings), '--timeout=120s']);
+    await plane.kubectl(['delete', '-f', manifestUrl(cluster.settings), '--ignore-not-found', '--timeout=120s']);
     console.log(`uninstalled in ${((performance.now() - beganMs) / 1000).toFixed(1)} s`);
   });
 
