@@ -1,7 +1,7 @@
 // One `kubectl apply` of the one file, as users do it, turns a cluster without any pod network Ready; no pod CIDR is allocated.
 import { beforeAll, describe, expect, test } from 'vitest';
 
-import { renderManifest, manifestPath } from '../../../deploy/generate.ts';
+import { defaultImage, renderManifest, manifestPath } from '../../../deploy/generate.ts';
 import { readFile } from 'node:fs/promises';
 import { until } from '../cluster/host.ts';
 import { currentCluster } from '../support/environment.ts';
@@ -25,6 +25,15 @@ describe.skipIf(cluster.settings.cni !== 'none')('installing with one apply', ()
       const { stdout } = await cluster.node(node.metadata.name).attempt(['ls', '/etc/cni/net.d', '/opt/cni/bin']);
       expect(stdout.trim().split(/\s+/)).toEqual(['/etc/cni/net.d:', '/opt/cni/bin:']);
     }
+  });
+
+  test('before: `weft doctor --before-install` in a plain container finds nothing in the way', async () => {
+    const [node] = cluster.nodes;
+    const capabilities = ['CAP_NET_ADMIN', 'CAP_NET_RAW', 'CAP_SYS_ADMIN'].flatMap((name) => ['--cap-add', name]);
+    const mount = 'type=bind,src=/proc/sys/net,dst=/host/proc/sys/net,options=rbind:ro';
+    const where = ['--rm', '--net-host', '--mount', mount, ...capabilities, defaultImage, 'doctor'];
+    const run = ['ctr', '-n', 'k8s.io', 'run', ...where, 'weft', 'doctor', '--before-install'];
+    expect(await node?.attempt(run)).toMatchObject({ code: 0, stdout: 'no findings\n' });
   });
 
   test('rp_filter is 1 on every node, as distributions set it', async () => {
