@@ -69,9 +69,9 @@ test(
   },
 );
 
-test('with the API server back, new pods run and reach the old ones', async () => {
+test('with the API server back, new pods run and reach the old ones', { timeout: 400_000 }, async () => {
   const names = cluster.nodes.map((node) => ({ name: `after-${node.name}`, node: node.name }));
-  for (const added of await workspace.addPods(names)) {
+  for (const added of await workspace.addPods(names, 240_000)) {
     for (const other of pods) await expect(podClient(cluster, added)).toReach(other, { port: podPort });
   }
 });

@@ -21,6 +21,11 @@ export default class LineReporter implements Reporter {
     for (const error of result.errors ?? []) console.log(indent(error.stack ?? error.message, error.diff));
   }
 
+  /** What a spec has measured. */
+  onUserConsoleLog({ content }: { readonly content: string }): void {
+    console.log(content.trimEnd().replaceAll(/^/gm, '         '));
+  }
+
   /** Failures outside a test: a hook, or a file that does not load. */
   onTestModuleEnd(module: TestModule): void {
     const suites = [module, ...module.children.allSuites()];
