@@ -1,9 +1,9 @@
 // The CNI server on the Unix socket. It listens first, drains the DEL spool, then serves: shims that came early wait. What must find
 // the kept DELs done but no new pods yet (the datapath's first round) runs in between. Every answer is CNI's: status 200 with the result (or nothing), any other status with the error JSON, bad HTTP included.
 //
-//   shim ──▶ schema ──▶ gate (spool drained) ──▶ parseCall ──▶ queue per attachment ──▶ verb ──▶ answer
+//   shim ──▶ http ──▶ schema ──▶ gate (spool drained) ──▶ parseCall ──▶ queue per attachment ──▶ verb ──▶ answer
 
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { Ajv } from 'ajv';
 import { dirname, join } from 'node:path';
 
 import { type ErrorName, toWeftError, WeftError } from '#agent/errors.ts';
@@ -14,6 +14,7 @@ import { Collector, type CollectorOptions } from './collector.ts';
 import { del } from './del.ts';
 import { callDelegate } from './delegate.ts';
 import { gc } from './gc.ts';
+import { type Caller, type HttpAnswer, type HttpRequest, HttpServer } from './http.ts';
 import { answerVersion } from './netconf.ts';
 import { type AddParts, type CniParts, rememberingOwnNetns } from './parts.ts';
 import { PortClaims } from './port-mappings.ts';
@@ -24,7 +25,7 @@ import { prepareSocket, publishSocket, unpublishedPath } from './socket.ts';
 import { Spool } from './spool.ts';
 import { canServe, status, Suffering } from './status.ts';
 import { version } from './version.ts';
-import { newestVersion } from './versions.ts';
+import { type CniVersion, newestVersion } from './versions.ts';
 
 /** Called once per answered call, for metrics. `verb` is empty when the request was too bad to name one. */
 export type CniObserver = (verb: Verb | '', outcome: 'ok' | ErrorName, durationMs: number) => void;
@@ -49,6 +50,8 @@ export interface CniServer {
 
 /** Larger than the shim's largest request: 1 MiB of stdin, every byte escaped, and the environment. */
 const bodyLimitBytes = 16 << 20;
+/** Shims of a node that boots with hundreds of pods wait here, not in a loop of their own. */
+const backlog = 1024;
 /** An upgrade must not wait for an ADD that waits for an address. */
 const stopPatienceMs = 3000;
 const defaultSilentAfterMs = 10 * 60_000;
@@ -56,15 +59,19 @@ const defaultSilentAfterMs = 10 * 60_000;
 /** Listens, drains the spool, serves. Throws WeftError('io') when the socket or the spool cannot be had, and what `beforeServing` throws. */
 export async function startCniServer(options: CniServerOptions): Promise<CniServer> {
   const handler = new CniHandler(options);
-  const app = buildApp(handler);
+  const server = new HttpServer({
+    bodyLimitBytes,
+    onRequest: (request, caller) => void handler.handle(request, caller),
+    refuse: (why) => errorAnswer(400, undecodable(why), newestVersion),
+  });
   await handler.spool.open();
   await prepareSocket(options.socketPath);
   let unpublish: () => Promise<void>;
   try {
-    await app.listen({ path: unpublishedPath(options.socketPath), backlog: 1024 });
+    await server.listen(unpublishedPath(options.socketPath), backlog);
     unpublish = await publishSocket(options.socketPath);
   } catch (error) {
-    await app.close();
+    await server.close();
     throw new WeftError('io', `cannot listen on ${options.socketPath}: ${toWeftError(error).message}`, {
       details: options.socketPath,
       cause: error,
@@ -72,10 +79,10 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   }
   const close = async (): Promise<void> => {
     await unpublish();
-    const closed = app.close();
+    const closed = server.close();
     await handler.stop();
     // Who has sent half a request, or nothing, would hold up the stop.
-    app.server.closeAllConnections();
+    server.hangUp();
     await closed;
   };
   try {
@@ -139,36 +146,36 @@ class CniHandler {
   }
 
   /** One request to one answer. Never throws. */
-  async handle(request: FastifyRequest<{ Body: ShimRequest }>, reply: FastifyReply): Promise<FastifyReply> {
+  async handle(request: HttpRequest, caller: Caller): Promise<void> {
     const startedMs = performance.now();
-    const body = request.body;
-    const gone = this.#follow(reply);
+    const body = bodyOf(request);
+    if (body instanceof WeftError) {
+      caller.answer(errorAnswer(request.target === '/cni' ? 400 : 404, body, newestVersion));
+      return;
+    }
+    const gone = this.#follow(caller);
     let call: CniCall | undefined;
+    let outcome: 'ok' | WeftError = 'ok';
     try {
       await this.#open.promise;
       call = parseCall(body);
       const json = await this.#execute(call, gone.signal);
-      this.#tell(call, body, 'ok', startedMs);
-      return await sendJson(reply, 200, json);
+      caller.answer({ status: 200, body: json === undefined ? '' : `${JSON.stringify(json)}\n` });
     } catch (thrown) {
-      const error = toWeftError(thrown);
-      this.#tell(call, body, error, startedMs);
-      return await sendJson(reply, error.retryable ? 503 : 400, errorJson(error, answerVersion(body.stdin)));
+      outcome = toWeftError(thrown);
+      caller.answer(errorAnswer(outcome.retryable ? 503 : 400, outcome, answerVersion(body.stdin)));
     }
+    // Nobody waits for the log.
+    this.#tell(call, body, outcome, performance.now() - startedMs);
   }
 
-  /** Aborts when the client goes away before its answer; until then the call counts as at work. */
-  #follow(reply: FastifyReply): AbortController {
+  /** Aborts when the client goes away before its answer, or the stop has no more patience; until it is over the call counts as at work. */
+  #follow({ closed, ended }: Caller): AbortController {
     const gone = new AbortController();
-    const answered = Promise.withResolvers<void>();
-    this.#atWork.set(gone, answered.promise);
-    const end = (): void => {
-      if (!reply.raw.writableFinished) gone.abort();
-      this.#atWork.delete(gone);
-      answered.resolve();
-    };
-    if (reply.raw.closed) end();
-    else reply.raw.once('close', end);
+    if (closed.aborted) gone.abort();
+    else closed.addEventListener('abort', () => gone.abort(), { once: true });
+    this.#atWork.set(gone, ended);
+    void ended.then(() => this.#atWork.delete(gone));
     return gone;
   }
 
@@ -217,8 +224,7 @@ class CniHandler {
     }
   }
 
-  #tell(call: CniCall | undefined, body: ShimRequest, outcome: 'ok' | WeftError, startedMs: number): void {
-    const durationMs = performance.now() - startedMs;
+  #tell(call: CniCall | undefined, body: ShimRequest, outcome: 'ok' | WeftError, durationMs: number): void {
     const { log, observe } = this.#options;
     observe?.(call?.verb ?? '', outcome === 'ok' ? 'ok' : outcome.kind, durationMs);
     const fields = {
@@ -240,54 +246,28 @@ class CniHandler {
   }
 }
 
-function buildApp(handler: CniHandler): FastifyInstance {
-  const app = Fastify({
-    bodyLimit: bodyLimitBytes,
-    return503OnClosing: false,
-    requestTimeout: 60_000,
-    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false } },
-    clientErrorHandler: (error, socket) => {
-      if (!socket.writable || error.code === 'ECONNRESET') {
-        socket.destroy();
-        return;
-      }
-      const body = JSON.stringify(
-        errorJson(new WeftError('undecodable', 'the request is not HTTP as the shim sends it'), newestVersion),
-      );
-      socket.end(
-        `HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-      );
-    },
-  });
-  app.setErrorHandler((error: Error & { statusCode?: number; code?: string }, _request, reply) => {
-    const isTheirs = error.statusCode !== undefined && error.statusCode < 500;
-    const told = isTheirs
-      ? new WeftError('undecodable', `the request is not one of the shim: ${error.message}`, {
-          details: error.code ?? '',
-        })
-      : toWeftError(error);
-    return sendJson(reply, isTheirs ? 400 : 503, errorJson(told, newestVersion));
-  });
-  app.setNotFoundHandler((request, reply) => {
-    const error = new WeftError(
-      'undecodable',
-      `there is no ${request.method} ${request.url.slice(0, 80)} here, only POST /cni`,
-    );
-    return sendJson(reply, 404, errorJson(error, newestVersion));
-  });
-  app.post<{ Body: ShimRequest }>('/cni', { schema: { body: shimRequestSchema } }, (request, reply) =>
-    handler.handle(request, reply),
-  );
-  return app;
+const isShimRequest = new Ajv({ allErrors: false }).compile<ShimRequest>(shimRequestSchema);
+
+/** The shim's request, or why it is none. */
+function bodyOf({ method, target, contentType, body }: HttpRequest): ShimRequest | WeftError {
+  if (method !== 'POST' || target !== '/cni')
+    return new WeftError('undecodable', `there is no ${method} ${target.slice(0, 80)} here, only POST /cni`);
+  if (contentType !== 'application/json') return undecodable('its Content-Type is not application/json');
+  let json: unknown;
+  try {
+    json = JSON.parse(body.toString());
+  } catch (error) {
+    return undecodable(`its body is not JSON: ${toWeftError(error).message}`);
+  }
+  if (isShimRequest(json)) return json;
+  const [first] = isShimRequest.errors ?? [];
+  return undecodable(`body${first?.instancePath ?? ''} ${first?.message ?? ''}`);
 }
 
-function sendJson(
-  reply: FastifyReply,
-  code: number,
-  json: Readonly<Record<string, unknown>> | undefined,
-): FastifyReply {
-  return reply
-    .code(code)
-    .type('application/json')
-    .send(json === undefined ? '' : `${JSON.stringify(json)}\n`);
+function undecodable(why: string): WeftError {
+  return new WeftError('undecodable', `the request is not one of the shim: ${why}`);
+}
+
+function errorAnswer(status: number, error: WeftError, version: CniVersion): HttpAnswer {
+  return { status, body: `${JSON.stringify(errorJson(error, version))}\n` };
 }

@@ -17,7 +17,8 @@ import { readFirewall } from './firewall.ts';
 import { aliasOf, podGatewayOf } from './identity.ts';
 import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { podRouteFaults } from './pod-routes.ts';
-import { gatewayOf, readLink } from './pod-link.ts';
+import { readLink } from './link-io.ts';
+import { gatewayOf } from './pod-link.ts';
 import type { BridgePort, PodLinkContext, PodLinkPlan } from './pod-link.ts';
 import { readShapingFaults } from './shaper.ts';
 

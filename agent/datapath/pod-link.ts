@@ -23,8 +23,7 @@ import { addressFlag, newAddress, scope } from '#agent/netlink/addr.ts';
 import type { AddressRequest } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import type { AddressFamilySpec } from '#agent/netlink/link-af-spec.ts';
-import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
-import type { Link } from '#agent/netlink/link.ts';
+import { delLink, getLink, linkFlag, newLink, setLink, summarized } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
@@ -40,6 +39,7 @@ import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
 import { addElements, removeElements } from './firewall.ts';
 import { aliasOf, gatewayCidr, hostMac, parseAlias, podGatewayOf, podMacOf } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
+import { readSummary } from './link-io.ts';
 import { needsRouteLocalnet, podElements } from './pod-elements.ts';
 import { planPodRoutes, removePodRules } from './pod-routes.ts';
 import type { PodLinkReaper } from './reaper.ts';
@@ -188,40 +188,34 @@ function makeVeth(context: PodLinkContext, request: PodLinkRequest, plan: PodLin
   using netns = openNetns(netnsPath);
   const peer = { ifname: lease.ifname, address: podMac(lease), mtu: plan.mtuBytes, netNsFd: netns.fd, ...oneQueue };
   const [reply] = io.route.batch([
-    newLink(
-      {
-        ifname: lease.hostIfname,
-        address: hostMac,
-        mtu: plan.mtuBytes,
-        ...oneQueue,
-        ...(plan.port ? { master: plan.port.bridgeIfindex } : {}),
-        linkinfo: { kind: 'veth', data: { peer } },
-      },
-      { echo: true },
+    summarized(
+      newLink(
+        {
+          ifname: lease.hostIfname,
+          address: hostMac,
+          mtu: plan.mtuBytes,
+          ...oneQueue,
+          ...(plan.port ? { master: plan.port.bridgeIfindex } : {}),
+          linkinfo: { kind: 'veth', data: { peer } },
+        },
+        { echo: true },
+      ),
     ),
   ]);
   if (!reply.ok) {
     if (reply.error.errno === errno.EEXIST) return 'exists';
     throw reply.error;
   }
-  const link = reply.answers[0] ?? readLink(io, lease.hostIfname);
+  const link = reply.answers[0] ?? readSummary(io, lease.hostIfname);
   if (link?.link === undefined) {
     throw new WeftError('kernel', `${lease.hostIfname} was made but the kernel does not show both of its ends`);
   }
   return { hostIfindex: link.ifiIndex, podIfindex: link.link };
 }
 
-/** The link of that name, undefined where there is none. Throws NetlinkError for any other refusal. */
-export function readLink(io: KernelIo, ifname: string): Link | undefined {
-  const [reply] = io.route.batch([getLink({ ifname })]);
-  if (reply.ok) return reply.answers[0];
-  if (reply.error.errno === errno.ENODEV) return undefined;
-  throw reply.error;
-}
-
 function existingInterface(io: KernelIo, request: PodLinkRequest): WeftError {
   const { lease } = request;
-  if (readLink(io, lease.hostIfname)) {
+  if (readSummary(io, lease.hostIfname)) {
     return new WeftError('attachmentExists', `the host already has the link ${lease.hostIfname} of this attachment`);
   }
   return new WeftError('interfaceExists', `the pod already has an interface named ${lease.ifname}`);
@@ -336,7 +330,7 @@ function buildPodSide(
  */
 async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSignal): Promise<void> {
   for (let at = 0; at < carrierLooks; at++) {
-    const [link] = io.route.batchOrThrow([getLink({ ifiIndex: hostIfindex })]);
+    const [link] = io.route.batchOrThrow([summarized(getLink({ ifiIndex: hostIfindex }))]);
     if (link[0]?.operstate === operstateUp) return;
     await sleep(1, undefined, { signal });
   }
@@ -370,7 +364,7 @@ async function undoAttach(
 export function detachPodLink(context: PodLinkContext, lease: Lease, onBridge: boolean): void {
   const { io, settings, reaper } = context;
   reaper.busy();
-  const link = readLink(io, lease.hostIfname);
+  const link = readSummary(io, lease.hostIfname);
   const alias = parseAlias(link?.ifalias ?? '');
   if (alias && alias.generation !== lease.generation) return;
   removePodRules(lease);

@@ -7,7 +7,8 @@ import { familyOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { DesiredState } from './objects.ts';
-import { readLink } from './pod-link.ts';
+import { readLink } from './link-io.ts';
+
 import type { BridgePort, PodLinkPlan } from './pod-link.ts';
 import type { DatapathSettings } from './settings.ts';
 

@@ -5,7 +5,7 @@ import { scope } from '#agent/netlink/addr.ts';
 import type { Address } from '#agent/netlink/addr.ts';
 import { addressFamily } from '#agent/netlink/ip-text.ts';
 import { linkFlag } from '#agent/netlink/link.ts';
-import type { Link } from '#agent/netlink/link.ts';
+import type { LinkSummary } from '#agent/netlink/link.ts';
 import { NetlinkMonitor } from '#agent/netlink/monitor.ts';
 import type { Notification } from '#agent/netlink/monitor.ts';
 import { neighbourState } from '#agent/netlink/neighbour.ts';
@@ -22,7 +22,7 @@ import { hostMac } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { routeKey } from './objects.ts';
 import type { DesiredState } from './objects.ts';
-import { readLink } from './pod-link.ts';
+import { readLink, readSummary } from './link-io.ts';
 import type { DatapathSettings } from './settings.ts';
 
 export interface WatchOptions {
@@ -93,7 +93,7 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
       const isDevice = ifname === desired?.overlay?.ifname || ifname === desired?.bridge?.ifname;
       if (!isDevice && !options.isWantedPod(ifname)) return undefined;
       // A port that leaves its bridge is told like this too.
-      return readLink(options.io, ifname) ? linkReason(options, notification.link) : `link ${ifname} was deleted`;
+      return readSummary(options.io, ifname) ? linkReason(options, notification.link) : `link ${ifname} was deleted`;
     }
     case 'newLink':
       return linkReason(options, notification.link);
@@ -183,7 +183,7 @@ function neighbourReason(
   return wanted === found ? undefined : `neighbour ${what} was changed`;
 }
 
-function linkReason(options: WatchOptions, link: Link): string | undefined {
+function linkReason(options: WatchOptions, link: LinkSummary): string | undefined {
   const { ifname = '' } = link;
   const overlay = options.desired()?.overlay;
   if (overlay && ifname === overlay.ifname) {
@@ -200,16 +200,21 @@ function linkReason(options: WatchOptions, link: Link): string | undefined {
   }
   if (options.isWantedPod(ifname)) {
     // An attach brings its link up after making it: what counts is how it looks now.
-    const found = readLink(options.io, ifname);
+    const found = readSummary(options.io, ifname);
     const mtuBytes = options.desired()?.overlay?.mtuBytes ?? found?.mtu;
-    const master = bridge && options.isPort(ifname) ? readLink(options.io, bridge.ifname) : undefined;
-    const isPlaced = !master || !found || portOf(found, master) === bridge?.ifname;
+    const isPlaced = !bridge || !found || !options.isPort(ifname) || isPortOf(options.io, ifname, bridge.ifname);
     const right = !found || (isUp(found) && found.address === hostMac && found.mtu === mtuBytes && isPlaced);
     return right ? undefined : `link ${ifname} was changed`;
   }
   const underlay = options.reading()?.underlay;
   if (underlay?.ifindex !== link.ifiIndex) return undefined;
   return link.mtu !== underlay.mtuBytes || isUp(link) !== underlay.up ? `underlay ${ifname} was changed` : undefined;
+}
+
+/** True also where one of the two is gone. */
+function isPortOf(io: KernelIo, ifname: string, bridge: string): boolean {
+  const [port, master] = [readLink(io, ifname), readLink(io, bridge)];
+  return !port || !master || portOf(port, master) === bridge;
 }
 
 function addressReason(options: WatchOptions, { ifaIndex, local: own, address: prefix }: Address): string | undefined {
@@ -236,6 +241,6 @@ function overlayIfindex(options: WatchOptions): number | undefined {
   return options.reading()?.ifindexes.get(options.settings.overlayDevice);
 }
 
-function isUp(link: Link): boolean {
+function isUp(link: LinkSummary): boolean {
   return (link.ifiFlags & linkFlag.up) !== 0;
 }

@@ -1,5 +1,5 @@
 // Table-driven attribute codecs: a family's table says for each key its number and codec; this file turns a table into a
-// reader and a writer. Unknown attributes are kept, a wrong length throws, keys are written in the order in which the object holds them.
+// reader and a writer. Unknown attributes are kept unless a table says otherwise, a wrong length throws, keys are written in the order in which the object holds them.
 
 import { readIp, readLladdr } from './ip-text.ts';
 import {
@@ -43,8 +43,11 @@ interface Entry {
 export class AttributeSet<Attributes extends object> {
   readonly #byKey: Record<string, Entry | undefined> = Object.create(null) as Record<string, Entry>;
   readonly #byType: (Entry | undefined)[] = [];
+  readonly #keepsUnknown: boolean;
 
-  constructor(table: AttributeTable<Attributes>) {
+  /** `keepsUnknown`: attributes that the table does not know are read too, as bytes. */
+  constructor(table: AttributeTable<Attributes>, { keepsUnknown = true }: { readonly keepsUnknown?: boolean } = {}) {
+    this.#keepsUnknown = keepsUnknown;
     for (const [key, value] of Object.entries(table)) {
       const [type, codec] = value as readonly [number, Codec<unknown>];
       const entry: Entry = { key, type: type | (codec.typeBits ?? 0), codec };
@@ -82,6 +85,7 @@ export class AttributeSet<Attributes extends object> {
         target[entry.key] = entry.codec.read(bytes, from, to);
         return;
       }
+      if (!this.#keepsUnknown) return;
       unknown ??= [];
       unknown.push({ type: rawType, payload: new Uint8Array(bytes.subarray(from, to)) });
     });

@@ -5,7 +5,7 @@ import { monitorEvent, nativeAddon, type MonitorHandle, type NativeAddon } from 
 import { WeftError } from '#agent/errors.ts';
 
 import { addressFormat, addressMessage, type Address } from './addr.ts';
-import { linkFormat, linkMessage, type Link } from './link.ts';
+import { linkMessage, linkSummaryFormat, type LinkSummary } from './link.ts';
 import { type MessageHeader, readMessages } from './message.ts';
 import { neighbourFormat, neighbourMessage, type Neighbour } from './neighbour.ts';
 import { fromNative, NetlinkError } from './netlink-error.ts';
@@ -29,7 +29,7 @@ const groupNumbers = {
 export type MonitorGroup = keyof typeof groupNumbers;
 
 export type Notification =
-  | { readonly kind: 'newLink' | 'delLink'; readonly link: Link }
+  | { readonly kind: 'newLink' | 'delLink'; readonly link: LinkSummary }
   | { readonly kind: 'newAddress' | 'delAddress'; readonly address: Address }
   | { readonly kind: 'newRoute' | 'delRoute'; readonly route: Route }
   /** FDB entries too: family AF_BRIDGE. */
@@ -82,7 +82,7 @@ function decode(kind: Notification['kind'], bytes: Buffer, type: number, start: 
   switch (kind) {
     case 'newLink':
     case 'delLink':
-      return { kind, link: linkFormat.read(bytes, start, end) };
+      return { kind, link: linkSummaryFormat.read(bytes, start, end) };
     case 'newAddress':
     case 'delAddress':
       return { kind, address: addressFormat.read(bytes, start, end) };

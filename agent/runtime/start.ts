@@ -1,6 +1,6 @@
 // Starts IPAM for one node: opens the store, restores the core from it, and offers the `Ipam` that the rest of the agent sees.
 // A lease with a free address is one core step and one local commit; the registry is never in its way.
-import { createHash, randomBytes, randomInt, randomUUID } from 'node:crypto';
+import { hash, randomBytes, randomInt, randomUUID } from 'node:crypto';
 import type { NodeIdentity } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
@@ -117,7 +117,7 @@ export function peerName(node: NodeIdentity, universe: string = defaultUniverse)
 
 /** Host end of an attachment's veth, the same for the same key: `weftp` and 10 hex digits (15 bytes, the kernel's limit). */
 export function hostIfname(key: AttachmentKey): string {
-  return `weftp${createHash('sha256').update(leaseKey(key)).digest('hex').slice(0, 10)}`;
+  return `weftp${hash('sha256', leaseKey(key)).slice(0, 10)}`;
 }
 
 /**

@@ -95,6 +95,12 @@ describe('bad HTTP gets a CNI error', () => {
     ['__proto__', post('{"__proto__":{},"env":{},"stdin":"","netnsInode":"","bootId":""}'), 6],
     ['an inode that is none', post(JSON.stringify({ ...request, netnsInode: '-1' })), 6],
     ['stdin above 1 MiB', post(JSON.stringify({ ...request, stdin: 'x'.repeat((1 << 20) + 1) })), 6],
+    ['a body that comes in chunks', post('{}').replace(/Content-Length: \d+/, 'Transfer-Encoding: chunked'), 6],
+    ['two lengths', post('{}', 'Content-Length: 2\r\n'), 6],
+    ['a length that is none', post('{}').replace(/Content-Length: \d+/, 'Content-Length: -1'), 6],
+    ['more than its length', `${post('{}')}{}`, 6],
+    ['a header line that is none', post('{}', 'no colon\r\n'), 6],
+    ['a header without end', `POST /cni HTTP/1.1\r\nX: ${'x'.repeat(20_000)}`, 6],
     ['another content type', post('{}').replace('application/json', 'text/plain'), 6],
     ['no verb', post(JSON.stringify({ ...request, env: {} })), 4],
     ['a verb of Object', post(JSON.stringify({ ...request, env: { CNI_COMMAND: 'constructor' } })), 4],
@@ -113,6 +119,24 @@ describe('bad HTTP gets a CNI error', () => {
       `POST /cni HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n`,
     );
     expect(answerIn(said)).toMatchObject({ status: 400, json: { code: 6 } });
+  });
+
+  test('a request may come byte by byte, and another caller is not held up by it', async () => {
+    await given.start();
+    const stdin = '{"cniVersion":"1.1.0","name":"weft","type":"weft"}';
+    const bytes = Buffer.from(post(JSON.stringify({ ...request, stdin })));
+    const slow = connect(given.socketPath);
+    const answer = new Promise<string>((resolve) => {
+      let said = '';
+      slow.on('data', (chunk) => (said += chunk.toString())).on('close', () => resolve(said));
+    });
+    for (const byte of bytes.subarray(0, 60)) {
+      slow.write(Buffer.of(byte));
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(await given.call('STATUS')).toMatchObject({ code: 0 });
+    slow.write(bytes.subarray(60));
+    expect(await answer).toMatch(/^HTTP\/1\.1 200 OK\r\n/);
   });
 
   test('any JSON gets an answer, and nothing is changed', async () => {

@@ -1,0 +1,24 @@
+// One link as the kernel shows it now.
+import { getLink, summarized } from '#agent/netlink/link.ts';
+import type { Link, LinkSummary } from '#agent/netlink/link.ts';
+import type { NetlinkRequest } from '#agent/netlink/message.ts';
+import { errno } from '#agent/netlink/netlink-error.ts';
+
+import type { KernelIo } from './kernel-io.ts';
+
+/** The link of that name, undefined where there is none. Throws NetlinkError for any other refusal. */
+export function readLink(io: KernelIo, ifname: string): Link | undefined {
+  return answerOf(io, getLink({ ifname }));
+}
+
+/** The same, as far as a summary goes. */
+export function readSummary(io: KernelIo, ifname: string): LinkSummary | undefined {
+  return answerOf(io, summarized(getLink({ ifname })));
+}
+
+function answerOf<Answer>(io: KernelIo, request: NetlinkRequest<Answer>): Answer | undefined {
+  const [reply] = io.route.batch([request]);
+  if (reply.ok) return reply.answers[0];
+  if (reply.error.errno === errno.ENODEV) return undefined;
+  throw reply.error;
+}
