@@ -1,5 +1,5 @@
-// What the tests of container runtimes need and Debian does not have: cnitool out of libcni's newest version, a client of libcni itself, and
-// a static program to put into a container. Compiled once per machine into the cache outside the work tree, under a digest of the recipe.
+// What the tests of container runtimes need and Debian does not have: cnitool out of libcni's newest version, a client of libcni itself,
+// nerdctl, and a static program to put into a container. Compiled once per machine into the cache outside the work tree, under a digest of the recipe.
 
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -11,6 +11,7 @@ import { cacheDirectory, goEnvironment } from '#test/e2e/cluster/programs.ts';
 import { lockFile, run } from '#test/e2e/cluster/host.ts';
 
 const libcniVersion = '1.3.1';
+const nerdctlVersion = '2.1.2';
 const goVersion = '1.26.0';
 const sources = {
   web: fileURLToPath(new URL('web/main.go', import.meta.url)),
@@ -21,6 +22,7 @@ export interface Programs {
   readonly cnitool: string;
   /** test/runtimes/libcni: one operation of libcni, by JSON. */
   readonly libcni: string;
+  readonly nerdctl: string;
   /** A tar of a root file system that holds `/web` alone. */
   readonly image: string;
 }
@@ -30,12 +32,13 @@ export async function ensurePrograms(): Promise<Programs> {
   const recipe = createHash('sha256')
     .update(await readFile(sources.web))
     .update(await readFile(sources.libcni))
-    .update(libcniVersion)
+    .update(libcniVersion + nerdctlVersion)
     .digest('hex');
   const cache = join(cacheDirectory(), `runtimes-${recipe.slice(0, 8)}`);
   const programs = {
     cnitool: join(cache, 'cnitool'),
     libcni: join(cache, 'libcni'),
+    nerdctl: join(cache, 'nerdctl'),
     image: join(cache, 'web.tar'),
   };
   await mkdir(cache, { recursive: true });
@@ -56,10 +59,13 @@ export async function ensurePrograms(): Promise<Programs> {
   const cni = 'github.com/containernetworking/cni';
   await build('cnitool', `require ${cni} v${libcniVersion}\n`, `${cni}/cnitool`);
   await build('libcni', `require ${cni} v${libcniVersion}\n`, '.');
+  const nerdctl = 'github.com/containerd/nerdctl/v2';
+  await build('nerdctl', `require ${nerdctl} v${nerdctlVersion}\n`, `${nerdctl}/cmd/nerdctl`);
   await build('web', '', '.');
   await run(['tar', '-C', join(making, 'out'), '-cf', join(making, 'web.tar'), 'web']);
   await rename(join(making, 'out/cnitool'), programs.cnitool);
   await rename(join(making, 'out/libcni'), programs.libcni);
+  await rename(join(making, 'out/nerdctl'), programs.nerdctl);
   await rename(join(making, 'web.tar'), programs.image);
   await rm(making, { recursive: true, force: true });
   return programs;

@@ -1,53 +1,30 @@
 // Without Kubernetes: podman 4 with its CNI backend, and libcni's cnitool, on two hosts of the lab with Weft's own configuration.
 
-import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-import { askAgent, configureHosts, startAgent, waitForAgents } from '#test/lab/agents.ts';
-import { type Host, hostNetns, makeNetns, onHost, startHost, switchNetns, wireHosts } from '#test/lab/hosts.ts';
-import { Runner } from '#test/lab/run.ts';
-import { labDirectory } from '#test/lab/state.ts';
+import type { Host } from '#test/lab/hosts.ts';
 import { run } from '#test/support/netns.ts';
+import { RuntimeLab } from './lab.ts';
 import { ensurePrograms, type Programs } from './programs.ts';
 
-const { signal } = new AbortController();
-const runner = new Runner(randomBytes(16).toString('hex'));
 let programs: Programs;
-let directory = '';
+let lab: RuntimeLab;
 let hosts: readonly [Host, Host];
 
 beforeAll(async () => {
   programs = await ensurePrograms();
-  directory = await mkdtemp(join(tmpdir(), 'weft-runtimes-'));
-  await rm(labDirectory, { recursive: true, force: true });
-  await run(['mkdir', '-p', labDirectory]);
-  await makeNetns(runner, [switchNetns, hostNetns(1), hostNetns(2)], signal);
-  await wireHosts(runner, 2, signal);
-  hosts = [await startHost(runner, 1, signal), await startHost(runner, 2, signal)];
-  await configureHosts(runner, hosts, signal);
-  await waitForAgents(
-    hosts.map((host) => startAgent(runner, host)),
-    signal,
-  );
-  // The lab's hosts have a fresh /sys; crun looks for control groups although it makes none.
-  for (const host of hosts) await on(host, ['mount', '-t', 'cgroup2', 'none', '/sys/fs/cgroup']);
+  lab = await RuntimeLab.start();
+  ({ hosts } = lab);
 }, 600_000);
 
-afterAll(async () => {
-  for (const { init } of hosts) init.kill('SIGKILL');
-  await rm(labDirectory, { recursive: true, force: true });
-  await rm(directory, { recursive: true, force: true });
-});
+afterAll(() => lab[Symbol.asyncDispose]());
 
-async function on(host: Host, command: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<string> {
-  return (await runner.output(onHost(host, command), { signal, env })).trim();
-}
+const on = (host: Host, command: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<string> =>
+  lab.on(host, command, env);
 
 async function podman(host: Host, ...words: readonly string[]): Promise<string> {
-  const places = ['--root', join(directory, host.name), '--runroot', `/run/podman-${host.name}`];
+  const places = ['--root', join(lab.directory, host.name), '--runroot', `/run/podman-${host.name}`];
   const simple = [
     '--storage-driver',
     'vfs',
@@ -86,7 +63,7 @@ async function fetched(host: Host, container: string, url: string): Promise<stri
   return await podman(host, 'exec', container, '/web', 'get', url).catch((error: unknown) => String(error));
 }
 
-const leases = async (host: Host): Promise<number | undefined> => (await askAgent(host))?.leasesTotal;
+const leases = (host: Host): Promise<number | undefined> => lab.leases(host);
 
 describe('podman', () => {
   test(

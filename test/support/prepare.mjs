@@ -32,7 +32,15 @@ const stages = {
   bench: { debian: [...compilers, ...hostTools, 'containernetworking-plugins', 'iptables'], native: true, root: true },
   fuzz: { debian: [...compilers, 'clang', 'libclang-rt-14-dev'], native: true, root: false },
   runtimes: {
-    debian: [...compilers, ...hostTools, 'podman', 'crun', 'containerd', 'ca-certificates'],
+    debian: [
+      ...compilers,
+      ...hostTools,
+      'podman',
+      'crun',
+      'containerd',
+      'containernetworking-plugins',
+      'ca-certificates',
+    ],
     native: true,
     root: true,
   },
