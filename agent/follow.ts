@@ -6,11 +6,13 @@ import { canServe } from '#agent/cni/status.ts';
 import type { Config } from '#agent/config.ts';
 import type { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import type { Datapath } from '#agent/datapath/datapath.ts';
+import { sameRouting } from '#agent/datapath/peer-changes.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { reportReady } from '#agent/engines.ts';
 import { toWeftError } from '#agent/errors.ts';
+import { gathered } from '#agent/gathered.ts';
 import type { Logger } from '#agent/observe/log.ts';
-import { linkedHere } from '#agent/runtime/ipam.ts';
+import { linkedHere, type IpamView } from '#agent/runtime/ipam.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
 import { underlayOf, withUnderlay } from '#agent/underlay.ts';
 
@@ -34,25 +36,25 @@ export function follow(
 ): () => void {
   const ending = new AbortController();
   const announce = announcer(config, log, { ipam, datapath }, ending.signal);
-  let handled = '';
-  const change = async (): Promise<void> => {
+  let handled: IpamView | undefined;
+  const change = async (): Promise<number> => {
+    const began = performance.now();
     const view = withUnderlay(ipam.view(), discovery.nodes(), underlay);
-    const { ranges, reserved, peers, overlayAddresses } = view;
     // Leases come and go without the datapath's rounds: attach and detach have done their work already.
-    const wanted = JSON.stringify([ranges, reserved, peers, overlayAddresses]);
-    if (wanted !== handled) {
-      handled = wanted;
+    const isHandled = handled !== undefined && sameRouting(handled, view);
+    const tookMs = performance.now() - began;
+    if (!isHandled) {
+      handled = view;
       await datapath.reconcile(view, linkedHere(ipam.leases()));
     }
     bridged.sync(ipam.leases());
     await announce();
+    return tookMs;
   };
-  const onChange = (): void => {
-    change().catch((error: unknown) => {
-      handled = '';
-      if (!ending.signal.aborted) log.error({ err: toWeftError(error) }, 'the kernel does not follow; trying again');
-    });
-  };
+  const onChange = gathered(change, (error) => {
+    handled = undefined;
+    if (!ending.signal.aborted) log.error({ err: toWeftError(error) }, 'the kernel does not follow; trying again');
+  });
   const tellNodes = (): void => {
     const uids = discovery.nodeUids?.();
     if (uids !== undefined) ipam.setNodes(uids);
@@ -73,6 +75,7 @@ export function follow(
   onChange();
   return () => {
     ending.abort();
+    onChange.stop();
     for (const stop of stops) stop();
     clearInterval(timer);
     clearInterval(early);

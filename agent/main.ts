@@ -27,6 +27,7 @@ import { netnsInfo } from '#agent/netlink/netns.ts';
 import { follow } from '#agent/follow.ts';
 import { startHealth } from '#agent/health.ts';
 import type { Health } from '#agent/health.ts';
+import { staySmall } from '#agent/memory.ts';
 import { createLogger } from '#agent/observe/log.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import type { Finding } from '#agent/observe/findings.ts';
@@ -76,6 +77,7 @@ export async function runAgent(
   const sources = statusSources(config, parts);
   crashWithState(log, sources);
   const stack = new AsyncDisposableStack();
+  stack.use(staySmall());
   const ending = new AbortController();
   stopOnSignal(log, stack, ending);
   try {

@@ -11,6 +11,7 @@ import { hostPort } from '#agent/config/formats.ts';
 import { settingsHelp } from '#agent/config/help.ts';
 import { hint } from '#agent/config/sources.ts';
 import { toWeftError } from '#agent/errors.ts';
+import { startSmall } from '#agent/memory.ts';
 import type { Status } from '#agent/observe/status.ts';
 import { version } from '#agent/observe/version.ts';
 
@@ -145,6 +146,7 @@ async function runAgent(
     out(settingsHelp());
     return 0;
   }
+  startSmall();
   // Loaded only now, so that reports do not pay for the agent.
   // oxlint-disable-next-line no-restricted-imports -- `weft agent` is the door to main
   const { runAgent: start } = await import('#agent/main.ts');

@@ -103,5 +103,6 @@ NAPI_MODULE_INIT() {
   init_nftables(env, exports);
   init_probe(env, exports);
   init_udp(env, exports);
+  init_memory(env, exports);
   return exports;
 }

@@ -48,5 +48,6 @@ void init_monitor(napi_env env, napi_value exports);
 void init_nftables(napi_env env, napi_value exports);
 void init_probe(napi_env env, napi_value exports);
 void init_udp(napi_env env, napi_value exports);
+void init_memory(napi_env env, napi_value exports);
 
 #endif

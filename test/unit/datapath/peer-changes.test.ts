@@ -6,11 +6,11 @@ import { desiredState } from '#agent/datapath/desired.ts';
 import { diff } from '#agent/datapath/diff.ts';
 import { noDirect } from '#agent/datapath/direct.ts';
 import { Expected } from '#agent/datapath/expected.ts';
-import { differingPeers, planPeerChange } from '#agent/datapath/peer-changes.ts';
+import { differingPeers, planPeerChange, sameRouting } from '#agent/datapath/peer-changes.ts';
 import type { PeerChange } from '#agent/datapath/peer-changes.ts';
 import type { ActualState } from '#agent/datapath/objects.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
-import type { PeerView } from '#agent/runtime/ipam.ts';
+import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
 import { applyToModel, emptyKernel, macTo, wayTo } from './model.ts';
 import { leasesOf, settle, viewOf, wanted, withPods, worlds } from './worlds.ts';
@@ -133,5 +133,45 @@ describe('differingPeers', () => {
     expect([gone.map(({ name }) => name), come.map(({ name }) => name)]).toEqual([['c'], ['aa', 'c']]);
     expect(differingPeers(before, [...before].toReversed())).toEqual({ gone: [], come: [] });
     expect(differingPeers(before, [])).toEqual({ gone: before, come: [] });
+  });
+});
+
+describe('sameRouting', () => {
+  const peer = (name: string): PeerView => ({
+    name,
+    nodeName: name,
+    self: false,
+    underlayAddress: '192.0.2.9',
+    overlayAddresses: ['10.40.0.1'],
+    blocks: ['10.40.0.0/14'],
+  });
+  const view = (peers: readonly PeerView[]): IpamView => ({
+    ranges: ['10.32.0.0/12'],
+    reserved: [],
+    peers,
+    overlayAddresses: ['10.32.0.1'],
+    freeAddresses: 1,
+    leasedAddresses: 1,
+    restingAddresses: 0,
+    ready: true,
+    waitingFor: '',
+    registryAnsweredAtMs: 0,
+  });
+
+  it('does not look at leases, and sees every change that a route comes from', () => {
+    const before = view([peer('a'), peer('b')]);
+    expect(sameRouting(before, { ...view([peer('a'), peer('b')]), leasedAddresses: 7 })).toBe(true);
+    const others: readonly IpamView[] = [
+      view([peer('a')]),
+      view([peer('a'), peer('b'), peer('c')]),
+      view([peer('b'), peer('a')]),
+      view([peer('a'), { ...peer('b'), underlayAddress: '192.0.2.8' }]),
+      view([peer('a'), { ...peer('b'), blocks: ['10.40.0.0/15'] }]),
+      view([{ ...peer('a'), self: true }, peer('b')]),
+      { ...before, reserved: ['10.47.0.0/16'] },
+      { ...before, ranges: [...before.ranges, 'fd42::/48'] },
+      { ...before, overlayAddresses: ['10.32.0.2'] },
+    ];
+    for (const other of others) expect(sameRouting(before, other)).toBe(false);
   });
 });
