@@ -23,7 +23,7 @@ import { leasesOf, linksOf } from './inventory.ts';
 import { openKernelIo, type KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
 import { bridgePort, overlayAddressesOf, podLinkPlan } from './pod-plan.ts';
-import { Ports } from './ports.ts';
+import { podLinkOf, Ports } from './ports.ts';
 import { peerOperations } from './peer-changes.ts';
 import { PodFollower } from './pod-follow.ts';
 import { attachPodLink, detachPodLink } from './pod-link.ts';
@@ -269,7 +269,8 @@ class NodeDatapath implements KernelDatapath {
 
   #plan(lease: Lease): PodLinkPlan {
     const { beforeAttachStep } = this.#options;
-    const [io, settings, desired, view, ipv6] = [this.#io, this.#settings, this.#desired, this.#view, this.#ipv6];
+    const [io, desired, view, ipv6] = [this.#io, this.#desired, this.#view, this.#ipv6];
+    const settings = { ...this.#settings, podLink: podLinkOf(lease, this.#settings.podLink) };
     const plan = podLinkPlan({ io, settings, desired, view, ipv6 });
     return beforeAttachStep ? { ...plan, beforeStep: (step) => beforeAttachStep(step, lease) } : plan;
   }

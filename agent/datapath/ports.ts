@@ -6,6 +6,11 @@ import { parseAlias } from './identity.ts';
 import type { ActualPodLink } from './objects.ts';
 import type { PodLinkKind } from './settings.ts';
 
+/** An address of another plugin is in no block of the node, so the bridge has no route to it and nobody on it an ARP entry: routed. */
+export function podLinkOf(lease: Pick<Lease, 'delegate'>, setting: PodLinkKind): PodLinkKind {
+  return lease.delegate === undefined ? setting : 'routed';
+}
+
 export class Ports {
   readonly #setting: PodLinkKind;
   readonly #kinds = new Map<string, PodLinkKind>();
@@ -16,7 +21,7 @@ export class Ports {
 
   /** An attach makes the link of this lease. */
   made(lease: Lease): void {
-    this.#kinds.set(lease.generation, this.#setting);
+    this.#kinds.set(lease.generation, podLinkOf(lease, this.#setting));
   }
 
   isPort({ generation }: Lease): boolean {

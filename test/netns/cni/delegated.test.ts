@@ -74,6 +74,36 @@ test('host-local: reached, masqueraded off the node, checked, kept over a restar
   expect(await host.cni('DEL', { netns: own.path })).toMatchObject({ code: 0 });
 });
 
+test('where pods are ports of a bridge, such a pod is routed, and all reach each other', async () => {
+  const other = await createCniHost({ podLink: 'bridge' });
+  await using bridgeHost = other.host;
+  await using pod = await TestNetns.create('pod');
+  await using own = await TestNetns.create('pod');
+  const reaches = (from: TestNetns, to: string): Promise<string> => from.exec(['ping', '-c', '1', '-W', '2', to]);
+  const ownAdded = await bridgeHost.cni('ADD', { netns: own.path });
+  const before = await kernelDump(other.hostNetns);
+  const conf = { ...hostLocal('10.94.0.0/24'), name: 'bridged' };
+  const added = await bridgeHost.cni('ADD', { netns: pod.path, env, conf });
+  expect(added).toMatchObject({ code: 0, json: { ips: [{ address: '10.94.0.2/32', gateway: '169.254.1.1' }] } });
+  const all = async (): Promise<void> => {
+    await reaches(other.hostNetns, '10.94.0.2');
+    await reaches(own, '10.94.0.2');
+    await reaches(pod, addressOf(ownAdded));
+    expect(
+      await bridgeHost.cni('CHECK', { netns: pod.path, env, conf: { ...conf, prevResult: added.json } }),
+    ).toMatchObject({ code: 0 });
+  };
+  await all();
+  const during = await kernelDump(other.hostNetns);
+  await bridgeHost.stop('SIGKILL');
+  await bridgeHost.start();
+  expect(await kernelDump(other.hostNetns)).toEqual(during);
+  await all();
+  expect(await bridgeHost.cni('DEL', { netns: pod.path, env, conf })).toMatchObject({ code: 0 });
+  await expect.poll(() => kernelDump(other.hostNetns), { timeout: 15_000 }).toEqual(before);
+  expect(await bridgeHost.cni('DEL', { netns: own.path })).toMatchObject({ code: 0 });
+});
+
 test('static, with both keys of dns, in the oldest version that has lists', async () => {
   await using pod = await TestNetns.create('pod');
   const conf = {
