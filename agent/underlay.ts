@@ -9,7 +9,7 @@ import type { IpamView } from '#agent/runtime/ipam.ts';
 
 /**
  * The view with underlay addresses from discovery where it knows the node, otherwise as the record has them. Of a node with
- * several addresses the first of this node's own underlay family counts. `ownAddress` ('' for none) overrules discovery for self.
+ * several addresses the one that its record names counts, else the first of this node's own underlay family. `ownAddress` ('' for none) overrules discovery for self.
  */
 export function withUnderlay(view: IpamView, nodes: readonly NodeIdentity[], ownAddress: string): IpamView {
   const byName = new Map(nodes.map((node) => [node.nodeName, node.underlayAddresses]));
@@ -19,8 +19,10 @@ export function withUnderlay(view: IpamView, nodes: readonly NodeIdentity[], own
   const peers = view.peers.map((peer) => {
     if (peer.self && own !== undefined) return { ...peer, underlayAddress: own };
     const known = byName.get(peer.nodeName) ?? [];
-    const usable = known.find((address) => family === 0 || isIP(address) === family);
-    return usable === undefined ? peer : { ...peer, underlayAddress: usable };
+    const usable = known.filter((address) => family === 0 || isIP(address) === family);
+    const [first] = usable;
+    if (first === undefined || usable.some((address) => address === peer.underlayAddress)) return peer;
+    return { ...peer, underlayAddress: first };
   });
   return { ...view, peers };
 }

@@ -273,7 +273,8 @@ const properties = {
     format: 'optionalAddress',
     default: '',
     defaultText: "the node's first address",
-    description: 'Address of this node that carries the overlay.',
+    description:
+      'Address of this node that carries the overlay. In Kubernetes one of the InternalIPs of its Node: the others take no address that is not there.',
   }),
   underlayInterface: Type.String({
     group: 'Overlay',

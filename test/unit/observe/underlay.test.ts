@@ -30,6 +30,14 @@ describe('withUnderlay', () => {
     expect(addresses(nodes, '2001:db8::9').slice(0, 2)).toEqual(['2001:db8::9', '2001:db8::2']);
   });
 
+  it('lets a node choose among its own addresses, and among no others', () => {
+    const nodes = [node('host1', '198.51.100.1'), node('host2', '198.51.100.2', '192.0.2.2')];
+    expect(addresses(nodes)[1]).toBe('192.0.2.2');
+    expect(addresses([node('host1', '198.51.100.1'), node('host2', '198.51.100.2', '203.0.113.2')])[1]).toBe(
+      '198.51.100.2',
+    );
+  });
+
   it('keeps the record of a node that has no address of that family', () => {
     expect(addresses([node('host1', '198.51.100.1'), node('host2', '2001:db8::2')])[1]).toBe('192.0.2.2');
   });
