@@ -45,8 +45,14 @@ export async function answeringLease(node: ClusterNode, name: string, not?: Leas
 /** Kills what holds the pod's namespaces: the kubelet makes a new sandbox. */
 export async function crashSandbox(node: ClusterNode, name: string): Promise<void> {
   const filters = `labels."io.kubernetes.pod.name"==${name}-${node.name},labels."io.cri-containerd.kind"==sandbox`;
-  const ids = (await node.run(['ctr', '-n', 'k8s.io', 'containers', 'ls', '-q', filters])).trim().split('\n');
-  for (const id of ids) await node.run(['ctr', '-n', 'k8s.io', 'tasks', 'kill', '-s', 'KILL', id]);
+  // A sandbox has its network before its process runs.
+  await until(`the sandbox of ${name} on ${node.name} is killed`, 60_000, async () => {
+    const ids = (await node.run(['ctr', '-n', 'k8s.io', 'containers', 'ls', '-q', filters])).trim().split('\n');
+    for (const id of ids) {
+      if ((await node.attempt(['ctr', '-n', 'k8s.io', 'tasks', 'kill', '-s', 'KILL', id])).code === 0) return true;
+    }
+    return false;
+  });
 }
 
 /** What the node's runtime said of each sandbox that it failed to make since the machine was booted; it names the pod. */
