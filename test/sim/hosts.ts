@@ -167,7 +167,8 @@ export function tellNodesSoon(world: World, peer: SimPeer): void {
 export function feedNodes(world: World, peer: SimPeer, told: ReadonlySet<string>): void {
   peer.nodesPending = false;
   const { state } = peer;
-  if (state === undefined || !peer.reachable) return;
+  if (state === undefined || !peer.reachable || told.size < peer.toldCount) return;
+  peer.toldCount = told.size;
   const gone = [...state.peers].filter(([, { record }]) => told.has(record.node.uid)).map(([name]) => name);
   if (told.has(peer.config.node.uid)) gone.push(peer.name);
   const text = gone.join(' ');

@@ -40,6 +40,8 @@ export class SimPeer {
   /** A `nodes` event is on its way; and the last one. */
   nodesPending: boolean = false;
   toldGone: string = '';
+  /** How many nodes were gone by the last news: they come late, but in order. */
+  toldCount: number = 0;
   nextContainer = 1;
   nextTicket = 1;
   readonly pods: Map<string, Pod> = new Map<string, Pod>();
@@ -93,6 +95,7 @@ export class SimPeer {
   }
 
   crash(): void {
+    this.toldCount = 0;
     this.state = undefined;
     this.tickets.clear();
   }

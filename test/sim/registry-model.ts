@@ -228,10 +228,10 @@ export class RegistryModel {
     for (const grant of before.granting) {
       if (after.granting.some((one) => one.id === grant.id)) continue;
       const target = this.peers.get(grant.to.name);
-      const taken = target?.record.blocks.some((block) => isVia(block.via, stored, grant.id)) === true;
+      const taken = target?.record.blocks.some((block) => isVia(block.via, stored, grant.id, after.was)) === true;
       const alive = target !== undefined && target.stored.uid === grant.to.uid;
       const carried = [...this.peers.values()].some(({ record }) =>
-        record.blocks.some((block) => isDeadSource(block.via, stored)),
+        record.blocks.some((block) => isDeadSource(block.via, stored, after.was)),
       );
       if (!taken && (alive || !carried)) this.breaches.push(`grant ${grant.id} of the dead ${name} was dropped`);
     }
@@ -269,7 +269,7 @@ export class RegistryModel {
       if (after.granting.some((one) => one.id === grant.id)) continue;
       const target = this.peers.get(grant.to.name);
       const alive = target !== undefined && target.stored.uid === grant.to.uid;
-      const taken = alive && target.record.blocks.some((block) => isVia(block.via, stored, grant.id));
+      const taken = alive && target.record.blocks.some((block) => isVia(block.via, stored, grant.id, after.was));
       counters.count(taken ? 'settle' : 'takeBack');
       const believed = before.suspect !== true && after.suspect !== true && !this.isRestoring();
       if (alive && !taken && believed)
