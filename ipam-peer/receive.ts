@@ -1,9 +1,19 @@
 // Receive: the taker's end of a transfer. A grant read in a donor's record becomes a block that carries `via`, the grant's id:
 // from this write on the space is this peer's. While `via` stands the block is leased from but not split, granted or merged;
 // it is cleared when the source is read to be gone, so that no grant is ever taken twice.
+import { isSuspicious } from './back.ts';
 import { contains, formatCidr, overlaps, subtract } from './cidr.ts';
 import { type Draft, look, readPeers } from './draft.ts';
-import { type Block, blocksLimit, type Grant, isIncarnation, isVia, type RecordRef, viasLimit } from './records.ts';
+import {
+  type Block,
+  blocksLimit,
+  type Grant,
+  isIncarnation,
+  isVia,
+  type PeerRecord,
+  type RecordRef,
+  viasLimit,
+} from './records.ts';
 import { sayOnce } from './state.ts';
 
 export function receive(draft: Draft): void {
@@ -57,6 +67,10 @@ function isPlausible(draft: Draft, grant: Grant, donor: RecordRef): boolean {
   return true;
 }
 
+function mayWriteBack(draft: Draft, source: PeerRecord | 'gone'): boolean {
+  return isSuspicious(draft.state, draft.nowMs) || (source !== 'gone' && source.suspect === true);
+}
+
 /** Clears `via` where the source is read to be gone: the grant dropped, or the donor's incarnation deleted. */
 export function clearVia(draft: Draft): void {
   draft.blocks = draft.blocks.map((block) => {
@@ -66,6 +80,8 @@ export function clearVia(draft: Draft): void {
     if (source === 'unread') return block;
     const stands = source !== 'gone' && (via.id === undefined || source.granting.some((grant) => grant.id === via.id));
     if (stands) return block;
+    // After the registry went back the source may write its grant back at any moment.
+    if (via.id !== undefined && mayWriteBack(draft, source)) return block;
     draft.changed = true;
     return rest;
   });
