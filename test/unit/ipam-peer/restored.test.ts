@@ -15,7 +15,8 @@ test('a taker keeps via while the donor may still write its grant back', () => {
   const backup = bench.registry.backup();
   expect(bench.record('n2').wants[4]?.name).toBe('n1.x');
   // The donor grants, and then hears nothing more.
-  one.holding = (request) => request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
+  one.holding = (request) =>
+    request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
   for (const request of one.held.splice(0)) one.answer(request);
   bench.settle(10_000);
   expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
