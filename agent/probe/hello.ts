@@ -8,9 +8,10 @@
 //
 //   overlay ──(so many good rounds)──▶ direct        direct ──(three bad rounds)──▶ overlay
 //
-// A path that comes and goes is trusted later each time.
+// A path that comes and goes is trusted later each time. Each family that would go directly is a candidate of its own, and a peer is
+// reached directly while all of them are: a fabric may filter one and not the other. Over an IPv4 underlay that is IPv4 alone.
 
-import { commonPair } from './scene.ts';
+import { commonPairs } from './scene.ts';
 import type { ProbeScene } from './scene.ts';
 
 export interface Hello {
@@ -21,6 +22,7 @@ export interface Hello {
 }
 
 interface Candidate {
+  readonly name: string;
   to: string;
   source: string;
   mac: string;
@@ -41,26 +43,31 @@ const mostPatience = 200;
 const forgivenAfter = 2000;
 
 export class HelloBook {
+  /** By record name and family. */
   readonly #candidates = new Map<string, Candidate>();
   readonly #bySequence = new Map<number, string>();
   readonly #byAddress = new Map<string, string>();
   #sequence = 0;
 
-  /** Candidates are the peers on this link that have an overlay address of a common family. */
+  /** Candidates are the families of peers on this link in which both have an overlay address. */
   setScene(scene: ProbeScene): void {
     this.#byAddress.clear();
-    const names = new Set<string>();
-    for (const { name, mac, overlayAddresses, direct } of scene.auto ? scene.peers : []) {
-      const pair = commonPair(scene.overlayAddresses, overlayAddresses);
-      if (mac === undefined || !pair) continue;
-      const [source, to] = pair;
-      names.add(name);
-      this.#byAddress.set(to, name);
-      const known = this.#candidates.get(name);
-      if (known) Object.assign(known, { to, source, mac });
-      else this.#candidates.set(name, newCandidate(to, source, mac, direct));
+    const keys = new Set<string>();
+    for (const { name, mac, underlayAddress, overlayAddresses, direct } of scene.auto ? scene.peers : []) {
+      if (mac === undefined) continue;
+      for (const [source, to] of commonPairs(scene.overlayAddresses, overlayAddresses)) {
+        const isIpv6 = to.includes(':');
+        // An IPv6 route cannot have an IPv4 gateway: that family stays on the overlay.
+        if (isIpv6 && !underlayAddress.includes(':')) continue;
+        const key = `${name} ${isIpv6 ? 6 : 4}`;
+        keys.add(key);
+        this.#byAddress.set(to, key);
+        const known = this.#candidates.get(key);
+        if (known) Object.assign(known, { to, source, mac });
+        else this.#candidates.set(key, newCandidate(name, { to, source, mac }, direct));
+      }
     }
-    for (const name of this.#candidates.keys()) if (!names.has(name)) this.#candidates.delete(name);
+    for (const key of this.#candidates.keys()) if (!keys.has(key)) this.#candidates.delete(key);
   }
 
   get size(): number {
@@ -81,13 +88,13 @@ export class HelloBook {
   /** Ends a round (everything that came has been taken in) and begins the next: what to send. */
   round(): readonly Hello[] {
     this.#bySequence.clear();
-    return [...this.#candidates].map(([name, candidate]) => {
+    return [...this.#candidates].map(([key, candidate]) => {
       if (candidate.sequence !== undefined) judge(candidate);
       this.#sequence = (this.#sequence + 1) & 0xffff;
       candidate.sequence = this.#sequence;
       candidate.answered = false;
       candidate.heard = false;
-      this.#bySequence.set(this.#sequence, name);
+      this.#bySequence.set(this.#sequence, key);
       const { sequence, to, source, mac } = candidate;
       return { sequence, to, source, mac };
     });
@@ -95,13 +102,16 @@ export class HelloBook {
 
   /** Record names of the peers to reach directly. */
   direct(): ReadonlySet<string> {
-    return new Set([...this.#candidates].flatMap(([name, { direct }]) => (direct ? [name] : [])));
+    const names = new Set<string>();
+    const unproven = new Set<string>();
+    for (const { name, direct } of this.#candidates.values()) (direct ? names : unproven).add(name);
+    return names.difference(unproven);
   }
 }
 
-function newCandidate(to: string, source: string, mac: string, direct: boolean): Candidate {
+function newCandidate(name: string, way: Pick<Candidate, 'to' | 'source' | 'mac'>, direct: boolean): Candidate {
   const nothing = { sequence: undefined, answered: false, heard: false, good: 0, bad: 0 };
-  return { to, source, mac, direct, ...nothing, patience: firstPatience };
+  return { name, ...way, direct, ...nothing, patience: firstPatience };
 }
 
 function judge(candidate: Candidate): void {

@@ -41,10 +41,19 @@ export interface PeerPath {
 
 /** The first pair of addresses of one family; undefined when there is none. */
 export function commonPair(own: readonly string[], theirs: readonly string[]): readonly [string, string] | undefined {
-  const isIpv6 = (address: string): boolean => address.includes(':');
-  for (const address of theirs) {
-    const source = own.find((candidate) => isIpv6(candidate) === isIpv6(address));
-    if (source !== undefined) return [source, address];
+  return commonPairs(own, theirs)[0];
+}
+
+/** A pair of addresses of each family that both have, own first. */
+export function commonPairs(
+  own: readonly string[],
+  theirs: readonly string[],
+): readonly (readonly [source: string, to: string])[] {
+  const pairs = new Map<boolean, readonly [string, string]>();
+  for (const to of theirs) {
+    const isIpv6 = to.includes(':');
+    const source = own.find((candidate) => candidate.includes(':') === isIpv6);
+    if (source !== undefined && !pairs.has(isIpv6)) pairs.set(isIpv6, [source, to]);
   }
-  return undefined;
+  return [...pairs.values()];
 }

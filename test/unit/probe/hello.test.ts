@@ -111,4 +111,45 @@ describe('hellos', () => {
     });
     expect(book.size).toBe(0);
   });
+
+  it('a peer of both families is reached directly while both are proven, where both would go directly', () => {
+    const [own, theirs] = [
+      [a, 'fd42::1'],
+      [b, 'fd42:0:0:4000::1'],
+    ];
+    const book = (underlayAddress: string): HelloBook => {
+      const made = new HelloBook();
+      const mac = '02:00:00:00:00:01';
+      made.setScene({
+        overlayAddresses: own,
+        underlayAddress,
+        underlayIfindex: 2,
+        mtuBytes: 1430,
+        encapsulatedBytes: 1500,
+        auto: true,
+        peers: [{ name: 'peer', nodeName: 'peer', underlayAddress, overlayAddresses: theirs, direct: false, mac }],
+      });
+      return made;
+    };
+    const run = (hellos: HelloBook, count: number, passes: (to: string) => boolean): void => {
+      for (let round = 0; round < count; round++) {
+        for (const { sequence, to } of hellos.round()) {
+          if (!passes(to)) continue;
+          hellos.heard(to);
+          hellos.answered(sequence);
+        }
+      }
+    };
+    const isIpv4 = (to: string): boolean => !to.includes(':');
+    const onIpv6 = book('2001:db8::9');
+    run(onIpv6, 20, isIpv4);
+    expect([...onIpv6.direct()]).toEqual([]);
+    run(onIpv6, 5, () => true);
+    expect([...onIpv6.direct()]).toEqual(['peer']);
+    run(onIpv6, 5, (to) => !isIpv4(to));
+    expect([...onIpv6.direct()]).toEqual([]);
+    const onIpv4 = book('192.0.2.9');
+    run(onIpv4, 5, isIpv4);
+    expect([...onIpv4.direct()]).toEqual(['peer']);
+  });
 });
