@@ -6,7 +6,7 @@ import { nativeAddon } from '#agent/native/addon.ts';
 
 /** The first rounds are over by then. */
 const startedMs = 5000;
-const everyMs = 600_000;
+const everyMs = 30_000;
 
 /** As small as a start gets by with; called before most of the program is loaded. */
 export function startSmall(): void {
@@ -18,7 +18,7 @@ function growAsUsual(): void {
   setFlagsFromString('--semi-space-growth-factor=2');
 }
 
-/** Gives back what only the start needed, and from time to time what has gathered since; until disposed. */
+/** Gives back what only the start needed, and every half minute what has gathered since; until disposed. */
 export function staySmall(): Disposable {
   startSmall();
   const giveBack = (): void => {

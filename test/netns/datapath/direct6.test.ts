@@ -53,19 +53,23 @@ describe('direct routes over IPv6', () => {
     for (const host of [a, b]) expect(host.datapath.status()).toMatchObject({ ready: true, findings: [] });
   });
 
-  it('mode auto: switches there and back, one side after the other, and loses no packet', { timeout: 60_000 }, async () => {
-    const [a, b, near, far] = await twoPods('auto');
-    expect(await goesVia(a, far.lease.addresses)).toEqual(['weft0', 'weft0']);
-    const [nameA = '', nameB = ''] = a.view().peers.map(({ name }) => name);
-    const streams = [];
-    for (const family of [0, 1]) streams.push(await udpStream(near, far, family), await udpStream(far, near, family));
-    for (let round = 0; round < 6; round++) {
-      const on = round % 2 === 0;
-      const expected = on ? 'eth0' : 'weft0';
-      await a.datapath.setDirect(new Set(on ? [nameB] : []));
-      expect(await goesVia(a, far.lease.addresses)).toEqual([expected, expected]);
-      await b.datapath.setDirect(new Set(on ? [nameA] : []));
-    }
-    for (const stream of streams) expect(await stream.stop()).toMatchObject({ lost: 0 });
-  });
+  it(
+    'mode auto: switches there and back, one side after the other, and loses no packet',
+    { timeout: 60_000 },
+    async () => {
+      const [a, b, near, far] = await twoPods('auto');
+      expect(await goesVia(a, far.lease.addresses)).toEqual(['weft0', 'weft0']);
+      const [nameA = '', nameB = ''] = a.view().peers.map(({ name }) => name);
+      const streams = [];
+      for (const family of [0, 1]) streams.push(await udpStream(near, far, family), await udpStream(far, near, family));
+      for (let round = 0; round < 6; round++) {
+        const on = round % 2 === 0;
+        const expected = on ? 'eth0' : 'weft0';
+        await a.datapath.setDirect(new Set(on ? [nameB] : []));
+        expect(await goesVia(a, far.lease.addresses)).toEqual([expected, expected]);
+        await b.datapath.setDirect(new Set(on ? [nameA] : []));
+      }
+      for (const stream of streams) expect(await stream.stop()).toMatchObject({ lost: 0 });
+    },
+  );
 });
