@@ -15,8 +15,19 @@ export function canServe(ipam: Ipam, datapath: Datapath): { readonly ready: bool
   return hasSpace ? { ready: true, waitingFor: '' } : { ready: false, waitingFor: view.waitingFor };
 }
 
-/** Findings under which no pod of this node is reached by another node's, however sound it is itself. */
-const cutOff: ReadonlySet<string> = new Set(['forwardingOff', 'underlayDown']);
+/** What forwards each family's packets; the subject of its finding. */
+const switches = ['net.ipv4.ip_forward', 'net.ipv6.conf.all.forwarding'] as const;
+
+/** The finding under which no pod of this node is reached by another node's, however sound it is itself. Of two families one is enough to live. */
+function cutOff(ipam: Pick<Ipam, 'view'>, datapath: Pick<Datapath, 'status'>): DatapathFinding | undefined {
+  const { findings } = datapath.status();
+  const down = findings.find(({ name }) => name === 'underlayDown');
+  const off = findings.filter(({ name }) => name === 'forwardingOff');
+  if (down !== undefined || off.length === 0) return down;
+  const served = ipam.view().overlayAddresses.map((address) => switches[address.includes(':') ? 1 : 0]);
+  return served.every((name) => off.some(({ subject }) => subject === name)) ? off[0] : undefined;
+}
+
 /** kubelet makes containerd look every five seconds: what heals by itself in this time takes no pod out of a Service. */
 const patienceMs = 30_000;
 
@@ -26,9 +37,12 @@ export class Suffering {
   #lookedMs = -Infinity;
 
   /** The finding that every look of the last thirty seconds, and of longer, has shown while there were pods. `nowMs` is monotonic. */
-  look(ipam: Pick<Ipam, 'leases'>, datapath: Pick<Datapath, 'status'>, nowMs: number): DatapathFinding | undefined {
-    const found =
-      ipam.leases().length === 0 ? undefined : datapath.status().findings.find(({ name }) => cutOff.has(name));
+  look(
+    ipam: Pick<Ipam, 'leases' | 'view'>,
+    datapath: Pick<Datapath, 'status'>,
+    nowMs: number,
+  ): DatapathFinding | undefined {
+    const found = ipam.leases().length === 0 ? undefined : cutOff(ipam, datapath);
     // Between looks far apart it may have been well.
     if (found === undefined || nowMs - this.#lookedMs > patienceMs) this.#sinceMs = undefined;
     this.#lookedMs = nowMs;

@@ -91,6 +91,8 @@ describe('STATUS', () => {
     expect(() => at(145), 'nobody has looked in between').not.toThrow();
     for (let second = 150; second < 175; second += 5) expect(() => at(second)).not.toThrow();
     expect(() => at(175)).toThrow(/cut off/);
+    given.ipam.overlayAddresses = ['10.32.0.1', 'fd00::1'];
+    expect(() => at(180), 'the other family lives').not.toThrow();
   });
 
   test('a full range is no error', async () => {
