@@ -65,16 +65,18 @@ Nftables.prototype.run = function runAsStep(this: Nftables, ...args: Parameters<
   return output;
 };
 
+/** What ends a transaction of the lease store: a single lease is one by itself. */
+const commits = /^COMMIT$|^INSERT OR REPLACE INTO leases /;
 const { prepare } = DatabaseSync.prototype;
 DatabaseSync.prototype.prepare = function prepareWithStep(this: DatabaseSync, sql: string) {
   const statement = prepare.call(this, sql);
-  if (sql !== 'COMMIT') return statement;
-  const commit = statement.run.bind(statement);
-  statement.run = (() => {
-    const result = commit();
-    step('store');
+  if (!commits.test(sql)) return statement;
+  const execute = statement.run.bind(statement);
+  statement.run = ((...values: Parameters<typeof execute>) => {
+    const result = execute(...values);
+    if (!this.isTransaction) step('store');
     return result;
-  }) as typeof commit;
+  }) as typeof execute;
   return statement;
 };
 

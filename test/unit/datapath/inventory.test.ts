@@ -1,10 +1,14 @@
-// Port mappings out of the elements that were made of them.
+// Leases as the kernel tells them: port mappings out of the elements that were made of them, MACs out of the bridge's entries.
 
 import { expect, test } from 'vitest';
 
-import { portMappingsOf } from '#agent/datapath/inventory.ts';
+import { hostMac, podMacOf } from '#agent/datapath/identity.ts';
+import { leasesOf, portMappingsOf } from '#agent/datapath/inventory.ts';
+import type { KernelIo } from '#agent/datapath/kernel-io.ts';
+import type { ActualPodLink, ActualState } from '#agent/datapath/objects.ts';
 import { portElements } from '#agent/datapath/pod-elements.ts';
 import { noElements, type SetElements } from '#agent/datapath/set-shapes.ts';
+import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { PortMapping } from '#agent/runtime/ipam.ts';
 
 function elementsOf(
@@ -46,4 +50,37 @@ test('what does the same comes back as the simpler: every address, for a pod of 
 test('what a hand has put there is no mapping', () => {
   const sets = { ...noElements(), ports4: new Set(['89 . 8080 : 10.32.0.5 . 80', 'nonsense']) };
   expect(portMappingsOf(['10.32.0.5'], sets)).toEqual([]);
+});
+
+test('the MAC of a port comes back from the bridge’s entry where it was asked for, and links without an alias are nobody’s', async () => {
+  const link = {
+    mac: hostMac,
+    mtuBytes: 1450,
+    up: true,
+    routeLocalnet: false,
+    doomed: false,
+    ignoresAdvertisements: true,
+  };
+  const podLinks: readonly ActualPodLink[] = [
+    { ...link, ifname: 'weftp1', alias: 'weft:1:bridge c1 eth0 g1 10.32.0.5', bridge: 'weftbr0' },
+    { ...link, ifname: 'weftp2', alias: 'weft:1:bridge c2 eth0 g2 10.32.0.6', bridge: 'weftbr0' },
+    { ...link, ifname: 'weftp3', alias: 'somebody’s', bridge: undefined },
+    { ...link, ifname: 'weftp4', alias: 'weft:1 c4 eth0 g4 10.32.0.8', bridge: undefined, doomed: true },
+  ];
+  const portEntries = [
+    { ifname: 'weftp1', mac: '02:00:5e:00:00:01' },
+    { ifname: 'weftp2', mac: podMacOf('10.32.0.6') },
+  ];
+  const state = {
+    podLinks,
+    portEntries,
+    firewall: { fingerprint: [], elements: noElements() },
+  } as unknown as ActualState;
+  const io = { route: { dumpAsync: () => Promise.resolve([]) } } as unknown as KernelIo;
+  const { signal } = new AbortController();
+  const found = await leasesOf(io, defaultDatapathSettings, { state, links: [] }, signal);
+  expect(found.map(({ containerId, link: options }) => [containerId, options])).toEqual([
+    ['c1', { mac: '02:00:5e:00:00:01' }],
+    ['c2', undefined],
+  ]);
 });
