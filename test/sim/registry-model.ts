@@ -51,7 +51,7 @@ export class RegistryModel {
   isRestoring: () => boolean = () => false;
   nowMs: () => number = () => 0;
   onPeerWritten: (stored: StoredRecord, before: PeerRecord | undefined, after: PeerRecord) => void = () => undefined;
-  onSessionWritten: (name: string, sessionId: string, stoodStill: boolean) => void = () => undefined;
+  onSessionWritten: (name: string, sessionId: string, before: string) => void = () => undefined;
   /** Heirs written while the session moved a moment ago are breaches; 0: not checked. */
   sessionTermMs = 0;
   requestTimeoutMs = 0;
@@ -172,8 +172,7 @@ export class RegistryModel {
     const same = before.ok && processOf(before.record.sessionId) === processOf(after.record.sessionId);
     this.#counters.count(same ? 'sessionRenewed' : 'sessionTaken');
     const times = this.renewedMs.get(stored.name) ?? [];
-    const stoodStill = this.nowMs() - (times.at(-1) ?? -Infinity) >= this.sessionTermMs;
-    this.onSessionWritten(stored.name, after.record.sessionId, stoodStill);
+    this.onSessionWritten(stored.name, after.record.sessionId, before.ok ? before.record.sessionId : '');
     this.renewedMs.set(stored.name, [...times, this.nowMs()].slice(-8));
     this.sessions.set(stored.name, stored);
   }

@@ -6,6 +6,8 @@ export interface Search<S> {
   readonly next: (state: S) => Iterable<readonly [string, S]>;
   /** What is broken; '' when all is well. */
   readonly violation: (state: S) => string;
+  /** What is to be reached somewhere. */
+  readonly goal?: (state: S) => boolean;
   /** More states than this are too many: the bounds are to be set lower. */
   readonly limit: number;
 }
@@ -19,6 +21,8 @@ export interface Found {
   readonly violation: string;
   /** States from which nothing leads further. */
   readonly ends: number;
+  /** States in which the goal is reached. */
+  readonly goals: number;
 }
 
 interface Node<S> {
@@ -28,15 +32,17 @@ interface Node<S> {
   readonly from: Node<S> | undefined;
 }
 
-export function search<S>(start: S, { key, next, violation, limit }: Search<S>): Found {
+export function search<S>(start: S, { key, next, violation, goal, limit }: Search<S>): Found {
   const seen = new Set([key(start)]);
   let layer: Node<S>[] = [{ state: start, depth: 0, how: 'start', from: undefined }];
-  let [transitions, depth, ends] = [0, 0, 0];
+  let [transitions, depth, ends, goals] = [0, 0, 0, 0];
   while (layer.length > 0) {
     const after: Node<S>[] = [];
     for (const node of layer) {
       const broken = violation(node.state);
-      if (broken !== '') return { states: seen.size, transitions, depth, ends, violation: `${broken}: ${wayTo(node)}` };
+      const counts = { states: seen.size, transitions, depth, ends, goals };
+      if (broken !== '') return { ...counts, violation: `${broken}: ${wayTo(node)}` };
+      if (goal?.(node.state) === true) goals++;
       let steps = 0;
       for (const [how, state] of next(node.state)) {
         steps++;
@@ -52,7 +58,7 @@ export function search<S>(start: S, { key, next, violation, limit }: Search<S>):
     if (after.length > 0) depth++;
     layer = after;
   }
-  return { states: seen.size, transitions, depth, ends, violation: '' };
+  return { states: seen.size, transitions, depth, ends, goals, violation: '' };
 }
 
 function wayTo<S>(node: Node<S>): string {

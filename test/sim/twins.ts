@@ -3,10 +3,12 @@
 // registry must be right all the while, and so must be the machine that is left in the end: its pods on what its double gave away are
 // cut. A copy of the very present disk cannot be told from the machine itself: while it holds the session that it found on its disk,
 // nothing is asked of its own copy of the records.
+import { containsAddress } from '#ipam-peer/cidr.ts';
 import { leaseKey, type State } from '#ipam-peer/state.ts';
 import { Violation } from './checks.ts';
 import { forgetPod } from './hosts.ts';
 import { isGone } from './gone.ts';
+import { addressOf } from './parsed.ts';
 import { SimPeer } from './peer.ts';
 import type { World } from './world.ts';
 
@@ -65,17 +67,30 @@ export function unplug(world: World, twin: SimPeer): void {
 }
 
 /** Somebody took or renewed the session of this name. */
-export function sessionWritten(world: World, name: string, sessionId: string, stoodStill: boolean): void {
+export function sessionWritten(world: World, name: string, sessionId: string, before: string): void {
   const tag = /^t\d+x/.exec(sessionId.slice(name.length + 1))?.[0] ?? '';
   const peer = world.peerNamed(name);
+  const twin = [...world.twins].find((one) => one.name === name && one.tag === tag);
+  // It found on its disk what stood there: as the machine itself would, it goes on at once.
+  const atOnce = twin !== undefined && before !== '' && twin.disk.peer.session?.id === before;
   if (tag !== '' && peer !== undefined && !peer.eclipsed) {
     world.note(`${name} is eclipsed by ${tag}`);
     peer.eclipsed = true;
     for (const pod of peer.pods.values()) forgetPod(world, peer, pod.lease);
+    if (atOnce) forgetRests(world, name);
   }
-  for (const twin of world.twins) {
+  for (const one of world.twins) {
     // One that had to wait goes by what it reads from then on.
-    if (twin.name === name) twin.doubtful = twin.tag !== tag || (twin.doubtful && !stoodStill);
+    if (one.name === name) one.doubtful = one !== twin || (one.doubtful && atOnce);
+  }
+}
+
+/** A copy that is a little older than the disk does not know what was freed since. */
+function forgetRests(world: World, name: string): void {
+  const owned = world.checks.ownership.of(name);
+  for (const text of world.freedAtMs.keys()) {
+    const address = addressOf(text);
+    if (address !== undefined && owned.some(({ cidr }) => containsAddress(cidr, address))) world.freedAtMs.delete(text);
   }
 }
 

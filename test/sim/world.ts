@@ -106,7 +106,7 @@ export class World {
     this.registry = new RegistryModel(this.counters, (change) => tellAll(this, change));
     this.registry.nowMs = () => this.nowMs;
     this.registry.onPeerWritten = (stored, before, after) => ambush(this, stored, before, after);
-    this.registry.onSessionWritten = (name, session, stoodStill) => sessionWritten(this, name, session, stoodStill);
+    this.registry.onSessionWritten = (name, session, before) => sessionWritten(this, name, session, before);
     this.registry.isRestoring = () => this.restoring;
     this.registry.requestTimeoutMs = 2000;
     this.registry.sessionTermMs = timing.sessionTermMs * slowestClock;
