@@ -158,16 +158,26 @@ export function takeThis(space: Space, value: bigint): boolean {
   const unit = openUnit(space, value & unitMask);
   const offset = Number(value & 127n);
   if (unit.status[offset] === leased) return false;
-  if (unit.status[offset] === resting) vacate(space, unit, offset);
+  if (unit.status[offset] === resting) stopRest(space, unit, offset);
   occupy(space, unit, offset, leased);
   return true;
+}
+
+/** What is left of a rest that was broken off must not end a later one of the same address. */
+function stopRest(space: Space, unit: Unit, offset: number): void {
+  const value = unit.base + BigInt(offset);
+  const { items, head } = space.rests;
+  space.rests.items = items.slice(head).filter((item) => item.value !== value);
+  space.rests.head = 0;
+  vacate(space, unit, offset);
 }
 
 /** A leased address begins to rest, or an address found on disk goes on resting. */
 export function rest(space: Space, value: bigint, untilMs: number): void {
   const unit = openUnit(space, value & unitMask);
   const offset = Number(value & 127n);
-  if (unit.status[offset] !== free) vacate(space, unit, offset);
+  if (unit.status[offset] === resting) stopRest(space, unit, offset);
+  else if (unit.status[offset] !== free) vacate(space, unit, offset);
   occupy(space, unit, offset, resting);
   space.rests.items.push({ value, untilMs });
 }

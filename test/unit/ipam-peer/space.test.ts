@@ -34,6 +34,20 @@ function take(space: Space): string {
 }
 
 describe('order of reuse', () => {
+  // Seed 2022364: by a disk that went back an address rested that the kernel knew as leased.
+  test('a rest that a found lease broke off does not end the next one', () => {
+    const space = spaceOf('10.32.0.0/30');
+    rest(space, value('10.32.0.1'), 100);
+    expect(takeThis(space, value('10.32.0.1'))).toBe(true);
+    rest(space, value('10.32.0.1'), 200);
+    expect(endRests(space, 150)).toEqual([]);
+    expect(stateOf(space, value('10.32.0.1'))).toBe('resting');
+    rest(space, value('10.32.0.1'), 300);
+    expect(endRests(space, 250)).toEqual([]);
+    expect(endRests(space, 300)).toEqual([value('10.32.0.1')]);
+    expect(space.restingCount).toBe(0);
+  });
+
   test('a freed address comes after all others of the window, and not before it rested', () => {
     const space = spaceOf('10.32.0.0/30');
     expect([take(space), take(space)]).toEqual(['10.32.0.0', '10.32.0.1']);
