@@ -56,6 +56,9 @@ export interface KernelReading {
   readonly bridgeNetfilter: boolean;
 }
 
+/** What is still asked for when the round is over; the rest are thousands of objects. */
+export type KernelFacts = Pick<KernelReading, 'ifindexes' | 'underlay'>;
+
 /** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
 export async function readKernel(
   io: KernelIo,

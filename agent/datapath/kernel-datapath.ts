@@ -5,7 +5,7 @@ import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 
 import { readKernel } from './actual.ts';
-import type { KernelReading } from './actual.ts';
+import type { KernelFacts, KernelReading } from './actual.ts';
 import { applyOperations, isEssential, makesDevice } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
@@ -94,7 +94,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #stop = new AbortController();
   #view: IpamView | undefined;
   #desired: DesiredState | undefined;
-  #reading: KernelReading | undefined;
+  #reading: KernelFacts | undefined;
   #busyNames: ReadonlySet<string> = new Set();
   #watch: DisposableStack | undefined;
   /** What the kernel holds as far as is known, and the view that it was brought to. */
@@ -295,7 +295,7 @@ class NodeDatapath implements KernelDatapath {
       this.#ipv6 = hasIpv6(this.#io, this.#settings.overlayDevice);
       const underlayAddress = underlayAddressOf(view, this.#settings);
       const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
-      this.#reading = reading;
+      this.#reading = { ifindexes: reading.ifindexes, underlay: reading.underlay };
       const { desired, operations } = this.#plans(view, reading);
       this.#desired = desired;
       const attached = { overlayAddresses: overlayAddressesOf(view), onBridge: desired.bridge !== undefined };
@@ -375,7 +375,7 @@ class NodeDatapath implements KernelDatapath {
 
   async #apply(
     operations: readonly Operation[],
-    reading: KernelReading,
+    reading: KernelFacts,
     signal: AbortSignal,
   ): Promise<readonly Refusal[]> {
     if (operations.length === 0) return [];

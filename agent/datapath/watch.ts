@@ -15,7 +15,7 @@ import type { Nexthop } from '#agent/netlink/nexthop.ts';
 
 import { routeFrom } from './actual.ts';
 import { bridgeFrom, portOf } from './bridge-io.ts';
-import type { KernelReading } from './actual.ts';
+import type { KernelFacts } from './actual.ts';
 import { sameRouteTarget } from './expected.ts';
 import type { Expected } from './expected.ts';
 import { hostMac } from './identity.ts';
@@ -35,7 +35,7 @@ export interface WatchOptions {
   readonly isPort: (hostIfname: string) => boolean;
   readonly desired: () => DesiredState | undefined;
   readonly expected: () => Expected | undefined;
-  readonly reading: () => KernelReading | undefined;
+  readonly reading: () => KernelFacts | undefined;
   /** Link addresses of peers on the underlay link, as admitted (overlay modes with direct routes). */
   readonly linkAddresses: () => ReadonlyMap<string, string>;
   /** Room for notifications that have not been read; absent: enough for what thousands of peers make. */
