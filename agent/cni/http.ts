@@ -1,12 +1,16 @@
 // The HTTP of the CNI socket: each connection brings one request with a Content-Length, gets one answer and is closed. Read by hand,
-// because every start of a pod waits for it (docs/decisions/201); RFC 9112 as far as the shim, curl and a curious person need it.
+// because every start of a pod waits for it (docs/decisions/201, 202); RFC 9112 as far as the shim, curl and a curious person need it.
 
-import { createServer, type Server, type Socket } from 'node:net';
+import { type ListenerHandle, type NativeAddon, nativeAddon } from '#agent/native/addon.ts';
 
 /** Bytes that a request's line and headers may have together. */
 const headLimitBytes = 16 << 10;
-/** How long a request may take to arrive whole. */
-const arrivalMs = 60_000;
+/** How long a request may take to arrive whole, and an answer to leave. */
+const patienceMs = 60_000;
+/** How often is looked for those that took longer. */
+const sweepMs = 10_000;
+/** After how long a listener that was out of descriptors tries again. */
+const retryMs = 100;
 
 /** A request as it came: the body is not looked at. */
 export interface HttpRequest {
@@ -24,9 +28,10 @@ export interface HttpAnswer {
   readonly body: string;
 }
 
-/** Where an answer goes. `closed` aborts when the caller went away before it had the answer. */
+/** Where an answer goes. */
 export interface Caller {
-  readonly closed: AbortSignal;
+  /** Aborts when the caller went away before it had the answer, and when it is told to. */
+  readonly gone: AbortController;
   /** The connection is over, answered or not. */
   readonly ended: Promise<void>;
   /** Sends and closes. What comes second, or after the caller has gone, is dropped. */
@@ -36,6 +41,8 @@ export interface Caller {
 export interface HttpHandlers {
   /** Largest Content-Length that is read. */
   readonly bodyLimitBytes: number;
+  /** As many are open at once; the others wait in the backlog. 4096, which is the most, when absent. */
+  readonly mostConnections?: number;
   onRequest(request: HttpRequest, caller: Caller): void;
   /** The answer to bytes that are no such request; `why` is a clause. */
   refuse(why: string): HttpAnswer;
@@ -49,100 +56,156 @@ const reasons: Readonly<Record<number, string>> = {
 };
 
 export class HttpServer {
-  readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
+  readonly #addon: NativeAddon = nativeAddon();
+  readonly #handlers: HttpHandlers;
+  /** Those that have sent something and are not over. */
+  readonly #exchanges = new Map<number, Exchange>();
+  #handle: ListenerHandle | undefined;
+  #sweep: NodeJS.Timeout | undefined;
+  #emptied: (() => void) | undefined;
 
   constructor(handlers: HttpHandlers) {
-    this.#server = createServer((socket) => {
-      this.#sockets.add(socket);
-      socket.once('close', () => this.#sockets.delete(socket));
-      receive(socket, handlers);
-    });
+    this.#handlers = handlers;
   }
 
-  /** Resolves when the socket at `path` takes connections; rejects with the system's error. */
-  async listen(path: string, backlog: number): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', reject);
-      this.#server.listen({ path, backlog }, () => {
-        this.#server.off('error', reject);
-        resolve();
-      });
-    });
+  /** Takes connections at `path` from now on. Throws NativeError. */
+  listen(path: string, backlog: number): void {
+    const most = this.#handlers.mostConnections ?? 4096;
+    this.#handle = this.#addon.listenerOpen(path, backlog, most, (connection, value) => this.#take(connection, value));
+    this.#sweep = setInterval(() => this.#dropLate(), sweepMs).unref();
   }
 
-  /** Takes no more connections; resolves when the last has ended. */
+  /** Takes no more connections; resolves when the last that has sent anything has ended. */
   async close(): Promise<void> {
-    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    if (this.#handle === undefined) return;
+    this.#addon.listenerStop(this.#handle);
+    if (this.#exchanges.size > 0) await new Promise<void>((resolve) => (this.#emptied = resolve));
+    this.hangUp();
   }
 
-  /** Ends every connection, answered or not. */
+  /** Ends every connection, answered or not, and the listening. */
   hangUp(): void {
-    for (const socket of this.#sockets) socket.destroy();
+    if (this.#handle === undefined) return;
+    clearInterval(this.#sweep);
+    this.#addon.listenerClose(this.#handle);
+    this.#handle = undefined;
+    for (const number of this.#exchanges.keys()) this.#over(number);
   }
-}
 
-/** Collects what comes until it is a whole request or cannot become one. */
-function receive(socket: Socket, handlers: HttpHandlers): void {
-  let got: Buffer = Buffer.alloc(0);
-  let head: Head | undefined;
-  const late = setTimeout(() => socket.destroy(), arrivalMs);
-  const done = (): void => {
-    clearTimeout(late);
-    socket.off('data', take);
-    // Whatever else comes is read and dropped, or its sender would never see the answer.
-    socket.resume();
-  };
-  const refuse = (why: string): void => {
-    done();
-    send(socket, handlers.refuse(why));
-  };
-  function take(chunk: Buffer): void {
-    got = got.length === 0 ? chunk : Buffer.concat([got, chunk]);
-    if (head === undefined) {
-      const parsed = parseHead(got);
-      if (parsed === 'more') return;
-      if (typeof parsed === 'string') return refuse(parsed);
-      if (parsed.bodyBytes > handlers.bodyLimitBytes)
-        return refuse(`its body is larger than ${handlers.bodyLimitBytes} bytes`);
-      head = parsed;
+  #take(number: number, value: Buffer | number | null): void {
+    if (value === null) this.#over(number);
+    else if (typeof value === 'number') setTimeout(() => this.#resume(), retryMs);
+    else {
+      let exchange = this.#exchanges.get(number);
+      if (exchange === undefined) {
+        exchange = new Exchange(this.#handlers, (text) => this.#send(number, text));
+        this.#exchanges.set(number, exchange);
+      }
+      exchange.take(value);
     }
-    const { start, bodyBytes, ...rest } = head;
-    if (got.length < start + bodyBytes) return;
-    if (got.length > start + bodyBytes) return refuse('more came than its Content-Length says');
-    done();
-    handlers.onRequest({ ...rest, body: got.subarray(start) }, callerOf(socket));
   }
-  socket.on('data', take);
-  socket.on('error', () => undefined);
-  socket.once('close', () => clearTimeout(late));
+
+  #send(number: number, text: string): void {
+    const handle = this.#handle;
+    if (handle !== undefined && this.#addon.listenerAnswer(handle, number, text)) this.#over(number);
+  }
+
+  #over(number: number): void {
+    const exchange = this.#exchanges.get(number);
+    this.#exchanges.delete(number);
+    exchange?.end();
+    if (this.#exchanges.size === 0) this.#emptied?.();
+  }
+
+  /** Who has sent no whole request by now, or does not read the answer, is not waited for. */
+  #dropLate(): void {
+    if (this.#handle === undefined) return;
+    const nowMs = performance.now();
+    for (const number of this.#addon.listenerOld(this.#handle, patienceMs / 1000)) {
+      const exchange = this.#exchanges.get(number);
+      if (exchange !== undefined && !exchange.isLate(nowMs)) continue;
+      this.#addon.listenerDrop(this.#handle, number);
+      this.#over(number);
+    }
+  }
+
+  #resume(): void {
+    if (this.#handle !== undefined) this.#addon.listenerResume(this.#handle);
+  }
 }
 
-function callerOf(socket: Socket): Caller {
-  const closed = new AbortController();
-  const ended = Promise.withResolvers<void>();
-  let answered = false;
-  const end = (): void => {
-    // Node ends the sending side by itself when the caller closes: that is no answer.
-    if (!answered || !socket.writableFinished) closed.abort();
-    ended.resolve();
-  };
-  if (socket.closed) end();
-  else socket.once('close', end);
-  const answer = (what: HttpAnswer): void => {
-    answered = true;
-    send(socket, what);
-  };
-  return { closed: closed.signal, ended: ended.promise, answer };
-}
+/** One connection: collects what comes until it is a whole request or cannot become one, then takes one answer. */
+class Exchange implements Caller {
+  readonly gone: AbortController = new AbortController();
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #handlers: HttpHandlers;
+  readonly #send: (text: string) => void;
+  #parts: Buffer[] = [];
+  #gotBytes = 0;
+  #head: Head | undefined;
+  #state: 'arriving' | 'at work' | 'answered' = 'arriving';
+  #answeredMs = 0;
 
-function send(socket: Socket, { status, body }: HttpAnswer): void {
-  if (!socket.writable) return;
-  const length = Buffer.byteLength(body);
-  socket.write(
-    `HTTP/1.1 ${status} ${reasons[status] ?? ''}\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\nConnection: close\r\n\r\n${body}`,
-  );
-  socket.destroySoon();
+  constructor(handlers: HttpHandlers, send: (text: string) => void) {
+    this.#handlers = handlers;
+    this.#send = send;
+  }
+
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  take(bytes: Buffer): void {
+    // Whatever comes behind a request is read and dropped, or its sender would never see the answer.
+    if (this.#state !== 'arriving') return;
+    this.#parts.push(bytes);
+    this.#gotBytes += bytes.length;
+    const { bodyLimitBytes } = this.#handlers;
+    if (this.#head === undefined) {
+      const parsed = parseHead(this.#joined());
+      if (parsed === 'more') return;
+      if (typeof parsed === 'string') return this.#refuse(parsed);
+      if (parsed.bodyBytes > bodyLimitBytes) return this.#refuse(`its body is larger than ${bodyLimitBytes} bytes`);
+      this.#head = parsed;
+    }
+    const { start, bodyBytes, ...rest } = this.#head;
+    if (this.#gotBytes < start + bodyBytes) return;
+    if (this.#gotBytes > start + bodyBytes) return this.#refuse('more came than its Content-Length says');
+    const body = this.#joined().subarray(start);
+    this.#parts = [];
+    this.#state = 'at work';
+    this.#handlers.onRequest({ ...rest, body }, this);
+  }
+
+  answer({ status, body }: HttpAnswer): void {
+    if (this.#state === 'answered') return;
+    this.#state = 'answered';
+    this.#answeredMs = performance.now();
+    this.#send(
+      `HTTP/1.1 ${status} ${reasons[status] ?? ''}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    );
+  }
+
+  /** The connection is over. */
+  end(): void {
+    if (this.#state !== 'answered') this.gone.abort();
+    this.#ended.resolve();
+  }
+
+  /** Of one that is old already. */
+  isLate(nowMs: number): boolean {
+    return this.#state === 'arriving' || (this.#state === 'answered' && nowMs - this.#answeredMs >= patienceMs);
+  }
+
+  #joined(): Buffer {
+    if (this.#parts.length > 1) this.#parts = [Buffer.concat(this.#parts)];
+    return this.#parts[0] ?? Buffer.alloc(0);
+  }
+
+  #refuse(why: string): void {
+    this.#parts = [];
+    this.answer(this.#handlers.refuse(why));
+  }
 }
 
 interface Head {

@@ -4,6 +4,7 @@
 //   shim ──▶ http ──▶ schema ──▶ gate (spool drained) ──▶ parseCall ──▶ queue per attachment ──▶ verb ──▶ answer
 
 import { Ajv } from 'ajv';
+import { rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 import { type ErrorName, toWeftError, WeftError } from '#agent/errors.ts';
@@ -68,10 +69,11 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   await prepareSocket(options.socketPath);
   let unpublish: () => Promise<void>;
   try {
-    await server.listen(unpublishedPath(options.socketPath), backlog);
+    server.listen(unpublishedPath(options.socketPath), backlog);
     unpublish = await publishSocket(options.socketPath);
   } catch (error) {
-    await server.close();
+    server.hangUp();
+    await rm(unpublishedPath(options.socketPath), { force: true });
     throw new WeftError('io', `cannot listen on ${options.socketPath}: ${toWeftError(error).message}`, {
       details: options.socketPath,
       cause: error,
@@ -153,7 +155,9 @@ class CniHandler {
       caller.answer(errorAnswer(request.target === '/cni' ? 400 : 404, body, newestVersion));
       return;
     }
-    const gone = this.#follow(caller);
+    const { gone, ended } = caller;
+    this.#atWork.set(gone, ended);
+    void ended.then(() => this.#atWork.delete(gone));
     let call: CniCall | undefined;
     let outcome: 'ok' | WeftError = 'ok';
     try {
@@ -167,16 +171,6 @@ class CniHandler {
     }
     // Nobody waits for the log.
     this.#tell(call, body, outcome, performance.now() - startedMs);
-  }
-
-  /** Aborts when the client goes away before its answer, or the stop has no more patience; until it is over the call counts as at work. */
-  #follow({ closed, ended }: Caller): AbortController {
-    const gone = new AbortController();
-    if (closed.aborted) gone.abort();
-    else closed.addEventListener('abort', () => gone.abort(), { once: true });
-    this.#atWork.set(gone, ended);
-    void ended.then(() => this.#atWork.delete(gone));
-    return gone;
   }
 
   async #execute(call: CniCall, signal: AbortSignal): Promise<Readonly<Record<string, unknown>> | undefined> {

@@ -27,7 +27,7 @@ import { delLink, getLink, linkFlag, newLink, setLink, summarized } from '#agent
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
-import { netnsInfo, openNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
+import { type OpenNetns, openNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
 import { delRoute, newRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
@@ -95,15 +95,15 @@ export async function attachPodLink(
   const { io, settings, reaper } = context;
   const { lease, netnsPath } = request;
   signal.throwIfAborted();
-  requireNetns(netnsPath);
+  using netns = openPodNetns(netnsPath);
   requireFamilies(lease, plan);
   if (reaper.holds(lease.hostIfname)) await reaper.flush();
   reaper.busy();
-  let made = makeVeth(context, request, plan);
+  let made = makeVeth(context, request, plan, netns);
   if (made === 'exists' && reaper.pending > 0) {
     await reaper.flush();
     signal.throwIfAborted();
-    made = makeVeth(context, request, plan);
+    made = makeVeth(context, request, plan, netns);
   }
   if (made === 'exists') throw existingInterface(io, request);
   let routes: readonly PodRoute[];
@@ -118,7 +118,7 @@ export async function attachPodLink(
     }
     context.shaper.put(lease, made.hostIfindex);
     plan.beforeStep?.('pod');
-    routes = buildPodSide(settings, request, made.podIfindex, plan);
+    routes = buildPodSide(settings, request, made.podIfindex, plan, netns);
     await awaitCarrier(io, made.hostIfindex, signal);
     plan.beforeStep?.('done');
   } catch (error) {
@@ -144,14 +144,16 @@ export function gatewayOf({
   return (family) => (port && family === 4 ? (overlayAddresses.get(4) ?? podGatewayOf(4)) : podGatewayOf(family));
 }
 
-function requireNetns(netnsPath: string): void {
-  let info: { readonly isNetns: boolean };
+/** Opened once: all that is done to the pod is done to the namespace that the path led to at first. */
+function openPodNetns(netnsPath: string): OpenNetns {
+  let netns: OpenNetns | undefined;
   try {
-    info = netnsInfo(netnsPath);
+    netns = openNetns(netnsPath);
   } catch (error) {
     throw new WeftError('invalidNetns', `${netnsPath} cannot be read as a network namespace`, { cause: error });
   }
-  if (!info.isNetns) throw new WeftError('invalidNetns', `${netnsPath} is not a network namespace`);
+  if (netns === undefined) throw new WeftError('invalidNetns', `${netnsPath} is not a network namespace`);
+  return netns;
 }
 
 function requireFamilies(lease: Lease, plan: PodLinkPlan): void {
@@ -181,11 +183,13 @@ interface VethEnds {
 }
 
 /** The pair by one RTM_NEWLINK, the pod's end inside its namespace from the first moment. 'exists': either name is taken. */
-function makeVeth(context: PodLinkContext, request: PodLinkRequest, plan: PodLinkPlan): VethEnds | 'exists' {
-  const { io } = context;
-  const { lease, netnsPath } = request;
+function makeVeth(
+  { io }: PodLinkContext,
+  { lease }: PodLinkRequest,
+  plan: PodLinkPlan,
+  netns: OpenNetns,
+): VethEnds | 'exists' {
   plan.beforeStep?.('veth');
-  using netns = openNetns(netnsPath);
   const peer = { ifname: lease.ifname, address: podMac(lease), mtu: plan.mtuBytes, netNsFd: netns.fd, ...oneQueue };
   const [reply] = io.route.batch([
     summarized(
@@ -305,12 +309,13 @@ function buildPodSide(
   { netnsPath, lease }: PodLinkRequest,
   ifindex: number,
   plan: PodLinkPlan,
+  netns: OpenNetns,
 ): readonly PodRoute[] {
   const gateway = gatewayOf(plan);
   const cidrOf = plan.port?.cidrOf ?? hostCidr;
   const families = familiesOf(lease.addresses);
   if (families.includes(6)) switchIpv6On(settings, netnsPath, lease.ifname);
-  using socket = NetlinkSocket.open({ protocol: 'route', netnsPath, receiveBufferBytes: 128 << 10 });
+  using socket = NetlinkSocket.open({ protocol: 'route', netnsFd: netns.fd, receiveBufferBytes: 128 << 10 });
   const cidrs = lease.addresses.map(cidrOf);
   const { requests, routes } = planPodRoutes(socket, lease, { podIfindex: ifindex, cidrs, gateway });
   socket.batchOrThrow([

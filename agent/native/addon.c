@@ -104,5 +104,6 @@ NAPI_MODULE_INIT() {
   init_probe(env, exports);
   init_udp(env, exports);
   init_memory(env, exports);
+  init_listener(env, exports);
   return exports;
 }

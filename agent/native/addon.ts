@@ -1,5 +1,5 @@
 // The native addon, typed. Loaded when it is first asked for; WEFT_ADDON in the environment names another file (the bundle
-// in the image). Only agent/netlink uses it: errno leaves here as numbers and becomes NetlinkError there.
+// in the image). errno leaves here as a number; agent/netlink makes it NetlinkError.
 
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +9,9 @@ import { WeftError } from '#agent/errors.ts';
 /** An opaque handle of the addon. */
 export interface MonitorHandle {
   readonly monitor: never;
+}
+export interface ListenerHandle {
+  readonly listener: never;
 }
 export interface NftablesHandle {
   readonly nftables: never;
@@ -37,7 +40,7 @@ export interface NftablesResult {
 export const monitorEvent = { data: 0, overrun: 1, error: 2 } as const;
 
 export interface NativeAddon {
-  netlinkOpen(protocol: number, netnsPath: string | null, receiveBufferBytes: number): number;
+  netlinkOpen(protocol: number, netns: string | number | null, receiveBufferBytes: number): number;
   netlinkClose(fd: number): void;
   /** Returns every datagram received until `lastSequence` was answered (or `terminalSequence` refused). */
   netlinkRequest(
@@ -69,7 +72,31 @@ export interface NativeAddon {
   monitorClose(handle: MonitorHandle): void;
   /** Pages that hold nothing, and clean ones of the program's own file, leave the process. About a millisecond. */
   giveBackMemory(): void;
+  /**
+   * Listens on a Unix stream socket, 0600; above `mostConnections` (4096 at most) others wait in the backlog. The callback gets what a
+   * connection sent, or null when its peer is gone; connection -1 with an errno: none can be taken until `listenerResume`. Keeps the
+   * process alive.
+   */
+  listenerOpen(
+    path: string,
+    backlog: number,
+    mostConnections: number,
+    callback: (connection: number, value: Buffer | number | null) => void,
+  ): ListenerHandle;
+  /** Sends, then closes. False: the peer must read first, and null comes when all has left. True: it is over. */
+  listenerAnswer(handle: ListenerHandle, connection: number, text: string): boolean;
+  /** Closes a connection; the callback does not hear of it any more. */
+  listenerDrop(handle: ListenerHandle, connection: number): void;
+  /** Connections that have been there for so many seconds. */
+  listenerOld(handle: ListenerHandle, seconds: number): readonly number[];
+  listenerResume(handle: ListenerHandle): void;
+  /** Takes no more connections. */
+  listenerStop(handle: ListenerHandle): void;
+  /** Ends everything; the callback is not called any more. */
+  listenerClose(handle: ListenerHandle): void;
   netnsInfo(path: string): NetnsInfo;
+  /** A descriptor of the network namespace, closed by `netlinkClose`; -1 for whatever else the path is. */
+  netnsOpen(path: string): number;
   readFileInNetns(netnsPath: string | null, path: string): string;
   writeFileInNetns(netnsPath: string | null, path: string, value: string): void;
   nftOpen(netnsPath: string | null): NftablesHandle;

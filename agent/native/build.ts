@@ -46,10 +46,9 @@ function compile(compiler: string, sources: readonly string[], output: string): 
 }
 
 const output = resolve(process.argv[2] ?? join(here, 'build/weft.node'));
-const sources = readdirSync(here)
-  .filter((name) => name.endsWith('.c'))
-  .map((name) => join(here, name));
-const inputs = [...sources, join(here, 'weft.h'), fileURLToPath(import.meta.url)];
+const all = readdirSync(here).map((name) => join(here, name));
+const sources = all.filter((path) => path.endsWith('.c'));
+const inputs = [...sources, ...all.filter((path) => path.endsWith('.h')), fileURLToPath(import.meta.url)];
 if (modifiedMs(output) <= Math.max(...inputs.map((path) => modifiedMs(path)))) {
   compile(process.env['CC'] ?? 'cc', sources, output);
 }

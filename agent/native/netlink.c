@@ -58,16 +58,26 @@ int netlink_open(int protocol, const char *netns_path, int receive_buffer_bytes,
   return opening.fd;
 }
 
-// netlinkOpen(protocol, netnsPath | null, receiveBufferBytes) -> fd
+static int open_in(int netns, int protocol, int receive_buffer_bytes, struct failure *failure) {
+  struct opening opening = {.protocol = protocol, .receive_buffer_bytes = receive_buffer_bytes, .fd = -1};
+  if (!in_open_netns(netns, open_here, &opening, failure)) return -1;
+  if (opening.fd < 0) *failure = opening.failure;
+  return opening.fd;
+}
+
+// netlinkOpen(protocol, netnsPath | netnsFd | null, receiveBufferBytes) -> fd
 static napi_value open_socket(napi_env env, napi_callback_info info) {
   napi_value arguments[3], result;
-  int64_t protocol, bytes;
-  char *path;
+  int64_t protocol, bytes, netns = -1;
+  char *path = NULL;
+  napi_valuetype type;
   if (!read_arguments(env, info, 3, arguments) || !read_int(env, arguments[0], &protocol) || !read_int(env, arguments[2], &bytes) ||
-      !read_string(env, arguments[1], &path))
+      napi_typeof(env, arguments[1], &type) != napi_ok ||
+      !(type == napi_number ? read_int(env, arguments[1], &netns) : read_string(env, arguments[1], &path)))
     return NULL;
   struct failure failure = {0, ""};
-  int fd = netlink_open((int)protocol, path, (int)bytes, &failure);
+  int fd = type == napi_number ? open_in((int)netns, (int)protocol, (int)bytes, &failure)
+                               : netlink_open((int)protocol, path, (int)bytes, &failure);
   free(path);
   if (fd < 0) return throw_failure(env, failure);
   napi_create_int32(env, fd, &result);

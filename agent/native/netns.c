@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/nsfs.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -17,6 +18,32 @@
 
 #define NSFS_MAGIC_NUMBER 0x6e736673
 
+// This process' own namespace, opened once: no thread of it ever stays in another.
+static int own_netns(void) {
+  static atomic_int own = -1;
+  int fd = atomic_load(&own);
+  if (fd >= 0) return fd;
+  int opened = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+  if (opened < 0 || atomic_compare_exchange_strong(&own, &fd, opened)) return opened;
+  close(opened);
+  return fd;
+}
+
+bool in_open_netns(int there, void (*work)(void *), void *argument, struct failure *failure) {
+  int here = own_netns();
+  if (here < 0)
+    *failure = (struct failure){errno, "open"};
+  else if (setns(there, CLONE_NEWNET) != 0)
+    *failure = (struct failure){errno, "setns"};
+  else {
+    work(argument);
+    // A process that goes on in a pod's namespace would program the pod as if it were the node.
+    if (setns(here, CLONE_NEWNET) != 0) abort();
+    return true;
+  }
+  return false;
+}
+
 bool in_netns(const char *path, void (*work)(void *), void *argument, struct failure *failure) {
   if (path == NULL) {
     work(argument);
@@ -24,21 +51,12 @@ bool in_netns(const char *path, void (*work)(void *), void *argument, struct fai
   }
   // O_NONBLOCK: the path may be a fifo that nobody writes.
   int there = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  int here = there < 0 ? -1 : open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-  bool entered = false;
-  if (here < 0)
+  if (there < 0) {
     *failure = (struct failure){errno, "open"};
-  else if (setns(there, CLONE_NEWNET) != 0)
-    *failure = (struct failure){errno, "setns"};
-  else
-    entered = true;
-  if (entered) {
-    work(argument);
-    // A process that goes on in a pod's namespace would program the pod as if it were the node.
-    if (setns(here, CLONE_NEWNET) != 0) abort();
+    return false;
   }
-  if (here >= 0) close(here);
-  if (there >= 0) close(there);
+  bool entered = in_open_netns(there, work, argument, failure);
+  close(there);
   return entered;
 }
 
@@ -89,6 +107,30 @@ static napi_value netns_info(napi_env env, napi_callback_info info) {
   set_number(env, result, "ino", (double)status.st_ino);
   napi_get_boolean(env, is_netns, &flag);
   napi_set_named_property(env, result, "isNetns", flag);
+  return result;
+}
+
+// netnsOpen(path) -> fd, closed by netlinkClose; -1 for whatever else the path is
+static napi_value netns_open(napi_env env, napi_callback_info info) {
+  napi_value argument, result;
+  char *path;
+  if (!read_arguments(env, info, 1, &argument) || !read_string(env, argument, &path)) return NULL;
+  int fd = path == NULL ? -1 : open(path, O_PATH | O_CLOEXEC);
+  int error = path == NULL ? ENOENT : fd < 0 ? errno : 0;
+  if (error == 0) {
+    struct statfs filesystem;
+    bool candidate = fstatfs(fd, &filesystem) == 0 && filesystem.f_type == NSFS_MAGIC_NUMBER;
+    close(fd);
+    fd = candidate ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (candidate && fd < 0) error = errno;
+    if (fd >= 0 && ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET) {
+      close(fd);
+      fd = -1;
+    }
+  }
+  free(path);
+  if (error != 0) return throw_failure(env, (struct failure){error, "open"});
+  napi_create_int32(env, fd, &result);
   return result;
 }
 
@@ -164,6 +206,7 @@ static napi_value write_file(napi_env env, napi_callback_info info) {
 void init_netns(napi_env env, napi_value exports) {
   static const struct function functions[] = {
       {"netnsInfo", netns_info},
+      {"netnsOpen", netns_open},
       {"readFileInNetns", read_file},
       {"writeFileInNetns", write_file},
   };

@@ -19,6 +19,9 @@ struct failure {
 // this returns. False with *failure filled when the namespace cannot be had.
 bool in_netns(const char *path, void (*work)(void *), void *argument, struct failure *failure);
 
+// The same for an open namespace.
+bool in_open_netns(int there, void (*work)(void *), void *argument, struct failure *failure);
+
 // Opens a netlink socket inside a namespace: extended ACK, capped ACK and strict checking on, non-blocking off, close-on-exec.
 // Returns the descriptor or -1.
 int netlink_open(int protocol, const char *netns_path, int receive_buffer_bytes, struct failure *failure);
@@ -49,5 +52,6 @@ void init_nftables(napi_env env, napi_value exports);
 void init_probe(napi_env env, napi_value exports);
 void init_udp(napi_env env, napi_value exports);
 void init_memory(napi_env env, napi_value exports);
+void init_listener(napi_env env, napi_value exports);
 
 #endif

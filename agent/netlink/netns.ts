@@ -1,7 +1,5 @@
 // Network namespaces by path: what a path is, a descriptor to hand to the kernel, and sysctl files inside.
 
-import { closeSync, constants, openSync } from 'node:fs';
-
 import { nativeAddon, type NetnsInfo } from '#agent/native/addon.ts';
 
 import { fromNative } from './netlink-error.ts';
@@ -25,15 +23,16 @@ export function ownNetns(): NetnsInfo {
 }
 
 export interface OpenNetns {
-  /** For `netNsFd`; closed on dispose. */
+  /** For `netNsFd` and sockets; closed on dispose. */
   readonly fd: number;
   [Symbol.dispose](): void;
 }
 
-/** A descriptor of a namespace. Throws Node's system error. */
-export function openNetns(path: string): OpenNetns {
-  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  return { fd, [Symbol.dispose]: () => closeSync(fd) };
+/** A descriptor of a network namespace; undefined for whatever else the path is. Throws NetlinkError, ENOENT and so on. */
+export function openNetns(path: string): OpenNetns | undefined {
+  const addon = nativeAddon();
+  const fd = guarded(`netns ${path}`, () => addon.netnsOpen(path));
+  return fd === -1 ? undefined : { fd, [Symbol.dispose]: () => addon.netlinkClose(fd) };
 }
 
 /** A small file (4 KiB at most) under /proc/sys/net as the namespace sees it, without its closing newline. Throws NetlinkError. */

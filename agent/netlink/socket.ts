@@ -30,6 +30,8 @@ export interface NetlinkSocketOptions {
   readonly protocol: NetlinkProtocol;
   /** Absolute path of a network namespace; the process' own when left out. */
   readonly netnsPath?: string;
+  /** An open namespace (`openNetns`), instead of its path. Not kept. */
+  readonly netnsFd?: number;
   /** Default 1 MiB, of sockets that work on pool threads 4 MiB; the kernel doubles it. */
   readonly receiveBufferBytes?: number;
   /** How long one exchange may go without an answer; default 10,000. */
@@ -296,7 +298,7 @@ function openFd(addon: NativeAddon, options: NetlinkSocketOptions, { replyBytes 
   try {
     return addon.netlinkOpen(
       protocols[options.protocol],
-      options.netnsPath ?? null,
+      options.netnsFd ?? options.netnsPath ?? null,
       options.receiveBufferBytes ?? 2 * replyBytes,
     );
   } catch (error) {

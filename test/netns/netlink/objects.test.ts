@@ -64,7 +64,7 @@ function overlay(): number {
 
 describe('links', () => {
   it('one request makes a veth with its peer inside the pod, and the echo tells both ifindexes', async () => {
-    using target = openNetns(pod.path);
+    using target = openNetns(pod.path) ?? expect.unreachable('no namespace');
     const [reply] = socket.batch([
       newLink(
         {
