@@ -13,7 +13,7 @@ function violationOf(options: RunOptions): string {
 }
 
 describe('any weather', () => {
-  test.for(Array.from({ length: 3 }, (_, index) => 1 + index * 10))('seeds from %i', (first) => {
+  test.for(Array.from({ length: 3 }, (_, index) => 1 + index * 10))('seeds from %i', { timeout: 300_000 }, (first) => {
     for (let seed = first; seed < first + 10; seed++) expect(violationOf({ seed })).toBe('');
   });
 
@@ -25,7 +25,7 @@ describe('any weather', () => {
 });
 
 describe('booting at once, split in halves', () => {
-  test.for([2, 4, 6])('%i nodes make one universe', (peers) => {
+  test.for([2, 4, 6])('%i nodes make one universe', { timeout: 300_000 }, (peers) => {
     for (let seed = 1; seed <= 5; seed++) {
       const override: Partial<Scenario> = { bootWithinMs: 0, halves: true };
       expect(violationOf({ seed, peers, override })).toBe('');
@@ -125,10 +125,12 @@ const plantedBugs: readonly (readonly [string, Partial<Scenario>, RegExp])[] = [
     },
     /withdrew|two owners|the blocks of the dead/,
   ],
+  // A read that is older than what was heard before makes a peer distrust the registry: nobody grants, takes over or clears a mark
+  // then, so that nearly every such world merely never comes to rest.
   [
     'reads are not linearizable',
     { staleReads: true, peers: 8 },
-    /two owners|withdrew|may lease from|nobody owns|seq|though space is with/,
+    /two owners|withdrew|may lease from|nobody owns|seq|has a pod on|though space is with|is gone, its record|still ha[sv]/,
   ],
   [
     'a node is taken over without a look at its session',
@@ -169,7 +171,8 @@ function firstFinding(override: Partial<Scenario>): string {
 }
 
 describe('planted bugs are found', () => {
-  test.for(plantedBugs)('%s', ([, override, expected]) => {
+  // Generous: the machine may do other things.
+  test.for(plantedBugs)('%s', { timeout: 300_000 }, ([, override, expected]) => {
     expect(firstFinding(override)).toMatch(expected);
   });
 });

@@ -25,10 +25,13 @@ function isWhole(world: World): boolean {
   });
 }
 
+function isSeeded({ registry }: World): boolean {
+  const founder = registry.universe?.record.founder;
+  return founder !== undefined && registry.peers.get(founder.name)?.record.seeded === true;
+}
+
 export function takeBackup(world: World): void {
-  const founder = world.registry.universe?.record.founder;
-  const seeded = founder !== undefined && world.registry.peers.get(founder.name)?.record.seeded === true;
-  if (seeded && isWhole(world))
+  if (isSeeded(world) && isWhole(world))
     world.backup = { registry: world.registry.backup(), gone: world.registry.goneNodes.size };
 }
 
@@ -44,9 +47,12 @@ export function restoreBackup(world: World): void {
   registry.restore(backup.registry);
 }
 
-/** A person deletes the record of a peer that holds space. */
+/**
+ * A person deletes the record of a peer that holds space. Not before the universe is seeded: a founder that is made again while its
+ * founding is on its way would need a person (docs/open.md).
+ */
 export function loseRecord(world: World, peer: SimPeer): void {
-  if (world.registry.peers.get(peer.name) === undefined || !isWhole(world) || peer.retired) return;
+  if (world.registry.peers.get(peer.name) === undefined || peer.retired || !isSeeded(world) || !isWhole(world)) return;
   world.counters.count('recordLost');
   world.note(`record of ${peer.name} deleted by hand`);
   world.restoring = true;
