@@ -1,8 +1,10 @@
 // Killed at every step: the agent ends by SIGKILL after each single kernel or store operation of an ADD and of a DEL, of a pod that
 // has everything a pod can ask for: an address and a MAC by name, host ports, limits both ways. Afterwards a start, or a start and a
 // DEL, leaves what was there before, by full dumps of the node and the pod. The steps are shared out among several hosts, which work
-// at the same time. Of pod link `bridge` only what is done otherwise than with `routed` is tried, unless EVERY_STEP=all.
+// at the same time. Of pod link `bridge` only what is done otherwise than with `routed` is tried, unless EVERY_STEP=all, which also tries
+// pods with another plugin's address.
 
+import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,13 +12,14 @@ import { beforeAll, expect, test } from 'vitest';
 
 import { openStore } from '#agent/runtime/store.ts';
 import type { Lease } from '#ipam-peer/events.ts';
-import { AgentHost } from '#test/support/agent-host.ts';
+import { AgentHost, type CniCallOptions } from '#test/support/agent-host.ts';
+import { referencePlugins } from '#test/support/conf-list.ts';
 import { type KernelDump, kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
 import { ensureShim } from '../../../cni-shim/build.ts';
 
 const program = fileURLToPath(new URL('../../support/stepping-agent.ts', import.meta.url));
-const conf = {
+const everything = {
   runtimeConfig: {
     // Inside the pool, and nobody's before: the node claims its space in the rehearsal.
     ips: ['10.45.6.7'],
@@ -29,7 +32,9 @@ const conf = {
   },
 };
 
+const isAll = process.env['EVERY_STEP'] === 'all';
 type Verb = 'ADD' | 'DEL';
+type PodCall = Pick<CniCallOptions, 'conf' | 'env'>;
 
 beforeAll(() => ensureShim());
 
@@ -71,9 +76,7 @@ class Stepping implements AsyncDisposable {
   async revive(): Promise<readonly Lease[]> {
     await this.arm(0);
     await this.host.stop('SIGKILL');
-    const store = openStore(join(this.host.directory, 'state/state.db'));
-    const { leases } = store.load();
-    store.close();
+    const leases = ['state.db', 'delegated.db'].flatMap((name) => leasesIn(join(this.host.directory, 'state', name)));
     await this.host.start();
     return leases;
   }
@@ -83,22 +86,30 @@ class Stepping implements AsyncDisposable {
   }
 }
 
+function leasesIn(path: string): readonly Lease[] {
+  if (!existsSync(path)) return [];
+  const store = openStore(path);
+  const { leases } = store.load();
+  store.close();
+  return leases;
+}
+
 /** Kills after one step of a verb; its name, or undefined where the verb had fewer steps this time. */
-async function killAt(at: Stepping, verb: Verb, last: number): Promise<string | undefined> {
+async function killAt(at: Stepping, verb: Verb, last: number, call: PodCall): Promise<string | undefined> {
   await using pod = await TestNetns.create('pod');
-  const everything = async (): Promise<readonly KernelDump[]> => [await kernelDump(at.netns), await kernelDump(pod)];
-  const before = await everything();
-  if (verb === 'DEL') expect(await at.host.cni('ADD', { netns: pod.path, conf })).toMatchObject({ code: 0 });
+  const dumps = async (): Promise<readonly KernelDump[]> => [await kernelDump(at.netns), await kernelDump(pod)];
+  const before = await dumps();
+  if (verb === 'DEL') expect(await at.host.cni('ADD', { netns: pod.path, ...call })).toMatchObject({ code: 0 });
   await at.arm(last);
-  const call = await at.host.cni(verb, { netns: pod.path, conf });
-  if (verb === 'DEL') expect(call, 'a DEL is never refused').toMatchObject({ code: 0 });
+  const answer = await at.host.cni(verb, { netns: pod.path, ...call });
+  if (verb === 'DEL') expect(answer, 'a DEL is never refused').toMatchObject({ code: 0 });
   // The last steps of a DEL come behind its answer.
   const settled = async (): Promise<boolean> =>
     at.host.ended !== '' ||
-    (call.code === 0 && (verb === 'ADD' || !(await at.netns.exec(['ip', '-o', 'link'])).match(/weft[pb][0-9a-f]/)));
+    (answer.code === 0 && (verb === 'ADD' || !(await at.netns.exec(['ip', '-o', 'link'])).match(/weft[pb][0-9a-f]/)));
   await expect.poll(settled, { timeout: 20_000 }).toBe(true);
   const died = at.host.ended !== '';
-  if (verb === 'ADD') expect(call.code === 0, 'an ADD that was answered was done').toBe(!died);
+  if (verb === 'ADD') expect(answer.code === 0, 'an ADD that was answered was done').toBe(!died);
   const steps = await at.steps();
   const leases = await at.revive();
   expect(
@@ -107,19 +118,19 @@ async function killAt(at: Stepping, verb: Verb, last: number): Promise<string | 
   ).toBe(true);
   // An active lease may be of a pod that runs: the DEL that follows every ADD, failed ones too, takes it. Others the start has undone.
   if (leases.some(({ state }) => state === 'active') || last % 2 === 0) {
-    expect(await at.host.cni('DEL', { netns: pod.path, conf })).toMatchObject({ code: 0 });
+    expect(await at.host.cni('DEL', { netns: pod.path, ...call })).toMatchObject({ code: 0 });
   }
   const message = `${verb} killed after step ${last}, ${steps.at(-1)}`;
-  await expect.poll(everything, { timeout: 20_000, interval: 100, message }).toEqual(before);
+  await expect.poll(dumps, { timeout: 20_000, interval: 100, message }).toEqual(before);
   return died ? steps.at(-1) : undefined;
 }
 
 /** The steps of both verbs that live to their end, twice the same: the first ADD claims space, and what follows from it comes later. */
-async function rehearse(at: Stepping): Promise<Record<Verb, readonly string[]>> {
+async function rehearse(at: Stepping, call: PodCall): Promise<Record<Verb, readonly string[]>> {
   await using pod = await TestNetns.create('pod');
   const perform = async (verb: Verb): Promise<readonly string[]> => {
     await at.arm(0);
-    expect(await at.host.cni(verb, { netns: pod.path, conf })).toMatchObject({ code: 0 });
+    expect(await at.host.cni(verb, { netns: pod.path, ...call })).toMatchObject({ code: 0 });
     if (verb === 'DEL') await expect.poll(() => at.steps(), { timeout: 20_000 }).toContain('delLink');
     return await at.steps();
   };
@@ -139,6 +150,8 @@ interface World {
   readonly ofAdd: string;
   /** Which steps of a verb the agent dies after, counted from 1; absent: all. */
   readonly chosen?: (steps: readonly string[], verb: Verb) => readonly number[];
+  /** How pods of a host, whose directory is given, are called for; absent: with everything. */
+  readonly callOf?: (directory: string) => PodCall;
 }
 
 /** Of a port of the bridge: what comes between the link's making and its limits, and its way out of the bridge. */
@@ -149,32 +162,42 @@ function ofPort(steps: readonly string[], verb: Verb): readonly number[] {
 
 const numbers = (steps: readonly string[]): readonly number[] => steps.map((_name, at) => at + 1);
 
+/** The address is another plugin's. */
+function delegated(directory: string): PodCall {
+  const { ips: _ips, ...runtimeConfig } = everything.runtimeConfig;
+  const ipam = { type: 'host-local', ranges: [[{ subnet: '10.93.0.0/24' }]], dataDir: join(directory, 'networks') };
+  return { conf: { runtimeConfig, ipam }, env: { CNI_PATH: referencePlugins } };
+}
+
+const ofRouted = 'newLink newSetElement setLink newAddress newNeighbour newRoute newTbf newClsact newRedirect store';
 const worlds: Readonly<Record<string, World>> = {
   routed: {
     hosts: 3,
     settings: {},
-    ofAdd: 'newLink newSetElement setLink newAddress newNeighbour newRoute newTbf newClsact newRedirect store',
+    ofAdd: ofRouted,
   },
   bridge: {
     hosts: 1,
     settings: { podLink: 'bridge' },
     ofAdd: 'newLink newSetElement setLink newFdb newAddress newNeighbour newRoute newTbf newClsact newRedirect store',
-    ...(process.env['EVERY_STEP'] === 'all' ? {} : { chosen: ofPort }),
+    ...(isAll ? {} : { chosen: ofPort }),
   },
+  ...(isAll ? { delegated: { hosts: 1, settings: {}, ofAdd: ofRouted, callOf: delegated } } : {}),
 };
 
-async function killInEvery({ hosts, settings, ofAdd, chosen }: World): Promise<void> {
+async function killInEvery({ hosts, settings, ofAdd, chosen, callOf }: World): Promise<void> {
   const deaths = { ADD: new Set<string>(), DEL: new Set<string>() };
   const shares = Array.from({ length: hosts }, async (_value, share) => {
     await using at = await Stepping.create(settings);
-    const steps = await rehearse(at);
+    const call = callOf?.(at.host.directory) ?? { conf: everything };
+    const steps = await rehearse(at, call);
     // Whoever makes other steps has hidden some from the trap.
     expect(steps.ADD).toEqual(expect.arrayContaining(ofAdd.split(' ')));
     expect(steps.DEL).toEqual(expect.arrayContaining('delSetElement setLink delRoute store delLink'.split(' ')));
     for (const verb of ['ADD', 'DEL'] as const) {
       const all = chosen?.(steps[verb], verb) ?? numbers(steps[verb]);
       for (const last of all.filter((number) => number % hosts === share)) {
-        const name = await killAt(at, verb, last);
+        const name = await killAt(at, verb, last, call);
         if (name !== undefined) deaths[verb].add(`${last} ${name}`);
       }
     }
