@@ -5,10 +5,9 @@ import { type ListenerHandle, type NativeAddon, nativeAddon } from '#agent/nativ
 
 /** Bytes that a request's line and headers may have together. */
 const headLimitBytes = 16 << 10;
-/** How long a request may take to arrive whole, and an answer to leave. */
-const patienceMs = 60_000;
-/** How often is looked for those that took longer. */
-const sweepMs = 10_000;
+const defaultPatienceMs = 60_000;
+/** In a patience is looked so often for those that took longer. */
+const sweeps = 6;
 /** After how long a listener that was out of descriptors tries again. */
 const retryMs = 100;
 
@@ -43,6 +42,8 @@ export interface HttpHandlers {
   readonly bodyLimitBytes: number;
   /** As many are open at once; the others wait in the backlog. 4096, which is the most, when absent. */
   readonly mostConnections?: number;
+  /** How long a request may take to arrive whole, and an answer to be read; whole seconds, 60 when absent. */
+  readonly patienceMs?: number;
   onRequest(request: HttpRequest, caller: Caller): void;
   /** The answer to bytes that are no such request; `why` is a clause. */
   refuse(why: string): HttpAnswer;
@@ -58,6 +59,7 @@ const reasons: Readonly<Record<number, string>> = {
 export class HttpServer {
   readonly #addon: NativeAddon = nativeAddon();
   readonly #handlers: HttpHandlers;
+  readonly #patienceMs: number;
   /** Those that have sent something and are not over. */
   readonly #exchanges = new Map<number, Exchange>();
   #handle: ListenerHandle | undefined;
@@ -66,13 +68,14 @@ export class HttpServer {
 
   constructor(handlers: HttpHandlers) {
     this.#handlers = handlers;
+    this.#patienceMs = handlers.patienceMs ?? defaultPatienceMs;
   }
 
   /** Takes connections at `path` from now on. Throws NativeError. */
   listen(path: string, backlog: number): void {
     const most = this.#handlers.mostConnections ?? 4096;
     this.#handle = this.#addon.listenerOpen(path, backlog, most, (connection, value) => this.#take(connection, value));
-    this.#sweep = setInterval(() => this.#dropLate(), sweepMs).unref();
+    this.#sweep = setInterval(() => this.#dropLate(), this.#patienceMs / sweeps).unref();
   }
 
   /** Takes no more connections; resolves when the last that has sent anything has ended. */
@@ -120,10 +123,11 @@ export class HttpServer {
   /** Who has sent no whole request by now, or does not read the answer, is not waited for. */
   #dropLate(): void {
     if (this.#handle === undefined) return;
+    const patienceMs = this.#patienceMs;
     const nowMs = performance.now();
     for (const number of this.#addon.listenerOld(this.#handle, patienceMs / 1000)) {
       const exchange = this.#exchanges.get(number);
-      if (exchange !== undefined && !exchange.isLate(nowMs)) continue;
+      if (exchange !== undefined && !exchange.isLate(nowMs - patienceMs)) continue;
       this.#addon.listenerDrop(this.#handle, number);
       this.#over(number);
     }
@@ -192,9 +196,9 @@ class Exchange implements Caller {
     this.#ended.resolve();
   }
 
-  /** Of one that is old already. */
-  isLate(nowMs: number): boolean {
-    return this.#state === 'arriving' || (this.#state === 'answered' && nowMs - this.#answeredMs >= patienceMs);
+  /** Of a connection older than `sinceMs`: nothing whole has come, or the answer has been waiting for as long. */
+  isLate(sinceMs: number): boolean {
+    return this.#state === 'arriving' || (this.#state === 'answered' && this.#answeredMs <= sinceMs);
   }
 
   #joined(): Buffer {

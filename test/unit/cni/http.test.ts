@@ -48,6 +48,7 @@ async function dial(bytes: string): Promise<Socket> {
 }
 
 async function closed(socket: Socket): Promise<void> {
+  if (socket.closed) return;
   await new Promise<void>((resolve) => void socket.once('close', () => resolve()));
 }
 
@@ -126,6 +127,29 @@ test('who does not read its answer, or sends nothing, is cut off by the end', as
   const third = await dial('GET');
   server.hangUp();
   await Promise.all([closed(mute), closed(third), said(deaf.resume())]);
+});
+
+test('who takes too long is dropped; a call at work is not', async () => {
+  listen({
+    patienceMs: 1000,
+    onRequest: ({ body }, caller) => {
+      calls.push(caller);
+      if (body.length > 0) caller.answer({ status: 200, body: 'x'.repeat(8 << 20) });
+    },
+  });
+  const working = await dial(request());
+  await expect.poll(() => calls.length).toBe(1);
+  const mute = await dial('');
+  const half = await dial('POST / HTTP/1.1');
+  const deaf = await dial(request('much'));
+  deaf.pause();
+  await Promise.all([closed(mute), closed(half)]);
+  await calls[1]?.ended;
+  deaf.destroy();
+  expect(calls[0]?.gone.signal.aborted).toBe(false);
+  const text = said(working);
+  calls[0]?.answer({ status: 200, body: 'in the end' });
+  expect(await text).toContain('in the end');
 });
 
 test('500 at once are served, with a request in pieces among them', async () => {
