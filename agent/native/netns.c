@@ -66,28 +66,34 @@ static void set_number(napi_env env, napi_value object, const char *name, double
   napi_set_named_property(env, object, name, value);
 }
 
-// True when path is a network namespace; identity in *status either way. O_PATH first: looking must not open a device or fifo.
-static bool look(const char *path, struct stat *status, bool *is_netns, struct failure *failure) {
-  *is_netns = false;
-  int fd = open(path, O_PATH | O_CLOEXEC);
-  if (fd < 0) {
-    *failure = (struct failure){errno, "open"};
-    return false;
-  }
+// A descriptor of the namespace at path, whatever its kind; -1 with *failure. For anything else -1 with no errno: looking must not open a
+// device or fifo, so the filesystem is asked first.
+static int open_nsfs(const char *path, struct failure *failure) {
   struct statfs filesystem;
-  bool known = fstat(fd, status) == 0 && fstatfs(fd, &filesystem) == 0;
-  if (!known) *failure = (struct failure){errno, "fstatfs"};
-  close(fd);
-  if (!known || filesystem.f_type != NSFS_MAGIC_NUMBER) return known;
-  fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    *failure = (struct failure){errno, "open"};
-    return false;
+  *failure = (struct failure){0, "open"};
+  if (statfs(path, &filesystem) != 0) {
+    *failure = (struct failure){errno, "statfs"};
+    return -1;
   }
-  struct stat again;
-  *is_netns = fstat(fd, &again) == 0 && again.st_ino == status->st_ino && ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET;
-  close(fd);
-  return true;
+  if (filesystem.f_type != NSFS_MAGIC_NUMBER) return -1;
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) failure->number = errno;
+  return fd;
+}
+
+static bool is_network(int fd) {
+  return ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET;
+}
+
+// True when there is anything at path: identity in *status, and whether it is a network namespace.
+static bool look(const char *path, struct stat *status, bool *is_netns, struct failure *failure) {
+  int fd = open_nsfs(path, failure);
+  *is_netns = fd >= 0 && is_network(fd);
+  if (failure->number != 0) return false;
+  bool known = fd >= 0 ? fstat(fd, status) == 0 : stat(path, status) == 0;
+  if (!known) *failure = (struct failure){errno, "stat"};
+  if (fd >= 0) close(fd);
+  return known;
 }
 
 // netnsInfo(path) -> { dev, ino, isNetns }
@@ -115,21 +121,14 @@ static napi_value netns_open(napi_env env, napi_callback_info info) {
   napi_value argument, result;
   char *path;
   if (!read_arguments(env, info, 1, &argument) || !read_string(env, argument, &path)) return NULL;
-  int fd = path == NULL ? -1 : open(path, O_PATH | O_CLOEXEC);
-  int error = path == NULL ? ENOENT : fd < 0 ? errno : 0;
-  if (error == 0) {
-    struct statfs filesystem;
-    bool candidate = fstatfs(fd, &filesystem) == 0 && filesystem.f_type == NSFS_MAGIC_NUMBER;
-    close(fd);
-    fd = candidate ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
-    if (candidate && fd < 0) error = errno;
-    if (fd >= 0 && ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET) {
-      close(fd);
-      fd = -1;
-    }
-  }
+  struct failure failure = {ENOENT, "open"};
+  int fd = path == NULL ? -1 : open_nsfs(path, &failure);
   free(path);
-  if (error != 0) return throw_failure(env, (struct failure){error, "open"});
+  if (failure.number != 0) return throw_failure(env, failure);
+  if (fd >= 0 && !is_network(fd)) {
+    close(fd);
+    fd = -1;
+  }
   napi_create_int32(env, fd, &result);
   return result;
 }

@@ -8,7 +8,7 @@ import { describe, expect, it } from 'vitest';
 import { newAddress } from '#agent/netlink/addr.ts';
 import { delLink, dumpLinks, getLink, newLink } from '#agent/netlink/link.ts';
 import { NetlinkError } from '#agent/netlink/netlink-error.ts';
-import { netnsInfo, ownNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
+import { netnsInfo, openNetns, ownNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
 import { newNexthop } from '#agent/netlink/nexthop.ts';
 import { newRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
@@ -135,7 +135,12 @@ describe('netnsInfo', () => {
       '/dev/null',
     ]) {
       expect(netnsInfo(path)).toMatchObject({ isNetns: false });
+      expect(openNetns(path)).toBeUndefined();
     }
+    using open = openNetns(ns.path);
+    using inside = NetlinkSocket.open({ protocol: 'route', netnsFd: open?.fd ?? -1 });
+    expect(inside.dump(dumpLinks()).map(({ ifname }) => ifname)).toEqual(['lo']);
+    expect(caught(() => openNetns(join(directory, 'nothing')))).toMatchObject({ errorName: 'ENOENT' });
     expect(caught(() => netnsInfo(join(directory, 'nothing')))).toMatchObject({ errorName: 'ENOENT' });
     expect(caught(() => NetlinkSocket.open({ protocol: 'route', netnsPath: join(directory, 'fifo') }))).toMatchObject({
       errorName: 'EINVAL',

@@ -112,7 +112,10 @@ describe('lease', () => {
     expect(error).toMatchObject({ kind: 'notReady', retryable: true });
     const waiting = ipam.lease(request('b'), soon());
     nodes.registry.behaviour.fault = () => 'none';
-    const lease = await waiting.catch(async () => await ipam.lease(request('c'), soon()));
+    const lease = await waiting.catch(async () => {
+      await ipam.whenReady(soon());
+      return await ipam.lease(request('c'), soon());
+    });
     expect(lease.addresses).toEqual(['10.32.0.2']);
   });
 
