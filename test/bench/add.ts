@@ -1,4 +1,4 @@
-// ADD and DEL as the runtime sees them, from the plugin's start to its exit: Weft (the real shim and a real agent) against Debian's
+// ADD and DEL as the runtime sees them, from the plugin's start to its exit: Weft (the real shim and a real agent, bundled as in the image) against Debian's
 // reference plugins bridge + host-local, interleaved in one run, so that whatever else the machine does hits both. `ports`: the same
 // with a TCP and a UDP port mapping for each pod, which the reference makes by a second plugin, portmap, through iptables.
 //
@@ -11,6 +11,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+import { startsBundled } from '#test/bench/bundled.ts';
 import { type Figures, median, rounded } from '#test/bench/figures.ts';
 import { AgentHost } from '#test/support/agent-host.ts';
 import { ensureShim, shimPath } from '../../cni-shim/build.ts';
@@ -56,6 +57,7 @@ async function compare(say: (line: string) => void, ports: boolean): Promise<Fig
   ensureShim();
   using _cleared = { [Symbol.dispose]: clear };
   await using host = await AgentHost.create('here');
+  await startsBundled(host);
   const burst = build('burst', host.directory);
   await host.start();
   const plain = [await weftOf(host), await referenceOf(host)] as const;

@@ -4,16 +4,15 @@
 // The peers come from the agent's own copy on disk, as after a restart while the registry is away: it keeps trying to reach two voters
 // that do not exist, and probes peers that do not answer. Both cost more than a quiet cluster.
 
-import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 
 import type { PeerView } from '#agent/runtime/ipam.ts';
+import { startsBundled } from '#test/bench/bundled.ts';
 import { type Figures, rounded } from '#test/bench/figures.ts';
 import { AgentHost } from '#test/support/agent-host.ts';
 import { run } from '#test/support/netns.ts';
-import { bundle } from '../../deploy/bundle.ts';
 
 const pods = 110;
 const nodeCounts = [3, 1000, 5000] as const;
@@ -24,15 +23,7 @@ const ticksPerSecond = 100;
 
 export async function benchAgent(say: (line: string) => void): Promise<Figures> {
   await using host = await AgentHost.create('here');
-  const program = join(host.directory, 'weft.mjs');
-  await bundle(program);
-  host.program = [process.execPath, program, 'agent'];
-  // Where the bundle looks for it, as in the image.
-  await mkdir(join(host.directory, 'build'));
-  await copyFile(
-    fileURLToPath(new URL('../../agent/native/build/weft.node', import.meta.url)),
-    join(host.directory, 'build/weft.node'),
-  );
+  await startsBundled(host);
   await host.start();
   say(`${pods} pods …`);
   for (let pod = 0; pod < pods; pod++) {
