@@ -87,7 +87,8 @@ test('before portmap: the pod’s port is reached from outside and from the node
   const server = pod.exec([
     process.execPath,
     '-e',
-    "const s=require('net').createServer((c)=>c.end('hello')).listen(80); setTimeout(()=>process.exit(),8000)",
+    // Two answers, then it ends.
+    "let n=0; const s=require('net').createServer((c)=>{c.end('hello'); if(++n===2) s.close()}).listen(80); setTimeout(()=>process.exit(),60000).unref()",
   ]);
   const fetched = (from: TestNetns, address: string): Promise<string> =>
     from.exec([
@@ -95,8 +96,8 @@ test('before portmap: the pod’s port is reached from outside and from the node
       '-e',
       `const c=require('net').connect(8088,'${address}');c.on('data',(d)=>{console.log(String(d));process.exit()});c.on('error',()=>process.exit(1))`,
     ]);
-  await expect.poll(() => fetched(outside, '203.0.113.1').catch(String), { timeout: 10_000 }).toContain('hello');
-  await expect.poll(() => fetched(hostNetns, '203.0.113.1').catch(String), { timeout: 10_000 }).toContain('hello');
+  await expect.poll(() => fetched(outside, '203.0.113.1').catch(String), { timeout: 30_000 }).toContain('hello');
+  await expect.poll(() => fetched(hostNetns, '203.0.113.1').catch(String), { timeout: 30_000 }).toContain('hello');
   // Debian's portmap looks for an IPv6 chain that an IPv4 pod has not.
   await chain.check(at(pod), ['weft']);
   await chain.del(at(pod));
