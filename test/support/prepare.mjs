@@ -23,9 +23,9 @@ const stages = {
   check: { debian: [], native: false, root: false },
   native: { debian: compilers, native: true, root: false },
   lab: { debian: [...compilers, ...hostTools], native: true, root: true },
-  // The reference plugins that Weft works with, and what they execute.
+  // The reference plugins that Weft works with, and what they execute; python3 sends what Node cannot (raw sockets, broadcasts).
   test: {
-    debian: [...compilers, ...hostTools, 'containernetworking-plugins', 'iptables'],
+    debian: [...compilers, ...hostTools, 'containernetworking-plugins', 'iptables', 'python3'],
     native: true,
     root: true,
   },
