@@ -2,6 +2,7 @@
 // detached since then are the other; names that an attach or detach is working on belong to nobody's round.
 import type { Lease } from '#agent/runtime/ipam.ts';
 
+import { hostCidr } from './cidr.ts';
 import type { ActualState, DesiredFirewall, Operation } from './objects.ts';
 import { podElements } from './pod-elements.ts';
 import { keyOf, podSets, setNames } from './set-shapes.ts';
@@ -105,6 +106,8 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
   const own = new Set<string>();
   for (const { set, key } of [...pods.values()].flat().flatMap((lease) => podElements(lease, true)))
     own.add(elementName(set, key));
+  // A link that was made between the dump of links and that of routes has no name in this reading: its routes are told by their prefix.
+  const prefixes = new Set([...pods.values()].flat().flatMap(({ addresses }) => addresses.map(hostCidr)));
   const { elements } = state.firewall;
   const kept = Object.fromEntries(
     setNames.map((set) => {
@@ -118,7 +121,9 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
     portEntries: state.portEntries.filter(({ ifname }) => !pods.has(ifname)),
     podLinks: state.podLinks.filter(({ ifname }) => !pods.has(ifname)),
     addresses: state.addresses.filter(({ ifname }) => !pods.has(ifname)),
-    routes: state.routes.filter(({ target }) => target.kind !== 'link' || !pods.has(target.ifname)),
+    routes: state.routes.filter(
+      ({ dst, target }) => !prefixes.has(dst) && (target.kind !== 'link' || !pods.has(target.ifname)),
+    ),
     firewall: { ...state.firewall, elements: kept },
   };
 }
