@@ -65,7 +65,7 @@ export function watchKernel(options: WatchOptions): Disposable {
   return NetlinkMonitor.open({
     // An ADD makes a dozen notifications, many peers make thousands: more than the socket's buffer holds.
     ignored: { kinds: ported, ports: options.io.route.ports },
-    skips: (kind, port) => kind === 'other' || (ported.has(kind) && options.io.route.ports.has(port)),
+    kinds: ['newLink', 'delLink', ...ported],
     // FDB entries are told without a port; the kernel counts a kilobyte for each of thousands.
     receiveBufferBytes: options.bufferBytes ?? 8 << 20,
     // What counts is how a link looks now.
@@ -200,21 +200,17 @@ function linkReason(options: WatchOptions, link: LinkSummary): string | undefine
   }
   if (options.isWantedPod(ifname)) {
     // An attach brings its link up after making it: what counts is how it looks now.
-    const found = readSummary(options.io, ifname);
+    const port = bridge && options.isPort(ifname) ? readLink(options.io, ifname) : undefined;
+    const found = port ?? readSummary(options.io, ifname);
     const mtuBytes = options.desired()?.overlay?.mtuBytes ?? found?.mtu;
-    const isPlaced = !bridge || !found || !options.isPort(ifname) || isPortOf(options.io, ifname, bridge.ifname);
+    const master = port && bridge && readLink(options.io, bridge.ifname);
+    const isPlaced = !port || !master || portOf(port, master) === bridge?.ifname;
     const right = !found || (isUp(found) && found.address === hostMac && found.mtu === mtuBytes && isPlaced);
     return right ? undefined : `link ${ifname} was changed`;
   }
   const underlay = options.reading()?.underlay;
   if (underlay?.ifindex !== link.ifiIndex) return undefined;
   return link.mtu !== underlay.mtuBytes || isUp(link) !== underlay.up ? `underlay ${ifname} was changed` : undefined;
-}
-
-/** True also where one of the two is gone. */
-function isPortOf(io: KernelIo, ifname: string, bridge: string): boolean {
-  const [port, master] = [readLink(io, ifname), readLink(io, bridge)];
-  return !port || !master || portOf(port, master) === bridge;
 }
 
 function addressReason(options: WatchOptions, { ifaIndex, local: own, address: prefix }: Address): string | undefined {

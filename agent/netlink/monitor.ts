@@ -47,9 +47,7 @@ export interface NetlinkMonitorOptions {
   readonly pendingLimitBytes?: number;
   /** Kinds that matter to the listener; the others are not decoded. Absent: every kind. */
   readonly kinds?: readonly Notification['kind'][];
-  /** Notifications that the listener need not see, by the header alone; they are not decoded. */
-  readonly skips?: (kind: Notification['kind'], port: number) => boolean;
-  /** Of these kinds the kernel drops what requests from `ports` have caused, as soon as it is told of a port. */
+  /** Of these kinds the listener does not see what requests from `ports` have caused: the kernel drops it, as soon as it is told of a port. */
   readonly ignored?: { readonly kinds: ReadonlySet<Notification['kind']>; readonly ports: OwnPorts };
   /** Of several `newLink` about one link only the last is told and decoded: an ADD makes half a dozen. */
   readonly latestLinks?: boolean;
@@ -167,7 +165,7 @@ export class NetlinkMonitor implements Disposable {
     try {
       this.#addon.monitorIgnore(this.#handle, types, some);
     } catch {
-      // Without the filter `skips` does the same, later.
+      // Without the filter the same is dropped here, later.
     }
   }
 
@@ -180,12 +178,12 @@ export class NetlinkMonitor implements Disposable {
   }
 
   #takeChunk(bytes: Buffer): void {
-    const { kinds, skips } = this.#options;
+    const { kinds, ignored } = this.#options;
     const notifications: Notification[] = [];
     try {
       for (const { type, port, start, end } of this.#options.latestLinks ? latestLinks(bytes) : readMessages(bytes)) {
         const kind = kindOf.get(type) ?? 'other';
-        if (kinds?.includes(kind) === false || skips?.(kind, port) === true) continue;
+        if (kinds?.includes(kind) === false || (ignored?.kinds.has(kind) && ignored.ports.has(port))) continue;
         notifications.push(decode(kind, bytes, type, start, end));
       }
     } catch (error) {
