@@ -176,8 +176,10 @@ export interface DurableSession {
   readonly id: string;
   /** The session of the process that is about to take it; its write may or may not have arrived. */
   readonly next: string;
-  /** How often it was renewed: a record with fewer is older than this disk, not a stranger's. */
+  /** How often it was renewed, with those sent of which nothing is known. */
   readonly renewals?: number;
+  /** Renewals of the session last known to be held: a record with fewer is older than this disk, not a stranger's. */
+  readonly held?: number;
 }
 
 export interface DurableUniverse extends RecordRef {

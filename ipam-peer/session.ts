@@ -61,8 +61,10 @@ function write(state: State, stored: StoredRecord | undefined, nowMs: number): v
   // A new id each time: a disk that is rolled back by more than one renewal is told from the present one.
   const renewals = Math.max(before.renewals, state.durable.session?.renewals ?? 0) + 1;
   const next = `${config.session}-${renewals}`;
-  const held = known.ok && isMine(state, known.record.sessionId) ? known.record.sessionId : '';
-  persistPeer(state, { session: { id: held, next, renewals }, self: config.self });
+  const mine =
+    known.ok && isMine(state, known.record) ? known.record : { sessionId: '', renewals: heldRenewals(state) };
+  const session = { id: mine.sessionId, next, renewals, held: mine.renewals };
+  persistPeer(state, { session, self: config.self });
   const value = formatSession({
     ...before,
     sessionId: next,
@@ -144,11 +146,10 @@ function held(state: State, stored: StoredRecord, nowMs: number): void {
   session.moved = false;
   session.nextMs = nowMs + config.sessionRenewMs;
   const known = parseSession(stored.value);
-  if (known.ok)
-    persistPeer(state, {
-      session: { id: known.record.sessionId, next: '', renewals: known.record.renewals },
-      self: config.self,
-    });
+  if (known.ok) {
+    const { sessionId: id, renewals } = known.record;
+    persistPeer(state, { session: { id, next: '', renewals, held: renewals }, self: config.self });
+  }
   setFence(state, 'session', '');
   refreshUsable(state);
 }
@@ -162,21 +163,31 @@ function wasRead(state: State, stored: StoredRecord | undefined, nowMs: number):
     setFence(state, 'session', 'this node was removed from the network (weft peers remove)');
     return;
   }
-  if (stored === undefined || !known.ok || isMine(state, known.record.sessionId) || isOlder(state, known.record)) {
+  if (stored === undefined || !known.ok || isMine(state, known.record) || isOlder(state, known.record)) {
     write(state, stored, nowMs);
     return;
   }
   watchStranger(state, stored, known.record, nowMs);
 }
 
-function isMine(state: State, sessionId: string): boolean {
-  const { session } = state.durable;
-  return sessionId === session?.id || sessionId === session?.next;
+/** One of the two ids of the disk, or an earlier renewal of this very process that came late. */
+function isMine({ durable: { session }, config }: State, { sessionId, renewals }: SessionRecord): boolean {
+  if (session === undefined) return false;
+  if (sessionId === session.id || sessionId === session.next) return true;
+  return sessionId === `${config.session}-${renewals}` && renewals <= (session.renewals ?? 0);
 }
 
-/** The registry went back: the session that stands there was replaced by one that this disk knows. */
+/**
+ * The registry went back: the session that stands there was replaced by one that this disk held. What was only sent does not count: of
+ * those an earlier one may have come late, and a copy of the disk made since then does not know what was done under it.
+ */
 function isOlder(state: State, record: SessionRecord): boolean {
-  return record.renewals < (state.durable.session?.renewals ?? 0);
+  return record.renewals < heldRenewals(state);
+}
+
+/** A disk of a version that did not count them apart: all. */
+function heldRenewals({ durable: { session } }: State): number {
+  return session?.held ?? session?.renewals ?? 0;
 }
 
 /** Another process holds the session, or held it before the disk was lost or rolled back: it must stand still for its term. */

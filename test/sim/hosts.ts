@@ -135,17 +135,13 @@ export function saveDisks(world: World): void {
   }
 }
 
-/**
- * The disk as it was some renewals ago: of renewals that reached the registry. A younger copy cannot be told from the present disk, whose
- * session may then be the very same: that of the registry is one of the copy's, or one sent before those, which came late (seed 2051979).
- */
+/** The disk as it was some renewals ago; a copy that has the session of the registry cannot be told from the present one. */
 export function rollBackDisk(world: World, peer: SimPeer): void {
   const saved = world.backups.get(peer)?.[0];
   const session = saved?.disk.peer.session;
   if (saved === undefined || session === undefined || saved.identity !== peer.name || peer.retired) return;
   const now = parseSession(world.registry.sessions.get(peer.name)?.value);
   if (!now.ok || now.record.sessionId === session.id || now.record.sessionId === session.next) return;
-  if (now.record.renewals < (session.renewals ?? 0)) return;
   peer.rollBack(saved.disk);
   crash(world, peer, 'diskRolledBack');
 }

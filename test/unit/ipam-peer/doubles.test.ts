@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { leaseKey } from '#ipam-peer/state.ts';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
-import { Bench } from './harness.ts';
+import { Bench, type Hand } from './harness.ts';
 
 const longMs = 2_000_000;
 
@@ -66,4 +66,47 @@ test('an address that rests by the disk and is leased by the disk stays leased a
   expect(given.length).toBe(300);
   expect(given).not.toContain(lease?.addresses[0]);
   expect(two.allocate('same', lease?.addresses[0] ?? '').refusal?.reason).toBe('inUse');
+});
+
+/** A founder whose renewals 2 to 4 were sent and not answered; of these the first one, kept back so far, arrives once `late` is called. */
+function unanswered(bench: Bench): { readonly peer: Hand; readonly late: () => void } {
+  const peer = bench.peer('n1').start();
+  bench.settle();
+  peer.holding = ({ kind, ...request }) => kind === 'update' && 'record' in request && request.record === 'session';
+  bench.settle(100_000);
+  const [first] = peer.held;
+  if (first === undefined || peer.held.length < 3) throw new Error('no renewal was sent');
+  return { peer, late: () => bench.registry.execute(first) };
+}
+
+// Seeds 2055176, 2057808 and 2051979: the copy had the very session of the present disk, the record one with fewer renewals than were
+// sent; so it was taken as an older one, at once, and space that was given since the copy was leased from.
+test('a disk set back beside a renewal that came late waits, and leases nothing of what it gave away since', () => {
+  const bench = new Bench();
+  const { peer, late } = unanswered(bench);
+  const copy = peer.sim.snapshot();
+  bench.peer('n2').start();
+  bench.settle(5000);
+  expect(bench.record('n2').blocks.length).toBe(1);
+  expect(peer.sim.disk.peer.session).toEqual(copy.peer.session);
+  late();
+  peer.sim.rollBack(copy);
+  peer.holding = () => false;
+  peer.start();
+  bench.settle(100_000);
+  expect(peer.log).toContainEqual(expect.stringMatching(/another session .* is not known to this disk/));
+  expect(peer.allocate('early').refusal?.reason).toBe('fenced');
+  bench.settle(longMs);
+  expect(peer.effects.filter(({ kind }) => kind === 'recover').length).toBe(1);
+});
+
+test('a process takes an earlier renewal of its own that came late as its own', () => {
+  const bench = new Bench();
+  const { peer, late } = unanswered(bench);
+  late();
+  peer.holding = () => false;
+  bench.settle(100_000);
+  expect(peer.log).not.toContainEqual(expect.stringMatching(/another/));
+  expect(peer.sim.state?.session.status).toBe('held');
+  expect(peer.allocate('pod').lease).toBeDefined();
 });
