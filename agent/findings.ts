@@ -21,6 +21,8 @@ export type FindingName =
   | 'registrySilent'
   | 'fewAddresses'
   | 'poolNearlyFull'
+  | 'universeDeleted'
+  | 'universeReplaced'
   | 'badBlock'
   | 'duplicateBlock'
   | 'duplicateLease'
@@ -110,6 +112,20 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'Soon no pod will get an address of a pool',
     cause: 'Nearly all addresses of the pool are with the nodes and leased.',
     nextStep: 'See `weft ipam` for who holds them; add a pool (docs/ipam.md) before they are gone.',
+  },
+  universeDeleted: {
+    severity: 'warning',
+    symptom: '`kubectl get weftuniverse` lacks a pool whose pods run',
+    cause:
+      'Somebody deleted the Universe. The default one is made again by the agents; of any other no further pod gets an address.',
+    nextStep:
+      'Recreate the pods of that pool elsewhere, or make its Universe again with the same ranges (docs/ipam.md, "Change a range").',
+  },
+  universeReplaced: {
+    severity: 'error',
+    symptom: 'New nodes get no addresses, or none of one node’s pods, after a Universe was made anew with other ranges',
+    cause: 'The Universe names other ranges than those that the nodes hold space of. Nothing is given out of both.',
+    nextStep: 'Put the earlier ranges back into the Universe, or finish the change: docs/ipam.md, "Change a range".',
   },
   badBlock: {
     severity: 'warning',

@@ -61,7 +61,8 @@ export function writeBack(state: State, cycle: Cycle, stored: StoredRecord | und
       blocks: [],
       granting: [],
       wants: { 4: undefined, 6: undefined },
-      seeded: copy.seeded,
+      // As long as others' records were not read it claims nothing, not even an unseeded founder's range.
+      seeded: true,
       was,
       suspect: true,
     });
@@ -80,7 +81,7 @@ export function writeBack(state: State, cycle: Cycle, stored: StoredRecord | und
   // The list is read anew before each attempt.
   state.nextListMs = Math.min(state.nextListMs, nowMs);
   if (cycle.listed !== true) return false;
-  const whole = withoutLost(state, withoutTaken(state, copy));
+  const whole = withoutInherited(state, withoutLost(state, withoutTaken(state, copy)));
   const holders = holdersOf(state, whole);
   if (holders.length > 0) {
     sayOnce(
@@ -150,6 +151,12 @@ function withoutLost(state: State, copy: PeerRecord): PeerRecord {
     blocks: copy.blocks.flatMap((block) => subtract([block.cidr], theirs).map((cidr) => ({ ...block, cidr }))),
     granting: copy.granting.filter((grant) => !theirs.some((cidr) => overlaps(cidr, grant.cidr))),
   };
+}
+
+/** A founder that had seeded nothing: where anybody has space by now, an heir has inherited the range. */
+function withoutInherited(state: State, copy: PeerRecord): PeerRecord {
+  const isOthers = [...state.peers.values()].some(({ record }) => record.blocks.length + record.granting.length > 0);
+  return isOthers ? { ...copy, seeded: true } : copy;
 }
 
 /** Blocks and grants of all others, less those that still carry this peer's grant. */

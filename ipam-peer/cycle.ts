@@ -10,10 +10,10 @@ import { newUniverse, seed } from './found.ts';
 import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
 import { isBack, suspect, writeBack } from './back.ts';
-import { createOwn, found, knowUniverse } from './join.ts';
+import { adopt, createOwn, found } from './join.ts';
 import { confirm } from './own.ts';
 import { endCycle, idle, type Moment } from './pause.ts';
-import { formatPeer, formatUniverse, type PeerRecord, recordLimitBytes } from './records.ts';
+import { formatPeer, formatUniverse, type PeerRecord, recordLimitBytes, type UniverseRecord } from './records.ts';
 import { inherit, toLookAt } from './takeover.ts';
 import { liftQuarantine, quarantineLost } from './quarantine.ts';
 import { actOnDead, selfRead } from './foreign.ts';
@@ -24,6 +24,7 @@ import { markSpare, pull } from './spare.ts';
 import { isHeld, isOthersWrite } from './session.ts';
 import { settle } from './settle.ts';
 import { type Cycle, emit, isObserving, type Known, persistPeer, say, sayOnce, type State } from './state.ts';
+import { isOver, isUniverseDue, knowUniverse, leave, missUniverse, standingOf } from './universe.ts';
 import { want } from './want.ts';
 
 export function beginCycle(state: State, at: Moment): void {
@@ -40,7 +41,7 @@ export function beginCycle(state: State, at: Moment): void {
     writing: undefined,
   };
   state.polledMs = at.nowMs;
-  if (state.universe?.record.founder === undefined) read(state, state.cycle, 'universe', state.config.universe);
+  if (isUniverseDue(state, at.nowMs)) read(state, state.cycle, 'universe', state.config.universe);
   else enterList(state, state.cycle, at);
 }
 
@@ -90,8 +91,13 @@ export function answered(state: State, id: number, answer: Answer, at: Moment): 
 }
 
 function universeRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, at: Moment): void {
+  const missed = stored === undefined ? missUniverse(state, at.nowMs, at.random) : 'none';
+  if (missed === 'goOn') {
+    enterList(state, cycle, at);
+    return;
+  }
   if (stored === undefined) {
-    if (state.config.ranges.length === 0) {
+    if (missed === 'none' && state.config.ranges.length === 0) {
       state.trouble = `the registry has no Universe "${state.config.universe}": apply the manifest`;
       sayOnce(state, state.trouble);
       endCycle(state, at, '');
@@ -150,6 +156,11 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     return;
   }
   look(state);
+  if (isOver(state, stored)) {
+    leave(state);
+    idle(state, at);
+    return;
+  }
   if (isBack(state, stored)) {
     if (!writeBack(state, cycle, stored, at.nowMs)) idle(state, at);
     return;
@@ -171,7 +182,7 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
   cycle.own = own;
   const universe = state.universe;
   if (universe !== undefined && universe.record.founder === undefined) {
-    found(state, cycle, universe, at);
+    foundOrAdopt(state, cycle, universe, own, at);
     return;
   }
   cycle.phase = 'others';
@@ -188,6 +199,41 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     readNode(state, cycle, name, node);
   }
   afterReads(state, cycle, own, at);
+}
+
+/** Whether there is anything to found is told by a list of this very cycle. */
+function foundOrAdopt(
+  state: State,
+  cycle: Cycle,
+  universe: Known<UniverseRecord>,
+  own: Known<PeerRecord>,
+  at: Moment,
+): void {
+  const standing = standingOf(state, universe.record, own);
+  if (standing.kind === 'found' && state.survey === undefined) {
+    found(state, cycle, universe, at);
+    return;
+  }
+  if (cycle.listed !== true) {
+    state.nextListMs = at.nowMs;
+    state.notBeforeMs = at.nowMs;
+    state.cycle = undefined;
+    return;
+  }
+  if (standing.kind === 'wait') {
+    state.trouble = standing.why;
+    sayOnce(state, standing.why);
+    endCycle(state, at, '');
+    state.notBeforeMs = at.nowMs + state.config.pollMs;
+    return;
+  }
+  const seeded = standing.kind === 'adopt';
+  if (own.record.seeded !== seeded) {
+    const draft = startDraft(state, own, cycle.others, at.nowMs, at.random);
+    draft.seeded = seeded;
+    writeDraft(state, cycle, own, draft, at);
+  } else if (seeded) adopt(state, cycle, universe, own);
+  else found(state, cycle, universe, at);
 }
 
 function otherRead(state: State, cycle: Cycle, name: string, stored: StoredRecord | undefined, at: Moment): void {
@@ -249,6 +295,10 @@ function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment
     idle(state, at);
     return;
   }
+  writeDraft(state, cycle, own, draft, at);
+}
+
+function writeDraft(state: State, cycle: Cycle, own: Known<PeerRecord>, draft: Draft, at: Moment): void {
   const record = finish(draft);
   const value = formatPeer(record);
   if (jsonBytes(value) > recordLimitBytes) {

@@ -85,7 +85,8 @@ export function finish(draft: Draft): PeerRecord {
   const marked = draft.blocks.filter((block) => block.via ?? block.spare ?? block.quarantine);
   const plain = draft.blocks.filter((block) => !marked.includes(block)).map((block) => block.cidr);
   const blocks: readonly Block[] = [...coalesce(plain).map((cidr) => ({ cidr })), ...marked];
-  const { pulls: _pulled, ...base } = draft.base;
+  // Only who writes its record back is suspect, and does so by another way.
+  const { pulls: _pulled, suspect: _over, ...base } = draft.base;
   return {
     ...base,
     seq: draft.seq,

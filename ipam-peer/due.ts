@@ -11,6 +11,7 @@ import { quarantineEndMs } from './quarantine.ts';
 import { isHeld } from './session.ts';
 import { pullDueMs, pullsFrom, spareDueMs } from './spare.ts';
 import { takeoverDueMs, takeoverReads } from './takeover.ts';
+import { isLeaving } from './universe.ts';
 import { isShort, stillHopeful } from './want.ts';
 
 /** Monotonic milliseconds at which a cycle should start; in the past: now. */
@@ -18,10 +19,15 @@ export function dueMs(state: State): number {
   const { confirmed, universe } = state;
   if (!isHeld(state) && !isObserving(state)) return Infinity;
   if (state.durable.cutting === true || (state.fences.get('node') ?? '') !== '') return Infinity;
-  if (state.fenced !== '') return state.polledMs + state.config.pollMs;
+  if (isLeaving(state)) return state.notBeforeMs;
+  // One whose pool was deleted hears of what ends that.
+  if (state.fenced !== '' && state.fenced !== state.fences.get('universe')) {
+    return state.polledMs + state.config.pollMs;
+  }
   const self = selfRef(state);
   if (universe === undefined || confirmed === undefined || self === undefined) {
-    const quiet = universe !== undefined && isObserving(state) && state.listed && !state.ownChanged;
+    const quiet =
+      universe !== undefined && isObserving(state) && state.listed && !state.ownChanged && !state.universeTrack.stale;
     return quiet ? Math.max(state.nextListMs, state.notBeforeMs) : state.notBeforeMs;
   }
   if (state.durable.back === true) return Math.max(state.notBeforeMs, state.polledMs + state.config.pollMs);
@@ -30,6 +36,7 @@ export function dueMs(state: State): number {
   if (hasWants(state, self) && state.wantsSinceMs !== undefined) {
     due = Math.min(due, state.wantsSinceMs + state.config.serveDelayMs);
   }
+  due = Math.min(due, state.universeTrack.remakeMs ?? Infinity);
   due = Math.min(due, takeoverDueMs(state), quarantineEndMs(state), spareDueMs(state), pullDueMs(state));
   const pending =
     state.heirOf.size > 0 ||
@@ -50,7 +57,7 @@ export function dueMs(state: State): number {
 function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): boolean {
   const { record, stored } = confirmed;
   const founder = state.universe?.record.founder;
-  if (founder === undefined || state.ownChanged) return true;
+  if (founder === undefined || state.ownChanged || state.universeTrack.stale) return true;
   if (!record.seeded && isIncarnation(founder, self, record.was)) return true;
   if (state.durable.doubt === stored.version) return true;
   if (record.granting.some((grant) => looksSettled(state, grant, self))) return true;

@@ -108,6 +108,8 @@ export type CoreEvent = Stamp &
     | { readonly kind: 'answer'; readonly request: number; readonly answer: Answer }
     /** Something changed; wakes, and is never the ground for an action. `record` absent: deleted or not known. */
     | { readonly kind: 'hint'; readonly name: string; readonly record?: StoredRecord }
+    /** The Universe changed, in the same sense. */
+    | { readonly kind: 'universe'; readonly record?: StoredRecord }
     | { readonly kind: 'allocate'; readonly ticket: number; readonly wish: LeaseWish }
     | { readonly kind: 'cancel'; readonly ticket: number }
     | {

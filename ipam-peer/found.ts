@@ -70,9 +70,10 @@ function whyNot({ ranges, reserved }: UniverseRecord, asked: readonly Cidr[], me
   return `the reserved parts cut the range into ${blocks} blocks, more than ${blocksLimit}: reserve fewer or larger parts`;
 }
 
-/** The Universe as this peer would create it, not yet founded. */
-export function newUniverse(state: State): UniverseRecord {
-  return { ranges: state.config.ranges, reserved: state.config.reserved, namespaces: [], extra: {} };
+/** The Universe as this peer would create it, not yet founded: what its disk knows of the one before, else its settings. */
+export function newUniverse({ config, durable }: State): UniverseRecord {
+  const { ranges, reserved } = durable.universe ?? config;
+  return { ranges, reserved, namespaces: [], extra: {} };
 }
 
 /** The founder writes the ranges minus what is reserved into its blocks, once. */

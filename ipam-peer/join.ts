@@ -1,40 +1,12 @@
-// The first steps of a peer: what the universe is, founding it, and the own record.
+// The first steps of a peer: founding the universe, and the own record.
 import { families, perFamily } from './address.ts';
-import { sameCidrs } from './cidr.ts';
-import type { InUse, StoredRecord } from './events.ts';
+import type { InUse } from './events.ts';
 import { planFounding } from './found.ts';
 import { endCycle, type Moment } from './pause.ts';
-import {
-  formatPeer,
-  formatUniverse,
-  parseUniverse,
-  type PeerRecord,
-  type RecordRef,
-  type UniverseRecord,
-} from './records.ts';
+import { formatPeer, formatUniverse, type PeerRecord, type RecordRef, type UniverseRecord } from './records.ts';
 import { request, startWriting } from './requests.ts';
-import { type Cycle, emit, type Known, persistPeer, refreshUsable, sayOnce, type State } from './state.ts';
+import { type Cycle, emit, type Known, sayOnce, type State } from './state.ts';
 import { firstWants } from './want.ts';
-
-/** Takes in the Universe as read or written; false when it cannot be understood. */
-export function knowUniverse(state: State, stored: StoredRecord): boolean {
-  const parsed = parseUniverse(stored.value);
-  if (!parsed.ok) {
-    state.trouble = `the Universe "${stored.name}" cannot be understood: ${parsed.reason}`;
-    sayOnce(state, state.trouble);
-    return false;
-  }
-  const { ranges, reserved, founder } = parsed.record;
-  const isNews = founder !== undefined && state.universe?.record.founder === undefined;
-  state.universe = { stored, record: parsed.record };
-  if (isNews) emit(state, { kind: 'changed' });
-  const known = state.durable.universe;
-  if (known?.uid !== stored.uid || !sameCidrs(known.ranges, ranges) || !sameCidrs(known.reserved, reserved)) {
-    persistPeer(state, { universe: { name: stored.name, uid: stored.uid, ranges, reserved } });
-    refreshUsable(state);
-  }
-  return true;
-}
 
 /** Founds the universe as far as the last survey allows; each survey serves one attempt. */
 export function found(state: State, cycle: Cycle, universe: Known<UniverseRecord>, at: Moment): void {
@@ -56,10 +28,28 @@ export function found(state: State, cycle: Cycle, universe: Known<UniverseRecord
     state.notBeforeMs = at.nowMs + state.config.pollMs;
     return;
   }
+  writeFounder(state, cycle, universe, founded, news);
+}
+
+/** Writes itself as the founder of a Universe that was deleted and made again, of which this peer's record says that it is seeded. */
+export function adopt(state: State, cycle: Cycle, universe: Known<UniverseRecord>, own: Known<PeerRecord>): void {
+  const founder: RecordRef = { name: own.stored.name, uid: own.stored.uid };
+  const news = [
+    `the universe ${state.config.universe} was made again; everybody keeps the space that the records name`,
+  ];
+  writeFounder(state, cycle, universe, { ...universe.record, founder }, news);
+}
+
+function writeFounder(
+  state: State,
+  cycle: Cycle,
+  { stored }: Known<UniverseRecord>,
+  founded: UniverseRecord,
+  news: readonly string[],
+): void {
   startWriting(cycle, { kind: 'found', news, record: undefined });
-  const value = formatUniverse(founded);
-  const id = request(state, cycle, universe.stored.name);
-  emit(state, { kind: 'update', request: id, record: 'universe', stored: universe.stored, value });
+  const id = request(state, cycle, stored.name);
+  emit(state, { kind: 'update', request: id, record: 'universe', stored, value: formatUniverse(founded) });
 }
 
 /** Event `surveyed`. */

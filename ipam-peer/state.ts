@@ -114,6 +114,7 @@ export interface State {
   readonly config: Config;
   durable: DurablePeer;
   universe: Known<UniverseRecord> | undefined;
+  readonly universeTrack: UniverseTrack;
   /** The own record as last read or written; undefined: not read since the start. */
   confirmed: Known<PeerRecord> | undefined;
   /** The addresses of each family; empty for one that the universe does not have. */
@@ -194,8 +195,20 @@ export interface State {
   effects: Effect[];
 }
 
-/** What can fence: another holder of the session, the own node gone, the own record. */
-export type FenceSource = 'session' | 'node' | 'own';
+/** What can fence: another holder of the session, the own node gone, the own record, the Universe. */
+export type FenceSource = 'session' | 'node' | 'own' | 'universe';
+
+/** What became of the Universe that this peer knows. */
+export interface UniverseTrack {
+  /** A hint tells of a change that was not read yet. */
+  stale: boolean;
+  /** When it is made again, after it was read to be gone. */
+  remakeMs: number | undefined;
+  /** Its end waits for the last lease of this node. */
+  leaving: boolean;
+  /** It is gone, or another one took its place. */
+  ended: { readonly name: 'universeDeleted' | 'universeReplaced'; readonly text: string } | undefined;
+}
 
 const noPeer: DurablePeer = {
   uid: undefined,
@@ -215,6 +228,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     config,
     durable: durable.peer,
     universe: undefined,
+    universeTrack: { stale: false, remakeMs: undefined, leaving: false, ended: undefined },
     confirmed: undefined,
     spaces: perFamily(makeSpace),
     leases: new Map(durable.leases.map((lease) => [leaseKey(lease), lease])),

@@ -18,6 +18,7 @@ import { driveSession, sessionAnswered, sessionDueMs } from './session.ts';
 import { nextRestEndMs } from './space.ts';
 import { noteNodes } from './takeover.ts';
 import { emit, persistPeer, type State } from './state.ts';
+import { hintOfUniverse } from './universe.ts';
 
 export interface Step {
   /** The same object, changed in place. */
@@ -50,6 +51,9 @@ function take(state: State, event: CoreEvent): void {
       return;
     case 'hint':
       hint(state, event.name, event.record, event.nowMs);
+      return;
+    case 'universe':
+      hintOfUniverse(state, event.record, event.nowMs);
       return;
     case 'allocate':
       allocate(state, event.ticket, event.wish, event.nowMs);

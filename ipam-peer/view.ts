@@ -5,7 +5,7 @@ import { type Cidr, compareCidr, contains, formatCidr } from './cidr.ts';
 import { waitingFor } from './allocate.ts';
 import { type Block, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { freeAddresses } from './space.ts';
-import { familiesOf, type Known, type State } from './state.ts';
+import { familiesOf, type Known, type State, type UniverseTrack } from './state.ts';
 
 export interface PeerSummary {
   readonly name: string;
@@ -37,6 +37,8 @@ export interface Summary {
   readonly settled: boolean;
   readonly ready: boolean;
   readonly waitingFor: string;
+  /** What became of the Universe, where something did. */
+  readonly ended: UniverseTrack['ended'];
 }
 
 /** The peers as last heard, the own one as confirmed (before that: as the disk has it), sorted by name. */
@@ -126,7 +128,7 @@ export function summary(state: State): Summary {
   return {
     ranges: universe?.ranges.map(formatCidr) ?? [],
     reserved: universe?.reserved.map(formatCidr) ?? [],
-    founded: state.universe === undefined ? hasSpace(state) : state.universe.record.founder !== undefined,
+    founded: hasSpace(state) || state.universe?.record.founder !== undefined,
     peers: peersOf(state),
     overlay: state.durable.overlay,
     freeAddresses: free,
@@ -136,6 +138,7 @@ export function summary(state: State): Summary {
     settled: state.looked && state.recovery !== 'asked',
     ready: free > 0 && state.fenced === '',
     waitingFor: waitingFor(state),
+    ended: state.universeTrack.ended,
   };
 }
 

@@ -29,6 +29,7 @@ export function findingsOf(
     ...registryFindings(status),
     ...addressFindings(status),
     ...poolFindings(status),
+    ...universeFindings(status),
     ...peerFindings(status),
     ...(status.datapath?.findings ?? []).map(findingOf),
     ...conditions.map(findingOf),
@@ -90,6 +91,12 @@ function poolFindings({ pools }: Known): readonly Finding[] {
     message: `Of the ${grouped(addresses)} addresses of the pool ${name} (${ranges.join(', ')}) about ${grouped(availableAddresses)} can still be had here.`,
     nextStep: 'See `weft ipam` for who holds them; add a pool (docs/ipam.md) before they are gone.',
   }));
+}
+
+function universeFindings({ pools }: Known): readonly Finding[] {
+  return pools.flatMap(({ name, ended }) =>
+    ended === undefined ? [] : [findingOf({ name: ended.name, subject: `pool ${name}`, message: `${ended.text}.` })],
+  );
 }
 
 function peerFindings({ peers }: Known): readonly Finding[] {

@@ -2,7 +2,7 @@
 // is a synchronous commit, so whatever follows it really comes after it; registry requests are sent and their answers come back
 // as events. When a commit fails, nothing after it happens: the core is made anew from what is durable, as after a crash.
 import { WeftError, toWeftError } from '#agent/errors.ts';
-import type { Registry } from '#agent/registry/registry.ts';
+import type { Registry, WatchEvent } from '#agent/registry/registry.ts';
 import type { Config, CoreEvent, Effect, InUse, Lease, LogLevel, Refusal, Stamp } from '#ipam-peer/events.ts';
 import type { RecordRef } from '#ipam-peer/records.ts';
 import { restore, type State } from '#ipam-peer/state.ts';
@@ -84,7 +84,13 @@ class LiveDriver implements Driver {
   }
 
   start(): void {
-    this.#run(this.#watch());
+    const { universe } = this.#options.config;
+    this.#run(this.#watch('peer', ({ name, record }) => ({ kind: 'hint', name, ...(record && { record }) })));
+    this.#run(
+      this.#watch('universe', ({ name, record }) =>
+        name === universe ? { kind: 'universe', ...(record && { record }) } : undefined,
+      ),
+    );
     this.feed({ kind: 'wake' });
   }
 
@@ -296,17 +302,18 @@ class LiveDriver implements Driver {
   }
 
   /** Hints for as long as the driver lives; a watch that ends by an error is begun again. */
-  async #watch(): Promise<void> {
+  async #watch(kind: 'peer' | 'universe', hintOf: (event: WatchEvent) => Unstamped | undefined): Promise<void> {
     const { registry, log } = this.#options;
     const { signal } = this.#stop;
     while (!signal.aborted) {
       try {
-        for await (const { name, record } of registry.watch('peer', signal)) {
+        for await (const event of registry.watch(kind, signal)) {
           if (signal.aborted) return;
-          this.#feedQuietly({ kind: 'hint', name, ...(record && { record }) });
+          const hint = hintOf(event);
+          if (hint !== undefined) this.#feedQuietly(hint);
         }
       } catch (error) {
-        if (!signal.aborted) log.warn(`the watch on peers ended: ${toWeftError(error).message}`);
+        if (!signal.aborted) log.warn(`the watch on ${kind} records ended: ${toWeftError(error).message}`);
       }
       await pause(watchPauseMs, signal);
     }

@@ -92,6 +92,13 @@ export interface PeerView {
   readonly heir?: string;
 }
 
+/** What became of a pool's Universe under running agents. */
+export interface UniverseEnd {
+  readonly name: 'universeDeleted' | 'universeReplaced';
+  /** One sentence. */
+  readonly text: string;
+}
+
 /** One pool as this node sees it: a Universe and who owns what of it. */
 export interface PoolView {
   readonly name: string;
@@ -108,6 +115,8 @@ export interface PoolView {
   /** Free addresses of this node and those that others say could move, of the scarcer family. */
   readonly availableAddresses: number;
   readonly ready: boolean;
+  /** Absent: its Universe is there as it was. */
+  readonly ended?: UniverseEnd;
   /** Why nothing can be leased from it here; empty when something can, or when nobody has asked here yet. */
   readonly waitingFor: string;
 }
@@ -136,6 +145,7 @@ export interface IpamView {
   readonly registryAnsweredAtMs: number | undefined;
   /** As in PoolView, of the default pool. */
   readonly availableAddresses?: number;
+  readonly ended?: UniverseEnd;
   /** False until it is known whether this node has a record, and its leases are there. */
   readonly settled?: boolean;
   /** Every pool, `default` first; the counts and readiness above are that one's. */

@@ -66,5 +66,16 @@ function poolView(name: string, namespaces: readonly string[], view: IpamView): 
   const { ranges, reserved, peers, freeAddresses, leasedAddresses, restingAddresses, ready, waitingFor } = view;
   const counts = { freeAddresses, leasedAddresses, restingAddresses, availableAddresses: view.availableAddresses ?? 0 };
   const joinedHere = name === defaultUniverse || peers.some((peer) => peer.self);
-  return { name, namespaces, ranges, reserved, peers, ...counts, ready, waitingFor: joinedHere ? waitingFor : '' };
+  const ended = view.ended === undefined ? {} : { ended: view.ended };
+  return {
+    name,
+    namespaces,
+    ranges,
+    reserved,
+    peers,
+    ...counts,
+    ready,
+    ...ended,
+    waitingFor: joinedHere ? waitingFor : '',
+  };
 }

@@ -247,6 +247,21 @@ class Pools {
     return true;
   }
 
+  /** A pool whose Universe, records and leases are all gone. */
+  async #forget(name: string, pool: RunningIpam): Promise<void> {
+    const work = this.#work.then(async () => {
+      if (this.#running.get(name) !== pool || !isOver(pool.view()) || this.#stop.signal.aborted) return;
+      this.#running.delete(name);
+      this.#known.delete(name);
+      this.#options.log.info(`the pool ${name} is no more`);
+      await pool.close();
+      await this.#save();
+      this.#changed();
+    });
+    this.#work = work.catch((error: unknown) => this.#options.log.warn(toWeftError(error).message));
+    await this.#work;
+  }
+
   #refuse(name: string, problem: string): void {
     if (this.#problems.get(name) === problem) return;
     this.#problems.set(name, problem);
@@ -261,7 +276,10 @@ class Pools {
       mine: async (leases, signal) => await this.#mine(name, leases, signal),
     });
     if (this.#nodes !== undefined) pool.setNodes(this.#nodes);
-    pool.onChange(() => this.#changed());
+    pool.onChange(() => {
+      this.#changed();
+      if (name !== defaultUniverse && isOver(pool.view())) void this.#forget(name, pool);
+    });
     if (name === defaultUniverse) this.#running.set(name, pool);
     return pool;
   }
@@ -296,10 +314,9 @@ class Pools {
     const { signal } = this.#stop;
     while (!signal.aborted) {
       try {
-        for await (const { name, record } of registry.watch('universe', signal)) {
+        for await (const { record } of registry.watch('universe', signal)) {
           if (signal.aborted) return;
           if (record !== undefined) await this.#heard(record);
-          else if (this.#known.has(name)) log.warn(`the Universe ${name} was deleted; its pods keep their addresses`);
         }
       } catch (error) {
         if (!signal.aborted) log.warn(`the watch on pools ended: ${toWeftError(error).message}`);
@@ -339,6 +356,11 @@ class Pools {
     await Promise.allSettled([this.#following, this.#declaring, this.#work]);
     await Promise.all(this.all().map(async (pool) => await pool.close()));
   }
+}
+
+/** Nothing is left of it. */
+function isOver({ ended, peers, leasedAddresses }: IpamView): boolean {
+  return ended?.name === 'universeDeleted' && peers.length === 0 && leasedAddresses === 0;
 }
 
 function overlapsText(text: string, cidr: InUse['cidr']): boolean {

@@ -267,6 +267,7 @@ function view(driver: Driver): IpamView {
     registryAnsweredAtMs: driver.registryAnsweredAtMs,
     availableAddresses: now.availableAddresses,
     settled: now.settled,
+    ...(now.ended && { ended: now.ended }),
   };
 }
 

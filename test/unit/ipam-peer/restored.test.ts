@@ -33,3 +33,30 @@ test('a taker keeps via while the donor may still write its grant back', () => {
   const universe = bench.registry.universe?.record;
   expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
 });
+
+// Seed 9000046: its heir had inherited the range and deleted its record; it started before it heard that its node was gone, took that for
+// a registry that went back, and claimed the range as the founder that it still was by its disk.
+test('a founder that had seeded nothing claims nothing when it comes back after its heir', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1');
+  one.holding = (request) => request.kind === 'update' && request.record === 'peer';
+  one.start();
+  bench.settle();
+  expect(bench.registry.universe?.record.founder?.name).toBe('n1.x');
+  one.sim.crash();
+  const two = bench.peer('n2').start();
+  bench.registry.deleteNode('n1.x', 'x-n1', false);
+  two.feed({ kind: 'nodes', gone: ['n1.x'] });
+  bench.settle(1_000_000);
+  expect(two.blocks()).toEqual(['10.32.0.0/12']);
+  expect(bench.registry.peers.has('n1.x')).toBe(false);
+  one.holding = () => false;
+  one.start();
+  bench.settle(10_000);
+  expect(one.log).toContainEqual(expect.stringMatching(/the registry went back/));
+  for (const afterMs of [0, 10_000, 4_000_000]) {
+    bench.settle(afterMs);
+    const universe = bench.registry.universe?.record;
+    expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
+  }
+});

@@ -237,3 +237,46 @@ describe('restart', () => {
     expect(poolOf(again, 'blue')).toMatchObject({ leasedAddresses: 1 });
   });
 });
+
+describe('a Universe that goes away under running agents', () => {
+  test('of a further pool: no pod gets an address any more, and when all that was of it is gone the pool is forgotten', async () => {
+    await using nodes = await IpamNodes.create();
+    const [one, other] = await two(nodes);
+    addUniverse(nodes, 'blue', { ranges: ['10.64.0.0/16'] });
+    const lease = await one.lease(inPool('a', 'blue'), soon());
+    await until('node2 knows the pool', () => poolOf(other, 'blue')?.peers.length === 1);
+    nodes.registry.remove('universe', 'blue');
+    await until('node1 heard of it', () => poolOf(one, 'blue')?.ended?.name === 'universeDeleted');
+    expect((await failure(one.lease(inPool('b', 'blue'), soon()))).message).toBe(
+      'the Universe blue was deleted: its pods keep their addresses, no other pod gets one',
+    );
+    expect(one.find(lease)).toEqual(lease);
+    expect((await one.lease(request('c'), soon())).pool).toBeUndefined();
+    one.release(lease);
+    nodes.registry.remove('peer', 'node1.node1000.pool-blue');
+    await until('nobody knows it', () => (poolOf(one, 'blue') ?? poolOf(other, 'blue')) === undefined);
+    expect((await failure(one.lease(inPool('b', 'blue'), soon()))).kind).toBe('unknownPool');
+    addUniverse(nodes, 'blue', { ranges: ['10.80.0.0/16'] });
+    await until('it is known anew', () => poolOf(one, 'blue') !== undefined);
+    expect((await one.lease(inPool('d', 'blue'), soon())).addresses[0]).toMatch(/^10\.80\./);
+  });
+
+  test('the default one is made again, and what there was goes on', async () => {
+    await using nodes = await IpamNodes.create();
+    const [one] = await two(nodes);
+    const before = nodes.registry.read('universe', 'default')?.value['ranges'];
+    nodes.registry.remove('universe', 'default');
+    await until('node1 heard of it', () => poolOf(one, 'default')?.ended?.name === 'universeDeleted');
+    await one.lease(request('a'), soon());
+    await until(
+      'it is there, founded',
+      () => nodes.registry.read('universe', 'default')?.value['founder'] !== undefined,
+    );
+    expect(nodes.registry.read('universe', 'default')?.value['ranges']).toEqual(before);
+    await until('node1 heard of that', () => poolOf(one, 'default')?.ended === undefined);
+    const third = await nodes.startPools('node3');
+    await third.whenReady(soon());
+    const owned = third.view().peers.flatMap(({ blocks }) => blocks);
+    expect(new Set(owned).size).toBe(owned.length);
+  });
+});
