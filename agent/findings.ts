@@ -155,7 +155,7 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
   peerWithoutUnderlay: {
     severity: 'warning',
     symptom: 'Pods of one node cannot be reached from anywhere',
-    cause: 'No underlay address of that node is known.',
+    cause: 'No underlay address of that node is known, or its record names one that is no address.',
     nextStep: 'Check that the node still exists and has an InternalIP, or is listed under `nodes`.',
   },
   duplicatePeerAddress: {

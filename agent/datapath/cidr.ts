@@ -1,5 +1,6 @@
 // CIDR arithmetic for planning: blocks are kept as their canonical text (the map key used everywhere) and turned into
 // integers only where ranges are cut. Pure.
+import { isIPv4 } from 'node:net';
 
 export type Family = 4 | 6;
 
@@ -62,9 +63,20 @@ export function canonicalCidr(text: string): string {
   return isCanonicalIpv4(text) ? text : formatBlock(parseBlock(text));
 }
 
-/** A plain address as the kernel prints it: IPv6 in RFC 5952 form. Throws RangeError. */
+/** A plain address as the kernel prints it: IPv6 in RFC 5952 form. Throws RangeError when it is none, a CIDR included. */
 export function canonicalAddress(text: string): string {
-  return familyOf(text) === 4 ? text : addressOf(canonicalCidr(text));
+  if (isIPv4(text)) return text;
+  if (familyOf(text) === 4 || text.includes('/')) throw new RangeError(`not an address: ${text}`);
+  return addressOf(canonicalCidr(text));
+}
+
+/** The same without the throw. */
+export function readAddress(text: string): string | undefined {
+  try {
+    return canonicalAddress(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The usual case in one pass, without a big integer or another string: an IPv4 block that is canonical already. */

@@ -2,7 +2,7 @@
 // Thousands pass through here in one go, so loops make nothing that is thrown away again. Pure.
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
-import { canonicalAddress, canonicalCidr, familyOf } from './cidr.ts';
+import { canonicalCidr, familyOf, readAddress } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import { directGateway } from './direct.ts';
 import type { DirectInput } from './direct.ts';
@@ -46,7 +46,12 @@ export function usablePeers(input: UsablePeersInput, findings: Finding[]): reado
   const peers: UsablePeer[] = [];
   for (const { name, self: isSelf, underlayAddress: address, blocks: named } of byName(view.peers)) {
     if (isSelf || address === undefined) continue;
-    const underlayAddress = readableAddress(address);
+    const underlayAddress = readAddress(address);
+    if (underlayAddress === undefined) {
+      const message = `its underlay "${address}" is no address; ${name} gets no route`;
+      findings.push({ name: 'peerWithoutUnderlay', subject: name, message });
+      continue;
+    }
     if (own !== undefined && familyOf(own) !== familyOf(underlayAddress)) {
       const message = `underlay ${underlayAddress} is of another family than this node's ${own}`;
       findings.push({ name: 'underlayFamily', subject: name, message });
@@ -85,15 +90,6 @@ function byName(peers: readonly PeerView[]): readonly PeerView[] {
 
 function compareNames(left: PeerView, right: PeerView): number {
   return left.name < right.name ? -1 : left.name > right.name ? 1 : 0;
-}
-
-/** In the kernel's writing; what is no address stays as it is, to be named. */
-export function readableAddress(address: string): string {
-  try {
-    return canonicalAddress(address);
-  } catch {
-    return address;
-  }
 }
 
 /** The blocks that are CIDRs in canonical writing; the others become findings. */

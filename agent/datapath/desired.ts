@@ -3,16 +3,9 @@
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
 import { bridgeOf, hasBridge, unreachable } from './bridge.ts';
-import { familiesOf, familyOf, hostCidr, subtractCidrs } from './cidr.ts';
+import { familiesOf, familyOf, hostCidr, readAddress, subtractCidrs } from './cidr.ts';
 import type { Family } from './cidr.ts';
-import {
-  canonicalBlocks,
-  nexthopsOf,
-  peerElements,
-  peerRoutes,
-  readableAddress,
-  usablePeers,
-} from './desired-peers.ts';
+import { canonicalBlocks, nexthopsOf, peerElements, peerRoutes, usablePeers } from './desired-peers.ts';
 import { directElements } from './direct.ts';
 import type { DirectInput } from './direct.ts';
 import { aliasOf, gatewayCidr, hostMac, vtepMac } from './identity.ts';
@@ -157,7 +150,8 @@ function overlayLink(
 /** The underlay address that this node's VXLAN packets leave from. */
 export function underlayAddressOf(view: IpamView, settings: DatapathSettings): string | undefined {
   const address = view.peers.find((peer) => peer.self)?.underlayAddress ?? settings.underlayAddress;
-  return address === undefined ? undefined : readableAddress(address);
+  // What is no address stays as it is, to be named.
+  return address === undefined ? undefined : (readAddress(address) ?? address);
 }
 
 interface PodState {

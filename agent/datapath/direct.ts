@@ -9,7 +9,7 @@
 // routing: while one side has fallen back to VXLAN already, the other may still send directly, and none of that is lost.
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
-import { cidrContains, familyOf } from './cidr.ts';
+import { cidrContains, familyOf, readAddress } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { ActualState } from './objects.ts';
 
@@ -36,8 +36,9 @@ export interface DirectInput {
 
 export const noDirect: DirectInput = { mode: 'vxlan', underlay: undefined, proven: new Set() };
 
-/** True where the peer's address lies on the underlay link itself: no router in between. */
+/** True where the peer's address lies on the underlay link itself: no router in between. What is no address lies nowhere. */
 export function isOnLink(underlay: Pick<UnderlayLink, 'cidrs'>, underlayAddress: string): boolean {
+  if (readAddress(underlayAddress) === undefined) return false;
   return underlay.cidrs.some((cidr) => !/\/(32|128)$/.test(cidr) && cidrContains(cidr, underlayAddress));
 }
 

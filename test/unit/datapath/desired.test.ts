@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 
 import { canonicalCidr, cidrContains, subtractCidrs } from '#agent/datapath/cidr.ts';
-import { noDirect } from '#agent/datapath/direct.ts';
+import { type DirectInput, noDirect } from '#agent/datapath/direct.ts';
 import { desiredState } from '#agent/datapath/desired.ts';
 import { aliasOf, hostIfnameOf, linkLocalOf, parseAlias, podMacOf, vtepMac } from '#agent/datapath/identity.ts';
 import { renderRuleset } from '#agent/datapath/ruleset.ts';
@@ -14,7 +14,11 @@ function peer(name: string, underlayAddress: string | undefined, blocks: readonl
   return { name, nodeName: name, self: name === 'self', underlayAddress, overlayAddresses: [], blocks };
 }
 
-function desired(peers: readonly PeerView[], patch: Partial<IpamView> = {}): ReturnType<typeof desiredState> {
+function desired(
+  peers: readonly PeerView[],
+  patch: Partial<IpamView> = {},
+  direct: DirectInput = noDirect,
+): ReturnType<typeof desiredState> {
   const view: IpamView = {
     ranges: ['10.32.0.0/12'],
     reserved: [],
@@ -35,7 +39,7 @@ function desired(peers: readonly PeerView[], patch: Partial<IpamView> = {}): Ret
     underlayMtuBytes: 1500,
     ipv6: true,
     ports: new Set(),
-    direct: noDirect,
+    direct,
   });
 }
 
@@ -62,6 +66,20 @@ describe('desiredState', () => {
     const state = desired([self, peer('a', undefined, ['10.40.0.0/14'])]);
     expect([state.nexthops, state.fdb, state.neighbours, state.findings]).toEqual([[], [], [], []]);
   });
+
+  it.each(['', 'node-7', '192.0.2.300', '192.0.2.7/24', '192.0.2', 'fe80::1%eth0', '2001:db8::zz'])(
+    'a peer whose underlay is %j, which is no address, gets nothing and is named; the others are served',
+    (address) => {
+      for (const mode of ['vxlan', 'direct'] as const) {
+        const link = { ifname: 'eth0', up: true, cidrs: ['192.0.2.1/24'], macs: new Map(), refused: new Set<string>() };
+        const peers = [self, peer('a', address, ['10.40.0.0/14']), peer('b', '192.0.2.3', ['10.44.0.0/14'])];
+        const state = desired(peers, {}, { mode, underlay: link, proven: new Set() });
+        expect(peerRoutes(state)).toEqual(['10.44.0.0/14']);
+        expect([...state.firewall.elements.peers4]).toEqual(['192.0.2.3']);
+        expect(state.findings).toMatchObject([{ name: 'peerWithoutUnderlay', subject: 'a' }]);
+      }
+    },
+  );
 
   it('a block that two peers claim, or that is none, is named and routed at most once', () => {
     const state = desired([
