@@ -4,6 +4,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { Family } from '#agent/datapath/cidr.ts';
 import { familyOf } from '#agent/datapath/cidr.ts';
+import { startProber } from '#agent/probe/prober.ts';
+import type { Prober } from '#agent/probe/prober.ts';
 import type { TestNetns } from '#test/support/netns.ts';
 
 import { Lab, outsideAddress, outsideAddress6, ping, until } from './lab.ts';
@@ -19,16 +21,22 @@ interface Flow {
   readonly source: string;
 }
 
+const auto = { overlayMode: 'auto', comparePeriodMs: 500 } as const;
 const modes: readonly (readonly [string, HostOptions])[] = [
   ['routed pods, VXLAN over IPv4', { families: [4, 6], underlay: 4 }],
   ['routed pods, VXLAN over IPv6', { families: [4, 6], underlay: 6 }],
   ['routed pods, direct over IPv4', { families: [4, 6], settings: { overlayMode: 'direct' } }],
   ['routed pods, direct over IPv6', { families: [4, 6], underlay: 6, settings: { overlayMode: 'direct' } }],
+  ['routed pods, auto over IPv4', { families: [4, 6], settings: auto }],
+  ['routed pods, auto over IPv6', { families: [4, 6], underlay: 6, settings: auto }],
   ['pods on a bridge, VXLAN over IPv4', { families: [4, 6], settings: { podLink: 'bridge' } }],
+  ['pods on a bridge, VXLAN over IPv6', { families: [4, 6], underlay: 6, settings: { podLink: 'bridge' } }],
+  ['pods on a bridge, direct over IPv4', { families: [4, 6], settings: { podLink: 'bridge', overlayMode: 'direct' } }],
   [
     'pods on a bridge, direct over IPv6',
     { families: [4, 6], underlay: 6, settings: { podLink: 'bridge', overlayMode: 'direct' } },
   ],
+  ['pods on a bridge, auto over IPv4', { families: [4, 6], settings: { ...auto, podLink: 'bridge' } }],
   ['routed IPv6 pods alone, VXLAN over IPv4', { families: [6], underlay: 4 }],
 ];
 
@@ -40,7 +48,7 @@ function addressOf(pod: Pod, family: Family): string {
   return pod.lease.addresses.find((address) => familyOf(address) === family) ?? '';
 }
 
-/** Notes source and destination of each echo request that arrives. */
+/** Notes source and destination of each echo request that arrives, of those marked by `unanswered`: probes send some too. */
 async function record(netns: TestNetns): Promise<void> {
   await netns.exec([
     'nft',
@@ -49,8 +57,8 @@ async function record(netns: TestNetns): Promise<void> {
        set requests6 { type ipv6_addr . ipv6_addr; flags dynamic; }
        chain input {
          type filter hook input priority 0;
-         icmp type echo-request update @requests4 { ip saddr . ip daddr }
-         icmpv6 type echo-request update @requests6 { ip6 saddr . ip6 daddr }
+         ip dscp cs1 icmp type echo-request update @requests4 { ip saddr . ip daddr }
+         ip6 dscp cs1 icmpv6 type echo-request update @requests6 { ip6 saddr . ip6 daddr }
        }
      }`,
   ]);
@@ -87,7 +95,7 @@ async function unanswered(flows: readonly Flow[]): Promise<readonly string[]> {
   const bySender = Map.groupBy(flows, ({ from }) => from);
   const lists = await Promise.all(
     [...bySender].map(async ([from, own]) => {
-      const pings = own.map(({ to }) => `(ping -n -c 3 -i 0.2 -w 10 ${to} >/dev/null || echo ${to}) &`);
+      const pings = own.map(({ to }) => `(ping -n -Q 0x20 -c 3 -i 0.05 -w 10 ${to} >/dev/null || echo ${to}) &`);
       const failed = (await from.exec(['sh', '-c', `${pings.join('\n')}\nwait`])).split('\n');
       return own.filter(({ to }) => failed.includes(to)).map(({ what }) => what);
     }),
@@ -99,9 +107,11 @@ describe.each(modes)('%s', (_mode, options) => {
   let lab: Lab;
   const families = options.families ?? [4];
   const pods: Pod[] = [];
+  const probers: Prober[] = [];
 
   beforeAll(async () => {
     lab = await Lab.create(2, options);
+    if (options.settings?.overlayMode === 'auto') await proveDirect();
     const [here, there] = [lab.host(0), lab.host(1)];
     pods.push(await here.addPod(), await here.addPod(), await there.addPod());
     for (const netns of [lab.outside, here.netns, there.netns, ...pods.map((pod) => pod.netns)]) await record(netns);
@@ -115,10 +125,25 @@ describe.each(modes)('%s', (_mode, options) => {
           () => false,
         );
       await until('the nodes know each other', () => meet(podAt(0).netns, addressOf(podAt(2), family)), 15_000);
-      for (const at of [podAt(0).netns, podAt(2).netns]) await recorded(at, family);
     }
   });
-  afterAll(async () => lab[Symbol.asyncDispose]());
+  afterAll(async () => {
+    for (const prober of probers) prober.stop();
+    await lab?.[Symbol.asyncDispose]();
+  });
+
+  /** Probes on both hosts, which find that packets go directly. */
+  async function proveDirect(): Promise<void> {
+    const log = { info: () => {}, warn: () => {} };
+    for (const { datapath, netns } of lab.hosts) {
+      const setDirect = datapath.setDirect.bind(datapath);
+      probers.push(
+        startProber({ scene: () => datapath.scene(), setDirect, netnsPath: netns.path, intervalMs: 300, log }),
+      );
+    }
+    const isDirect = (prober: Prober): boolean => [...prober.paths().values()][0]?.via === 'direct';
+    await until('both hosts send directly', async () => probers.every(isDirect), 30_000);
+  }
 
   function podAt(index: number): Pod {
     const pod = pods[index];
