@@ -3,7 +3,14 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Registry, RecordKind, RecordValue, RegistryRecord, WatchEvent } from '#agent/registry/registry.ts';
+import type {
+  Registry,
+  RecordKind,
+  RecordValue,
+  RegistryRecord,
+  WatchEvent,
+  WriteOutcome,
+} from '#agent/registry/registry.ts';
 
 export interface RegistryFixture extends AsyncDisposable {
   /** Another client of the same store, with caches and connections of its own. */
@@ -224,14 +231,33 @@ function seqOf(record: RegistryRecord): number {
 }
 
 async function created_(registry: Registry, kind: RecordKind, name: string, seq: number): Promise<RegistryRecord> {
-  const outcome = await registry.create(kind, name, sampleValue(kind, seq), new AbortController().signal);
-  if (outcome.kind !== 'ok') throw new Error(`create ${kind} ${name}: ${JSON.stringify(outcome)}`);
-  return outcome.record;
+  const signal = new AbortController().signal;
+  const write = (): Promise<WriteOutcome> => registry.create(kind, name, sampleValue(kind, seq), signal);
+  return await decided(`create ${kind} ${name}`, write, async () => registry.get(kind, name, signal));
 }
 
 async function updated_(registry: Registry, record: RegistryRecord, seq: number): Promise<RegistryRecord> {
-  const outcome = await registry.update(record, sampleValue(record.kind, seq), new AbortController().signal);
-  if (outcome.kind !== 'ok') throw new Error(`update ${record.name}: ${JSON.stringify(outcome)}`);
+  const signal = new AbortController().signal;
+  const write = (): Promise<WriteOutcome> => registry.update(record, sampleValue(record.kind, seq), signal);
+  return await decided(`update ${record.name}`, write, async () => {
+    const found = await registry.get(record.kind, record.name, signal);
+    return found?.version === record.version ? undefined : found;
+  });
+}
+
+/** As a caller must: what is `unknown`, which a voter without processor time may make it, is read and, where it did nothing, tried again. */
+async function decided(
+  what: string,
+  write: () => Promise<WriteOutcome>,
+  find: () => Promise<RegistryRecord | undefined>,
+): Promise<RegistryRecord> {
+  let outcome = await write();
+  for (let time = 0; outcome.kind === 'unknown' && time < 5; time++) {
+    const found = await find();
+    if (found !== undefined) return found;
+    outcome = await write();
+  }
+  if (outcome.kind !== 'ok') throw new Error(`${what}: ${JSON.stringify(outcome)}`);
   return outcome.record;
 }
 

@@ -252,12 +252,11 @@ describe('weft voters', { timeout: 60_000 }, () => {
   it('restores a lost majority from the disk that is left', async () => {
     await initAll();
     const port = await withPort(['host1', 'host2', 'host3']);
-    const before = await openAll(port, ['host1', 'host2', 'host3']);
+    // Two of three: what they agree on is on both disks, so on that of host1.
+    const before = await openAll(port, ['host1', 'host2']);
     await expect
       .poll(() => before[0]?.create('peer', 'kept', sampleValue('peer', 7), signal), { timeout: 20_000 })
       .toMatchObject({ kind: expect.stringMatching(/ok|conflict/) });
-    // All three have it.
-    await expect.poll(async () => (await before[0]?.list('peer', signal))?.length, { timeout: 20_000 }).toBe(1);
     for (const close of closing.splice(0)) await close();
     for (const name of ['host2', 'host3']) await rm(join(directory, name, 'state/voter.db'));
     const left = join(directory, 'host1/state/voter.db');

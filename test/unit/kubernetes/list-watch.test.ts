@@ -139,7 +139,8 @@ describe('following', { timeout: 30_000 }, () => {
     await following.stop();
     expect(following.troubles.join('\n')).toMatch(/etcd is away[^]*busy/);
     const waits = times.slice(1).map((at, index) => at - (times[index] as number));
-    expect(waits[2]).toBeGreaterThan(waits[0] as number);
+    // The longest of a wait that does not grow. Not compared with the first as measured, to which a busy machine adds.
+    expect(waits[2]).toBeGreaterThan(300);
   });
 });
 

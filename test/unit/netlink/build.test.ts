@@ -42,7 +42,7 @@ describe('agent/native/build.ts', () => {
     expect(await readdir(join(directory, 'deep'))).toEqual(['weft.node']);
     const load = `const { nativeAddon } = await import(${JSON.stringify(addonModule)}); nativeAddon().netnsInfo('/');`;
     expect(await node(['--input-type=module', '-e', load], { WEFT_ADDON: output })).toMatchObject({ code: 0 });
-  }, 30_000);
+  }, 120_000);
 
   it('says that there is no compiler, and how to get one', async () => {
     const outcome = await node([script, join(directory, 'none.node')], { CC: '/nonexistent/cc' });

@@ -112,7 +112,7 @@ describe('voters that die', { timeout: 30_000 }, () => {
     expect(Number(last.value['seq'])).toBeLessThanOrEqual(confirmed + unknown);
     // One at a time and a majority always up: nothing is in doubt.
     expect({ confirmed, unknown }).toEqual({ confirmed: 36, unknown: 0 });
-  }, 60_000);
+  }, 120_000);
 
   it('keeps what was confirmed when all voters stop and start again from their disks', async () => {
     const peers = await cluster(3);
