@@ -37,10 +37,10 @@ import { startObserving } from '#agent/observe/server.ts';
 import { buildStatus } from '#agent/observe/status.ts';
 import type { StatusSources } from '#agent/observe/status.ts';
 import { version } from '#agent/observe/version.ts';
-import { leasesFromLinks } from '#agent/recovery.ts';
+import { leasesFromLinks, leasesFromNamespaces, namedByDisk } from '#agent/recovery.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { withSharedWatch } from '#agent/registry/shared-watch.ts';
-import { withDelegatedLeases } from '#agent/runtime/delegated.ts';
+import { type IpamWithDelegated, withDelegatedLeases } from '#agent/runtime/delegated.ts';
 import { openPools, type PoolOpening } from '#agent/runtime/pools.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { type IpamOptions, startIpam } from '#agent/runtime/start.ts';
@@ -149,14 +149,15 @@ async function start(given: Start): Promise<void> {
   const datapath = createDatapath({ settings: datapathSettings(config, parts.underlay), log: step('datapath') });
   parts.datapath = datapath;
   stack.defer(() => datapath.stop());
-  // Without its leases the datapath would take the links of running pods for left over ones.
-  const lost = !existsSync(statePath(config)) && (await datapath.inventory()).length > 0;
+  // Without its leases the datapath would take the links and routes of running pods for left over ones.
+  const bridged = stack.use(new BridgedAddresses(datapathSettings(config, parts.underlay)));
+  const hasPods = bridged.isInUse() || (await datapath.inventory()).length > 0;
+  const lost = hasPods && !existsSync(statePath(config));
 
   const ipam = await openIpam(config, step('ipam'), { registry, discovery, datapath, underlay: parts.underlay });
   parts.ipam = ipam;
   stack.defer(() => ipam.close());
   await undoPendingLeases(ipam, datapath, log);
-  const bridged = stack.use(new BridgedAddresses(datapathSettings(config, parts.underlay)));
   const begin = async (): Promise<void> => {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
     const health = startHealth({
@@ -180,6 +181,7 @@ async function start(given: Start): Promise<void> {
     parts.starting = 'the leases of a lost state directory';
     log.warn('the state directory was lost while pods run; their links stay as they are until the leases are back');
     await ipam.whenReady(signal);
+    ipam.keepForeign(leasesFromLinks(await datapath.kernelLeases(), Date.now()));
     await begin();
   }
   parts.starting = '';
@@ -195,7 +197,7 @@ interface IpamNeeds {
   readonly underlay: string;
 }
 
-async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<RunningIpam> {
+async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<IpamWithDelegated> {
   const { registry, discovery, datapath, underlay } = needs;
   const open = async ({ name, ownAddresses, others, mine }: PoolOpening): Promise<RunningIpam> => {
     const isDefault = name === defaultUniverse;
@@ -209,7 +211,11 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
       restMs: config.restTimeMs,
       allocateWaitMs: config.allocateWaitMs,
       survey: async (signal) => [...others(), ...(await serviceRangesOf(config, signal)), ...routesInUse(ownRoutes)],
-      recoverLeases: async (signal) => await mine(leasesFromLinks(await datapath.kernelLeases(), Date.now()), signal),
+      recoverLeases: async (signal, known) => {
+        const onOthersLinks = leasesFromNamespaces({ isOwn: ownRoutes.isOwnDevice }, Date.now());
+        const onOwnLinks = leasesFromLinks(await datapath.kernelLeases(), Date.now());
+        return await mine([...onOwnLinks, ...namedByDisk(onOthersLinks, known)], signal);
+      },
       cutLeases: async (leases) => {
         for (const lease of leases) await datapath.detach(lease);
       },
@@ -231,10 +237,10 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
   return withDelegatedLeases(pools, join(config.stateDir, 'delegated.db'));
 }
 
-const { routeProtocol: ownProtocol, overlayDevice, podLinkPrefix } = defaultDatapathSettings;
+const { routeProtocol: ownProtocol, overlayDevice, bridgeDevice, podLinkPrefix } = defaultDatapathSettings;
 const ownRoutes = {
   ownProtocol,
-  isOwnDevice: (name: string) => name === overlayDevice || name.startsWith(podLinkPrefix),
+  isOwnDevice: (name: string) => [overlayDevice, bridgeDevice].includes(name) || name.startsWith(podLinkPrefix),
 };
 
 function timingOf({ takeOverAfterMs, sessionTermMs }: Config): NonNullable<IpamOptions['timing']> {

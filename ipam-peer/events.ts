@@ -125,17 +125,10 @@ export type CoreEvent = Stamp &
         /** Absent: whichever generation holds the key. */
         readonly generation?: string;
       }
-    /** What the kernel knows of leases that the disk has lost; the answer to a `recover` effect. */
     /** What is in use around this host; the answer to a `survey` effect. */
     | { readonly kind: 'surveyed'; readonly inUse: readonly InUse[] }
-    | {
-        readonly kind: 'recovered';
-        readonly leases: readonly Lease[];
-        /** False: other pods may run whose addresses nobody knows. */
-        readonly complete?: boolean;
-      }
-    /** The pods that nobody knew of are gone: quarantine ends by time again. */
-    | { readonly kind: 'podsGone' }
+    /** What the kernel knows of leases that the disk has lost; the answer to a `recover` effect. */
+    | { readonly kind: 'recovered'; readonly leases: readonly Lease[] }
     /** The node's underlay addresses changed. */
     | { readonly kind: 'underlay'; readonly addresses: readonly string[] }
     /** Names of the records, the own one included, whose nodes seem to be gone; replaces what was told before. A hint. */
@@ -165,8 +158,6 @@ export interface DurablePeer {
   readonly back?: boolean;
   /** The disk was lost and with it what rests: until a write has put every block into quarantine. */
   readonly lostRests?: boolean;
-  /** Pods may run that no lease tells of (no links of ours to read them from): quarantine does not end by time. */
-  readonly podsUnknown?: boolean;
   /** True from a change of identity until the leases of the earlier one are cut off the network. */
   readonly cutting?: boolean;
   readonly session?: DurableSession;

@@ -118,9 +118,9 @@ function isDiskLost(state: State, record: PeerRecord): boolean {
  * Event `recovered`: the leases are back, the blocks may follow (after a write that overtakes any of the lost process). Rests went
  * with the disk.
  */
-export function recovered(state: State, leases: readonly Lease[], complete: boolean, nowMs: number): void {
+export function recovered(state: State, leases: readonly Lease[], nowMs: number): void {
   if (state.durable.uid !== undefined || state.recovery !== 'asked') return;
-  if (complete) dropOthers(state, leases);
+  dropOthers(state, leases);
   for (const lease of leases) {
     state.leases.set(leaseKey(lease), lease);
     for (const text of lease.addresses) {
@@ -128,7 +128,7 @@ export function recovered(state: State, leases: readonly Lease[], complete: bool
       if (address !== undefined) takeThis(state.spaces[address.family], address.value);
     }
   }
-  state.durable = { ...state.durable, lostRests: true, podsUnknown: !complete };
+  state.durable = { ...state.durable, lostRests: true };
   const deltas = leases.map((lease): Delta => ({ kind: 'lease', lease }));
   emit(state, { kind: 'persist', sync: 'full', deltas: [...deltas, { kind: 'peer', peer: state.durable }] });
   say(state, 'warn', `${leases.length} leases of the lost state directory were found in the kernel`);

@@ -13,15 +13,14 @@ export function noteQuarantine(state: State, nowMs: number): void {
   for (const text of texts) if (!state.quarantined.has(text)) state.quarantined.set(text, nowMs);
 }
 
-/** When the first quarantine ends; Infinity: none, or none that ends by time. */
+/** When the first quarantine ends; Infinity: there is none. */
 export function quarantineEndMs(state: State): number {
-  if (state.quarantined.size === 0 || state.durable.podsUnknown === true) return Infinity;
+  if (state.quarantined.size === 0) return Infinity;
   return Math.min(...state.quarantined.values()) + state.config.quarantineMs;
 }
 
 export function liftQuarantine(draft: Draft): void {
   const { state, nowMs } = draft;
-  if (state.durable.podsUnknown === true) return;
   draft.blocks = draft.blocks.map((block) => {
     if (block.quarantine !== true) return block;
     const sinceMs = state.quarantined.get(formatCidr(block.cidr)) ?? nowMs;

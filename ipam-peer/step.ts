@@ -17,7 +17,7 @@ import { noteEmpty } from './spare.ts';
 import { driveSession, sessionAnswered, sessionDueMs } from './session.ts';
 import { nextRestEndMs } from './space.ts';
 import { noteNodes } from './takeover.ts';
-import { emit, persistPeer, type State } from './state.ts';
+import { emit, type State } from './state.ts';
 import { hintOfUniverse } from './universe.ts';
 
 export interface Step {
@@ -68,10 +68,7 @@ function take(state: State, event: CoreEvent): void {
       free(state, event, event.nowMs);
       return;
     case 'recovered':
-      recovered(state, event.leases, event.complete !== false, event.nowMs);
-      return;
-    case 'podsGone':
-      if (state.durable.podsUnknown === true) persistPeer(state, { podsUnknown: false });
+      recovered(state, event.leases, event.nowMs);
       return;
     case 'nodes':
       noteNodes(state, event.gone, event.nowMs);

@@ -63,7 +63,7 @@ export function isShort(state: State, family: Family, blocks: readonly Block[], 
   if (blocks.length >= blocksLimit - wantsPerWrite || !familiesOf(state).includes(family)) return false;
   if (gained === 0 && !blocks.some((block) => block.cidr.family === family)) return true;
   // What is in quarantine comes back by itself, unless pods run in it that nobody knows.
-  const resting = state.durable.podsUnknown === true ? [] : blocks.filter((block) => block.quarantine === true);
+  const resting = blocks.filter((block) => block.quarantine === true);
   const back = countAddresses(resting.map((block) => block.cidr).filter((cidr) => cidr.family === family));
   return freeAddresses(state.spaces[family]) + gained + back < state.config.lowWater;
 }

@@ -30,7 +30,9 @@ export async function del(
   if (!applies(lease)) return undefined;
   if (lease.owner.linkedBy === undefined) await parts.datapath.detach(lease);
   if (lease.delegate !== undefined) {
-    await delegateDel(delegate?.type === lease.delegate.type ? delegate : lease.delegate);
+    const { type } = lease.delegate;
+    const told = delegate !== undefined && (type === '' || type === delegate.type) ? delegate : lease.delegate;
+    if (told.type !== '') await delegateDel(told);
   }
   const released = parts.ipam.release(key, lease.generation);
   if (lease.owner.onBridge !== undefined) parts.bridged?.sync(parts.ipam.leases());

@@ -6,7 +6,7 @@
 import { dumpLinks } from '#agent/netlink/link.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 import { readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
-import { delRoute, dumpRoutes, newRoute, prefixOf, routeTable, routeTo } from '#agent/netlink/route.ts';
+import { delRoute, dumpRoutes, newRoute, prefixOf, type Route, routeTable, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
@@ -18,7 +18,8 @@ type Settings = Pick<DatapathSettings, 'netnsPath' | 'sysctlRoot' | 'routeProtoc
 export class BridgedAddresses implements Disposable {
   readonly #settings: Settings;
   #socket: NetlinkSocket | undefined;
-  #isUsed = false;
+  /** After a start what a predecessor left must go. */
+  #isUsed = true;
 
   constructor(settings: Settings) {
     this.#settings = settings;
@@ -30,15 +31,11 @@ export class BridgedAddresses implements Disposable {
    */
   sync(leases: readonly Lease[]): void {
     const bridged = leases.filter(({ owner }) => owner.onBridge !== undefined);
-    // Hosts that never had one pay nothing; after a start what a predecessor left must go.
-    if (bridged.length === 0 && !this.#isUsed && this.#socket !== undefined) return;
+    // Hosts that never had one pay nothing.
+    if (bridged.length === 0 && !this.#isUsed) return;
     this.#isUsed = bridged.length > 0;
-    const { netnsPath, routeProtocol } = this.#settings;
-    const socket = (this.#socket ??= NetlinkSocket.open({
-      protocol: 'route',
-      ...(netnsPath === undefined ? {} : { netnsPath }),
-    }));
-    const protocol = routeProtocol + 1;
+    const socket = this.#open();
+    const protocol = this.#settings.routeProtocol + 1;
     const names = new Map(socket.dump(dumpLinks()).map(({ ifname, ifiIndex }) => [ifname, ifiIndex]));
     const wanted = new Map<string, number>();
     for (const { addresses, owner } of bridged) {
@@ -47,7 +44,7 @@ export class BridgedAddresses implements Disposable {
       this.#answerArp(owner.onBridge ?? '');
       for (const address of addresses) wanted.set(hostCidr(address), oif);
     }
-    const found = socket.dump(dumpRoutes({ rtmProtocol: protocol, table: routeTable.main }));
+    const found = this.#routes();
     const stale = found.filter((route) => wanted.get(prefixOf(route)) !== route.oif);
     for (const route of found) if (wanted.get(prefixOf(route)) === route.oif) wanted.delete(prefixOf(route));
     const replies = socket.batch([
@@ -61,6 +58,23 @@ export class BridgedAddresses implements Disposable {
       ...[...wanted].map(([dst, oif]) => newRoute({ ...routeTo(dst), oif, rtmProtocol: protocol }, { replace: true })),
     ]);
     for (const reply of replies) if (!reply.ok && reply.error.errno !== errno.ESRCH) throw reply.error;
+  }
+
+  /** Whether a predecessor has left any. Throws NetlinkError. */
+  isInUse(): boolean {
+    return this.#routes().length > 0;
+  }
+
+  #routes(): readonly Route[] {
+    return this.#open().dump(dumpRoutes({ rtmProtocol: this.#settings.routeProtocol + 1, table: routeTable.main }));
+  }
+
+  #open(): NetlinkSocket {
+    const { netnsPath } = this.#settings;
+    return (this.#socket ??= NetlinkSocket.open({
+      protocol: 'route',
+      ...(netnsPath === undefined ? {} : { netnsPath }),
+    }));
   }
 
   /** Only IPv4: for IPv6 the kernel proxies single addresses, not routes. */

@@ -6,12 +6,17 @@ import { existsSync } from 'node:fs';
 
 import { WeftError } from '#agent/errors.ts';
 import { overlaps, parseCidr } from '#ipam-peer/cidr.ts';
-import type { AttachmentKey, Lease, LeaseRequest } from './ipam.ts';
+import { type AttachmentKey, type Lease, type LeaseRequest, unknownDelegate } from './ipam.ts';
 import { hostIfname, type RunningIpam } from './start.ts';
 import { openStore, type Store } from './store.ts';
 
+export interface IpamWithDelegated extends RunningIpam {
+  /** Of leases found in the kernel, after the state directory was lost: those of no pool are another plugin's, nobody knows which. */
+  keepForeign(found: readonly Lease[]): void;
+}
+
 /** The same IPAM, which also keeps delegated leases in the SQLite file at `path`. Throws WeftError('store'). */
-export function withDelegatedLeases(ipam: RunningIpam, path: string): RunningIpam {
+export function withDelegatedLeases(ipam: RunningIpam, path: string): IpamWithDelegated {
   const delegated = new DelegatedLeases(path);
   return {
     ...ipam,
@@ -29,6 +34,13 @@ export function withDelegatedLeases(ipam: RunningIpam, path: string): RunningIpa
     release: (key, generation) => delegated.remove(key, generation) ?? ipam.release(key, generation),
     find: (key) => delegated.find(key) ?? ipam.find(key),
     leases: () => [...ipam.leases(), ...delegated.all()],
+    keepForeign: (found) => {
+      const { ranges } = ipam.view();
+      for (const lease of found) {
+        if (ipam.find(lease) !== undefined || delegated.find(lease) !== undefined) continue;
+        if (rangeOf(lease.addresses, ranges) === undefined) delegated.put({ ...lease, delegate: unknownDelegate });
+      }
+    },
     close: async () => {
       await ipam.close();
       delegated.close();
@@ -42,19 +54,28 @@ function exists(key: AttachmentKey): WeftError {
 
 /** Peers route the pool's addresses to their owner and answer for them; none may be given out by anybody else. */
 function requireForeign({ addresses, delegate }: LeaseRequest, ranges: readonly string[]): void {
+  const taken = rangeOf(addresses, ranges);
+  if (taken === undefined) return;
+  throw new WeftError(
+    'invalidConfig',
+    `${delegate?.type ?? 'the IPAM plugin'} gave ${taken.address}, which lies in ${taken.range}, the range that Weft itself gives out`,
+    { details: 'ipam' },
+  );
+}
+
+function rangeOf(
+  addresses: readonly string[],
+  ranges: readonly string[],
+): { readonly address: string; readonly range: string } | undefined {
   for (const address of addresses) {
     const host = parseCidr(`${address}/${address.includes(':') ? 128 : 32}`);
     const range = ranges.find((text) => {
       const cidr = parseCidr(text);
       return cidr !== undefined && host !== undefined && overlaps(cidr, host);
     });
-    if (range === undefined) continue;
-    throw new WeftError(
-      'invalidConfig',
-      `${delegate?.type ?? 'the IPAM plugin'} gave ${address}, which lies in ${range}, the range that Weft itself gives out`,
-      { details: 'ipam' },
-    );
+    if (range !== undefined) return { address, range };
   }
+  return undefined;
 }
 
 class DelegatedLeases {

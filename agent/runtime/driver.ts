@@ -28,7 +28,7 @@ export interface DriverOptions {
   readonly log: Log;
   /** What others use around this host, asked for before a universe is founded; undefined: nothing. */
   readonly survey: ((signal: AbortSignal) => Promise<readonly InUse[]>) | undefined;
-  readonly recoverLeases: ((signal: AbortSignal) => Promise<readonly Lease[]>) | undefined;
+  readonly recoverLeases: ((signal: AbortSignal, known: readonly Lease[]) => Promise<readonly Lease[]>) | undefined;
   readonly cutLeases: ((leases: readonly Lease[], signal: AbortSignal) => Promise<void>) | undefined;
   readonly nodeExists: ((node: RecordRef, signal: AbortSignal) => Promise<boolean>) | undefined;
   /** Monotonic milliseconds and randomness; replaced in tests. */
@@ -270,15 +270,21 @@ class LiveDriver implements Driver {
     }
   }
 
-  /** Asks the kernel what leases there were. A failure leaves the node without allocation, and is told. */
+  /** Asks the kernel what leases there were. Until it tells, nothing is allocated. */
   async #recover(): Promise<void> {
     const { recoverLeases, log } = this.#options;
     if (recoverLeases === undefined) return;
-    try {
-      const leases = await recoverLeases(this.#stop.signal);
-      this.#feedQuietly({ kind: 'recovered', leases });
-    } catch (error) {
-      log.error(`cannot find the leases of the lost state directory: ${toWeftError(error).message}`);
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      try {
+        const leases = await recoverLeases(signal, [...this.state.leases.values()]);
+        this.#feedQuietly({ kind: 'recovered', leases });
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        log.error(`cannot find the leases of the lost state directory, trying again: ${toWeftError(error).message}`);
+        await pause(reloadPauseMs, signal);
+      }
     }
   }
 

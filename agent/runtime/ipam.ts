@@ -30,13 +30,16 @@ export interface LeaseOwner {
 
 /** Another plugin that gave the addresses, and what it is called with again. */
 export interface Delegate {
-  /** Its file name in a directory of CNI_PATH. */
+  /** Its file name in a directory of CNI_PATH; '' where that was lost with the state directory. */
   readonly type: string;
   /** Every CNI_* variable of the call. */
   readonly env: Readonly<Record<string, string>>;
   /** The whole network configuration. */
   readonly stdin: string;
 }
+
+/** Only a DEL whose configuration names the plugin can tell it. */
+export const unknownDelegate: Delegate = { type: '', env: {}, stdin: '' };
 
 export interface LeaseRequest extends AttachmentKey {
   readonly owner: LeaseOwner;

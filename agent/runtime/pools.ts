@@ -137,10 +137,7 @@ class Pools {
 
   /** The further pool in whose ranges the address lies. */
   #ofAddress(text: string | undefined): string | undefined {
-    const block = text === undefined ? undefined : parseCidr(`${text}/${text.includes(':') ? 128 : 32}`);
-    if (block === undefined) return undefined;
-    const pools = [...this.#known.values()];
-    return pools.find(({ ranges }) => ranges.some((range) => overlapsText(range, block)))?.name;
+    return [...this.#known.values()].find(({ ranges }) => isWithin(text, ranges))?.name;
   }
 
   /** A pool that was made a moment ago may not have been heard of yet. */
@@ -202,11 +199,15 @@ class Pools {
     }
   }
 
-  /** What no further pool has in its ranges is the default's. */
+  /** Each pool's are those in its ranges; of no pool is what another IPAM plugin gave. */
   async #mine(name: string, leases: readonly Lease[], signal: AbortSignal): Promise<readonly Lease[]> {
     await this.#hearAll(signal);
-    const mine = leases.filter((lease) => (this.#ofAddress(lease.addresses[0]) ?? defaultUniverse) === name);
-    return name === defaultUniverse ? mine : mine.map((lease) => ({ ...lease, pool: name }));
+    const further = (lease: Lease): string | undefined => this.#ofAddress(lease.addresses[0]);
+    if (name === defaultUniverse) {
+      const ranges = this.#defaultRanges();
+      return leases.filter((lease) => further(lease) === undefined && isWithin(lease.addresses[0], ranges));
+    }
+    return leases.filter((lease) => further(lease) === name).map((lease) => ({ ...lease, pool: name }));
   }
 
   /** One universe after the other, so that two that overlap are not both taken. */
@@ -361,6 +362,11 @@ class Pools {
 /** Nothing is left of it. */
 function isOver({ ended, peers, leasedAddresses }: IpamView): boolean {
   return ended?.name === 'universeDeleted' && peers.length === 0 && leasedAddresses === 0;
+}
+
+function isWithin(address: string | undefined, ranges: readonly string[]): boolean {
+  const block = address === undefined ? undefined : parseCidr(`${address}/${address.includes(':') ? 128 : 32}`);
+  return block !== undefined && ranges.some((range) => overlapsText(range, block));
 }
 
 function overlapsText(text: string, cidr: InUse['cidr']): boolean {

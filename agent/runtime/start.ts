@@ -35,10 +35,10 @@ export interface IpamOptions {
   /** Longest wait of a lease that finds no address; default 10 s. */
   readonly allocateWaitMs?: number;
   /**
-   * Leases as the kernel knows them (the host ends of the pods' links), asked for when the state directory was lost while the
+   * Leases as the kernel knows them, asked for when the state directory was lost (or set back: then it knows some) while the
    * registry holds blocks for this node. Without it such a node allocates nothing and says so.
    */
-  readonly recoverLeases?: (signal: AbortSignal) => Promise<readonly Lease[]>;
+  readonly recoverLeases?: (signal: AbortSignal, known: readonly Lease[]) => Promise<readonly Lease[]>;
   /** What others use around this host; asked for before this agent founds a universe. Absent: nothing is in use. */
   readonly survey?: (signal: AbortSignal) => Promise<readonly InUse[]>;
   /**

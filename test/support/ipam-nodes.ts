@@ -82,7 +82,9 @@ export class IpamNodes implements AsyncDisposable {
           statePath: join(this.directory, name, universe, 'state.sqlite'),
           universe: universe === 'default' ? pool : { name: universe, ranges: [], reserved: [], ownAddresses },
           survey: async () => others(),
-          ...(recoverLeases && { recoverLeases: async (signal) => await mine(await recoverLeases(signal), signal) }),
+          ...(recoverLeases && {
+            recoverLeases: async (signal) => await mine(await recoverLeases(signal, []), signal),
+          }),
         });
         this.#running.delete(own);
         return own;
