@@ -34,7 +34,7 @@ export interface DesiredInput {
   readonly ports: ReadonlySet<string>;
   /** MTU of the link that holds the underlay address; undefined when no link does. */
   readonly underlayMtuBytes: number | undefined;
-  /** False where the node has IPv6 off: nexthops then carry the peer's underlay address, as with an MTU below IPv6's. */
+  /** False where the node has IPv6 off: nexthops then carry the peer's underlay address, as where nothing else is of IPv6. */
   readonly ipv6: boolean;
   readonly direct: DirectInput;
 }
@@ -50,8 +50,10 @@ export function desiredState(input: DesiredInput): DesiredState {
   const { view, settings } = input;
   const findings: Finding[] = [];
   const overlay = overlayLink(input, findings);
-  const linkLocal = input.ipv6 && (overlay.link?.mtuBytes ?? 0) >= ipv6MinMtuBytes;
   const underlay = underlayAddressOf(view, settings);
+  // A route of IPv4 through an IPv6 nexthop cannot use the neighbour's cached header: 2 % of a small packet's way.
+  const onIpv6 = servesIpv6(view) || (underlay !== undefined && familyOf(underlay) === 6);
+  const linkLocal = onIpv6 && input.ipv6 && (overlay.link?.mtuBytes ?? 0) >= ipv6MinMtuBytes;
   const peers = usablePeers({ view, own: underlay, linkLocal, direct: input.direct }, findings);
   const prefsrc = overlayAddressByFamily(view);
   const ranges = overlayRanges(view, findings);
@@ -88,6 +90,7 @@ export function desiredState(input: DesiredInput): DesiredState {
         overlayDevice: settings.overlayDevice,
         podLinkPrefix: settings.podLinkPrefix,
         vxlanPort: settings.vxlanPort,
+        vni: settings.vni,
         overlayAddresses: view.overlayAddresses,
         overlayRanges: ranges,
         nonMasqueradeCidrs: settings.nonMasqueradeCidrs,

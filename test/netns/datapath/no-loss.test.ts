@@ -21,11 +21,12 @@ import { tcpStream, udpStream } from './stream.ts';
 const script = fileURLToPath(new URL('agent-process.ts', import.meta.url));
 const addon = fileURLToPath(new URL('../../../agent/native/build/weft.node', import.meta.url));
 
-/** The same agent as one file, built with rules, counters and a route metric that differ from these sources'. */
+/** The same agent as one file, built with rules, counters, nexthops' addresses and a route metric that differ from these sources'. */
 async function otherBuild(directory: string): Promise<string> {
   const outfile = join(directory, 'other-build.mjs');
   const changes: readonly (readonly [RegExp, RegExp, string])[] = [
     [/datapath\/ruleset\.ts$/, /pod_spoofed/g, 'pod_spoofed_v2'],
+    [/datapath\/desired\.ts$/, /const linkLocal = onIpv6 &&/, 'const linkLocal ='],
     [/datapath\/settings\.ts$/, /poolMetric: 4_294_967_295/, 'poolMetric: 4_294_967_294'],
   ];
   await build({

@@ -138,7 +138,11 @@ describe('three hosts, two pods each, rp_filter 1 as many distributions have it'
     expect((await netns.exec(['cat', '/proc/sys/net/ipv4/conf/weft0/rp_filter'])).trim()).toBe('2');
     const nexthops = await netns.json(['ip', '-d', '-j', 'nexthop']);
     expect(nexthops).toHaveLength(2);
-    expect(nexthops[0]).toMatchObject({ dev: 'weft0', flags: ['onlink'], gateway: expect.stringMatching(/^fe80::/) });
+    expect(nexthops[0]).toMatchObject({
+      dev: 'weft0',
+      flags: ['onlink'],
+      gateway: expect.stringMatching(/^192\.0\.2\./),
+    });
     const routes = await netns.json<readonly { dst: string; type?: string; metric?: number; prefsrc?: string }[]>([
       'ip',
       '-d',

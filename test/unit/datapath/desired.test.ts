@@ -196,6 +196,7 @@ describe('ruleset', () => {
     podLinkPrefix: 'weftp',
     bridgeDevice: undefined,
     vxlanPort: 6784,
+    vni: 6784,
     overlayAddresses: ['10.32.0.1'],
     overlayRanges: ['10.32.0.0/12'],
     nonMasqueradeCidrs: [],
@@ -205,6 +206,7 @@ describe('ruleset', () => {
 
   it.each([
     ['port', { vxlanPort: 4789 }],
+    ['VNI', { vni: 4096 }],
     ['overlay address', { overlayAddresses: ['10.32.0.2'] }],
     ['content of a constant set', { overlayRanges: ['10.32.0.0/13'] }],
     ['exceptions', { nonMasqueradeCidrs: ['192.168.0.0/16'] }],
