@@ -28,8 +28,9 @@ export async function bundle(output: string): Promise<number> {
     outfile: output,
     absWorkingDir: root,
     bundle: true,
-    minify: true,
-    keepNames: true,
+    // Names stay as they are written: stack traces need them, and esbuild's `keepNames` would have every closure defined twice, on every call.
+    minifyWhitespace: true,
+    minifySyntax: true,
     platform: 'node',
     target: 'node24',
     format: 'esm',

@@ -3,7 +3,7 @@
 
 import { unservedMapping } from '#agent/datapath/pod-elements.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
-import type { Lease } from '#agent/runtime/ipam.ts';
+import type { Delegate, Lease } from '#agent/runtime/ipam.ts';
 import { del, delegateDel } from './del.ts';
 import { type Delegated, delegateAdd } from './delegate.ts';
 import { leaseInRanges } from './ip-ranges.ts';
@@ -27,7 +27,8 @@ export async function add(call: AddCall, parts: AddParts, signal: AbortSignal): 
 async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): Promise<AddResult> {
   const { ipam, datapath } = parts;
   const netnsInode = podNetns(call.netnsPath, parts);
-  await clearReplaced(call, netnsInode, parts);
+  const known = ipam.find(call.key);
+  if (known !== undefined) await clearReplaced(known, netnsInode, parts);
   const { linkedBy, onBridge, routes } = call.netConf.ipam;
   const owner = {
     ...call.pod,
@@ -39,7 +40,7 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
   };
   const { link: wanted } = call.netConf.wish;
   using _ports = parts.ports.claim(call.key, wanted.portMappings ?? [], () => ipam.leases());
-  const delegated = await askDelegate(call, parts, signal);
+  const delegated = call.delegate && (await askDelegate(call, call.delegate, parts, signal));
   const lease = await leaseOrUndo(call, owner, delegated, parts, signal);
   try {
     signal.throwIfAborted();
@@ -61,9 +62,12 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
 }
 
 /** The addresses of the plugin that the configuration names. After a failure it is told DEL (CNI spec 1.1.0, "Section 4"). */
-async function askDelegate(call: AddCall, parts: CniParts, signal: AbortSignal): Promise<Delegated | undefined> {
-  const { delegate } = call;
-  if (delegate === undefined) return undefined;
+async function askDelegate(
+  call: AddCall,
+  delegate: Delegate,
+  parts: CniParts,
+  signal: AbortSignal,
+): Promise<Delegated> {
   try {
     const delegated = await delegateAdd(delegate, signal);
     parts.log.info(
@@ -142,25 +146,23 @@ export function podNetns(path: string, parts: Pick<CniParts, 'inspectNetns'>): b
 }
 
 /**
- * An attachment of this key whose namespace was replaced by another is a leftover (its DEL was lost, or the host was restarted and
+ * An attachment of the call's key whose namespace was replaced by another is a leftover (its DEL was lost, or the host was restarted and
  * the container id used again): it is taken down. One whose namespace is there makes ADD fail and stays as it is.
  */
-async function clearReplaced(call: AddCall, netnsInode: bigint, parts: CniParts): Promise<void> {
-  const lease = parts.ipam.find(call.key);
-  if (lease === undefined) return;
-  const { owner } = lease;
+async function clearReplaced(lease: Lease, netnsInode: bigint, parts: CniParts): Promise<void> {
+  const { owner, containerId, ifname } = lease;
   if (owner.netnsInode === netnsInode || isNamespace(owner.netnsPath, owner.netnsInode, parts)) {
     throw new WeftError(
       'attachmentExists',
-      `container ${lease.containerId} already has ${lease.ifname} with ${lease.addresses.join(' and ')}`,
+      `container ${containerId} already has ${ifname} with ${lease.addresses.join(' and ')}`,
       { details: owner.netnsPath },
     );
   }
   parts.log.warn(
-    { ...call.key, addresses: lease.addresses },
+    { containerId, ifname, addresses: lease.addresses },
     'ADD finds an attachment whose namespace is gone; clearing it',
   );
-  await del(call.key, parts);
+  await del({ containerId, ifname }, parts);
 }
 
 /** A path that cannot be read counts as a living namespace. */

@@ -12,11 +12,12 @@ export class AttachmentQueue {
    */
   async run<Result>(key: AttachmentKey, signal: AbortSignal, work: () => Promise<Result>): Promise<Result> {
     const name = `${key.containerId}/${key.ifname}`;
-    const before = this.#tails.get(name) ?? Promise.resolve();
-    const mine = before.then(async () => {
+    const begin = (): Promise<Result> => {
       if (signal.aborted) throw new WeftError('interrupted', 'the caller went away before the work began');
-      return await work();
-    });
+      return work();
+    };
+    const before = this.#tails.get(name);
+    const mine = before === undefined ? begin() : before.then(begin);
     const tail = mine.then(
       () => undefined,
       () => undefined,

@@ -222,8 +222,31 @@ interface Head {
   readonly start: number;
 }
 
+/** What the shim's head begins with (cni-shim/agent.c); the length is all that differs from call to call. */
+const shimHead =
+  'POST /cni HTTP/1.1\r\nHost: weft\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ';
+const longestShimHead = shimHead.length + 14;
+
+/** The shim's own head, taken at a glance; undefined for any other, and while it has not ended. */
+function parseShimHead(bytes: Buffer): Head | undefined {
+  const text = bytes.toString('latin1', 0, longestShimHead);
+  if (!text.startsWith(shimHead)) return undefined;
+  const end = text.indexOf('\r\n\r\n', shimHead.length);
+  const digits = text.slice(shimHead.length, end);
+  if (end === -1 || !/^\d{1,10}$/.test(digits)) return undefined;
+  return {
+    method: 'POST',
+    target: '/cni',
+    contentType: 'application/json',
+    bodyBytes: Number(digits),
+    start: end + 4,
+  };
+}
+
 /** The head of a request; 'more' while it has not ended, else why it cannot be one. */
 function parseHead(bytes: Buffer): Head | string {
+  const shim = parseShimHead(bytes);
+  if (shim !== undefined) return shim;
   const end = bytes.indexOf('\r\n\r\n');
   if (end === -1 || end > headLimitBytes) return bytes.length > headLimitBytes ? 'its header does not end' : 'more';
   const [first = '', ...lines] = bytes.toString('latin1', 0, end).split('\r\n');

@@ -106,6 +106,7 @@ class CniHandler {
   readonly #suffering = new Suffering();
   readonly #markPath: string;
   readonly #open = Promise.withResolvers<void>();
+  #isOpen = false;
   /** Each call's way to be aborted, and when its answer has left. */
   readonly #atWork = new Map<AbortController, Promise<void>>();
   #served = false;
@@ -131,6 +132,7 @@ class CniHandler {
     this.#markTimer.unref();
     await this.#mark();
     this.#open.resolve();
+    this.#isOpen = true;
     this.#collector?.start();
   }
 
@@ -161,7 +163,7 @@ class CniHandler {
     let call: CniCall | undefined;
     let outcome: 'ok' | WeftError = 'ok';
     try {
-      await this.#open.promise;
+      if (!this.#isOpen) await this.#open.promise;
       call = parseCall(body);
       const json = await this.#execute(call, gone.signal);
       caller.answer({ status: 200, body: json === undefined ? '' : `${JSON.stringify(json)}\n` });

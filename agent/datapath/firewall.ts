@@ -50,21 +50,26 @@ function requestsFor(
     if (known) known.push(key);
     else keys.set(set, [key]);
   }
-  return setNames.flatMap((set) => {
-    const where = { table, set, family: tableFamily[tableOf(set)] };
-    return chunksOf(keys.get(set) ?? []).map((some) => {
-      if (set === 'peers4' || set === 'peers6') return addressElements(kind, where, some);
-      const specs = some.map((key) => elementSpec(set, key));
-      return kind === 'add' ? newSetElement(where, specs) : delSetElement(where, specs);
-    });
-  });
+  const requests: NetlinkRequest<unknown>[] = [];
+  for (const set of setNames) {
+    const all = keys.get(set) ?? [];
+    for (let from = 0; from < all.length; from += maxElementsPerRequest) {
+      requests.push(requestFor(kind, table, set, all.slice(from, from + maxElementsPerRequest)));
+    }
+  }
+  return requests;
 }
 
-function chunksOf(keys: readonly string[]): readonly (readonly string[])[] {
-  const count = Math.ceil(keys.length / maxElementsPerRequest);
-  return Array.from({ length: count }, (_, index) =>
-    keys.slice(index * maxElementsPerRequest, (index + 1) * maxElementsPerRequest),
-  );
+function requestFor(
+  kind: 'add' | 'del',
+  table: string,
+  set: SetName,
+  keys: readonly string[],
+): NetlinkRequest<unknown> {
+  const where = { table, set, family: tableFamily[tableOf(set)] };
+  if (set === 'peers4' || set === 'peers6') return addressElements(kind, where, keys);
+  const specs = keys.map((key) => elementSpec(set, key));
+  return kind === 'add' ? newSetElement(where, specs) : delSetElement(where, specs);
 }
 
 /** The whole table in nft's language; replaces what is there in the same transaction. */

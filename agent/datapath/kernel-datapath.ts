@@ -184,7 +184,7 @@ class NodeDatapath implements KernelDatapath {
       const link = await attachPodLink(this.#context, request, plan, signal);
       this.#pods.attached(lease);
       this.#expected?.attached(lease, { ...plan, isPort: plan.port !== undefined });
-      await forgetFlows('stale', this.#io, lease, this.#options.log);
+      if (lease.link?.portMappings) await forgetFlows('stale', this.#io, lease, this.#options.log);
       return link;
     } finally {
       this.#pods.end(lease);

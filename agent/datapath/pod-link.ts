@@ -19,16 +19,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { WeftError } from '#agent/errors.ts';
-import { addressFlag, newAddress, scope } from '#agent/netlink/addr.ts';
-import type { AddressRequest } from '#agent/netlink/addr.ts';
+import { scope } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import type { AddressFamilySpec } from '#agent/netlink/link-af-spec.ts';
-import { delLink, getLink, linkFlag, newLink, setLink, summarized } from '#agent/netlink/link.ts';
+import { delLink, getLink, setLink, withOperstate } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
-import { neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
+import { neighbourState } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 import { type OpenNetns, openNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
-import { delRoute, newRoute, routeTo } from '#agent/netlink/route.ts';
+import { putNeighbour } from '#agent/netlink/peer-writes.ts';
+import { addAddress, addLinkRoute, addVeth, setUp } from '#agent/netlink/pod-writes.ts';
+import { delRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
@@ -119,7 +120,7 @@ export async function attachPodLink(
     context.shaper.put(lease, made.hostIfindex);
     plan.beforeStep?.('pod');
     routes = buildPodSide(settings, request, made.podIfindex, plan, netns);
-    await awaitCarrier(io, made.hostIfindex, signal);
+    if (!hasCarrier(io, made.hostIfindex)) await awaitCarrier(io, made.hostIfindex, signal);
     plan.beforeStep?.('done');
   } catch (error) {
     await undoAttach(context, lease, made.hostIfindex, plan.onBridge);
@@ -171,12 +172,6 @@ export function podMac(lease: Pick<Lease, 'addresses' | 'link'>): string {
   return lease.link?.mac ?? podMacOf(lease.addresses[0] ?? '');
 }
 
-/**
- * A veth has a queue pair per CPU unless told otherwise (veth_get_num_queues), each a kobject with an event of its own; it sends
- * without queueing, so more than one serves nobody.
- */
-const oneQueue = { numTxQueues: 1, numRxQueues: 1 };
-
 interface VethEnds {
   readonly hostIfindex: number;
   readonly podIfindex: number;
@@ -190,21 +185,16 @@ function makeVeth(
   netns: OpenNetns,
 ): VethEnds | 'exists' {
   plan.beforeStep?.('veth');
-  const peer = { ifname: lease.ifname, address: podMac(lease), mtu: plan.mtuBytes, netNsFd: netns.fd, ...oneQueue };
   const [reply] = io.route.batch([
-    summarized(
-      newLink(
-        {
-          ifname: lease.hostIfname,
-          address: hostMac,
-          mtu: plan.mtuBytes,
-          ...oneQueue,
-          ...(plan.port ? { master: plan.port.bridgeIfindex } : {}),
-          linkinfo: { kind: 'veth', data: { peer } },
-        },
-        { echo: true },
-      ),
-    ),
+    addVeth({
+      ifname: lease.hostIfname,
+      mac: hostMac,
+      mtuBytes: plan.mtuBytes,
+      peerIfname: lease.ifname,
+      peerMac: podMac(lease),
+      netNsFd: netns.fd,
+      ...(plan.port ? { master: plan.port.bridgeIfindex } : {}),
+    }),
   ]);
   if (!reply.ok) {
     if (reply.error.errno === errno.EEXIST) return 'exists';
@@ -234,25 +224,15 @@ function hostRequests(
   if (plan.port) return portRequests(lease, ifindex, plan, plan.port);
   const requests: NetlinkRequest<unknown>[] = [
     setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease), ...afSpecOf(lease, plan) }),
-    setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
-    ...familiesOf(lease.addresses).map((family) => newAddress(gatewayAddress(ifindex, family))),
+    setUp(ifindex),
+    ...familiesOf(lease.addresses).map((family) => addGatewayAddress(ifindex, family)),
   ];
-  for (const address of lease.addresses) {
-    const prefsrc = plan.overlayAddresses.get(familyOf(address));
-    requests.push(
-      newNeighbour({
-        ndmIfindex: ifindex,
-        dst: address,
-        lladdr: podMac(lease),
-        ndmState: neighbourState.stale,
-      }),
-      newRoute({
-        ...routeTo(hostCidr(address)),
-        oif: ifindex,
-        rtmProtocol: settings.routeProtocol,
-        ...(prefsrc === undefined ? {} : { prefsrc }),
-      }),
-    );
+  const [mac, protocol] = [podMac(lease), settings.routeProtocol];
+  for (const dst of lease.addresses) {
+    const prefsrc = plan.overlayAddresses.get(familyOf(dst));
+    const source = prefsrc === undefined ? {} : { prefsrc };
+    requests.push(putNeighbour(ifindex, dst, mac, neighbourState.stale));
+    requests.push(addLinkRoute({ dst, oif: ifindex, protocol, ...source }));
   }
   return requests;
 }
@@ -268,19 +248,16 @@ function portRequests(
   return [
     setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease, 'bridge'), ...quiet }),
     portSettings({ ifiIndex: ifindex }),
-    setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+    setUp(ifindex),
     newPortEntry(ifindex, lladdr),
-    ...lease.addresses.map((dst) =>
-      newNeighbour({ ndmIfindex: bridgeIfindex, dst, lladdr, ndmState: neighbourState.stale }),
-    ),
+    ...lease.addresses.map((dst) => putNeighbour(bridgeIfindex, dst, lladdr, neighbourState.stale)),
   ];
 }
 
-function gatewayAddress(ifindex: number, family: Family): AddressRequest {
+function addGatewayAddress(ifindex: number, family: Family): NetlinkRequest<never> {
   const cidr = gatewayCidr(family);
-  const nodad = family === 6 ? { ifaFlags: addressFlag.nodad } : {};
-  const [local, ifaPrefixlen] = [addressOf(cidr), prefixLengthOf(cidr)];
-  return { ifaIndex: ifindex, local, ifaPrefixlen, ifaScope: scope.link, ...nodad };
+  const [address, prefixLength] = [addressOf(cidr), prefixLengthOf(cidr)];
+  return addAddress({ ifindex, address, prefixLength, scope: scope.link });
 }
 
 /** No IPv6 address of the kernel's making on the host end: it saves duplicate detection and multicast reports per pod. */
@@ -319,10 +296,10 @@ function buildPodSide(
   const cidrs = lease.addresses.map(cidrOf);
   const { requests, routes } = planPodRoutes(socket, lease, { podIfindex: ifindex, cidrs, gateway });
   socket.batchOrThrow([
-    setLink({ ifiIndex: loopbackIfindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
-    setLink({ ifiIndex: ifindex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
-    ...cidrs.map((cidr) => newAddress(podAddress(ifindex, cidr))),
-    ...families.map((family) => newNeighbour({ ndmIfindex: ifindex, dst: gateway(family), lladdr: hostMac })),
+    setUp(loopbackIfindex),
+    setUp(ifindex),
+    ...cidrs.map((cidr) => addPodAddress(ifindex, cidr)),
+    ...families.map((family) => putNeighbour(ifindex, gateway(family), hostMac)),
     ...requests,
   ]);
   return routes;
@@ -333,17 +310,21 @@ function buildPodSide(
  * busy machine delays. Reading one link by its index runs it at once (net/core/rtnetlink.c, rtnl_getlink, Linux 6.8); before, it is
  * waited for, but not for ever: the pod is built either way.
  */
+function hasCarrier(io: KernelIo, hostIfindex: number): boolean {
+  const [link] = io.route.batchOrThrow([withOperstate(getLink({ ifiIndex: hostIfindex }))]);
+  return link[0]?.operstate === operstateUp;
+}
+
 async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSignal): Promise<void> {
-  for (let at = 0; at < carrierLooks; at++) {
-    const [link] = io.route.batchOrThrow([summarized(getLink({ ifiIndex: hostIfindex }))]);
-    if (link[0]?.operstate === operstateUp) return;
+  for (let at = 1; at < carrierLooks; at++) {
     await sleep(1, undefined, { signal });
+    if (hasCarrier(io, hostIfindex)) return;
   }
 }
 
-function podAddress(ifindex: number, cidr: string): AddressRequest {
-  const nodad = familyOf(cidr) === 6 ? { ifaFlags: addressFlag.nodad } : {};
-  return { ifaIndex: ifindex, local: addressOf(cidr), ifaPrefixlen: prefixLengthOf(cidr), ...nodad };
+function addPodAddress(ifindex: number, cidr: string): NetlinkRequest<never> {
+  const [address, prefixLength] = [addressOf(cidr), prefixLengthOf(cidr)];
+  return addAddress({ ifindex, address, prefixLength, scope: scope.universe });
 }
 
 /** Takes back whatever of an attach was done. The deletion is awaited: the caller reports a clean failure. */

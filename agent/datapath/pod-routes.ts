@@ -11,8 +11,9 @@
 import { addressFamily } from '#agent/netlink/ip-text.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
+import { addLinkRoute } from '#agent/netlink/pod-writes.ts';
 import { dumpRoutes, newRoute, prefixOf, routeFlag, routeTable, routeTo, routeType } from '#agent/netlink/route.ts';
-import type { Route, RouteRequest } from '#agent/netlink/route.ts';
+import type { Route } from '#agent/netlink/route.ts';
 import { delRule, dumpRules, newRule } from '#agent/netlink/rule.ts';
 import type { Rule, RuleRequest } from '#agent/netlink/rule.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
@@ -56,10 +57,6 @@ export interface PodSide {
   readonly gateway: (family: Family) => string;
 }
 
-function gatewayRoute(family: Family, { podIfindex, gateway }: PodSide): RouteRequest {
-  return { ...routeTo(everywhere[family]), gateway: gateway(family), oif: podIfindex };
-}
-
 /** What a link that is up gets, by what the pod has; and the routes among it, for the result. */
 export function planPodRoutes(
   socket: NetlinkSocket,
@@ -74,10 +71,8 @@ export function planPodRoutes(
     return {
       requests: families.flatMap((family) => [
         // A link-local gateway of IPv6 is on the link by itself.
-        ...(family === 4 && !isOnLink(pod)
-          ? [newRoute({ ...routeTo(hostCidr(pod.gateway(4))), oif: podIfindex })]
-          : []),
-        newRoute(gatewayRoute(family, pod)),
+        ...(family === 4 && !isOnLink(pod) ? [addLinkRoute({ dst: pod.gateway(4), oif: podIfindex })] : []),
+        addLinkRoute({ gateway: pod.gateway(family), oif: podIfindex }),
       ]),
       routes: families.map((family) => ({ dst: everywhere[family], gateway: pod.gateway(family) })),
     };
@@ -87,7 +82,8 @@ export function planPodRoutes(
     requests: [
       ...families.map((family) => {
         const prefsrc = lease.addresses.find((address) => familyOf(address) === family) ?? '';
-        return newRoute({ ...gatewayRoute(family, pod), prefsrc, table, rtmFlags: routeFlag.onlink });
+        const via = { gateway: pod.gateway(family), oif: podIfindex, prefsrc };
+        return newRoute({ ...routeTo(everywhere[family]), ...via, table, rtmFlags: routeFlag.onlink });
       }),
       ...rulesOf(lease).map((rule) => newRule({ ...rule, table })),
     ],

@@ -42,7 +42,10 @@ export const monitorEvent = { data: 0, overrun: 1, error: 2 } as const;
 export interface NativeAddon {
   netlinkOpen(protocol: number, netns: string | number | null, receiveBufferBytes: number): number;
   netlinkClose(fd: number): void;
-  /** Returns every datagram received until `lastSequence` was answered (or `terminalSequence` refused). */
+  /**
+   * Returns every datagram received until `lastSequence` was answered (or `terminalSequence` refused); the socket's port where that was the
+   * last one's acknowledgement alone: the kernel accepted everything.
+   */
   netlinkRequest(
     fd: number,
     buffer: Buffer,
@@ -50,7 +53,7 @@ export interface NativeAddon {
     lastSequence: number,
     terminalSequence: number,
     timeoutMs: number,
-  ): Buffer;
+  ): Buffer | number;
   netlinkRequestAsync(
     fd: number,
     buffer: Buffer,

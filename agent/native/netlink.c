@@ -218,14 +218,27 @@ static bool read_exchange(napi_env env, napi_callback_info info, struct exchange
   return true;
 }
 
-// netlinkRequest(fd, buffer, length, lastSequence, terminalSequence, timeoutMs) -> Buffer
+// The port of a socket whose exchange brought nothing but the last message's acknowledgement, 0 for any other.
+static uint32_t accepting_port(const struct exchange *exchange) {
+  const struct nlmsghdr *header = (const struct nlmsghdr *)exchange->reply;
+  const struct nlmsgerr *outcome;
+  if (exchange->reply_length < NLMSG_LENGTH(sizeof *outcome) || NLMSG_ALIGN(header->nlmsg_len) != exchange->reply_length) return 0;
+  outcome = NLMSG_DATA(header);
+  return header->nlmsg_type == NLMSG_ERROR && outcome->error == 0 && header->nlmsg_seq == exchange->last_sequence ? header->nlmsg_pid : 0;
+}
+
+// netlinkRequest(fd, buffer, length, lastSequence, terminalSequence, timeoutMs) -> Buffer, or the socket's port where everything was
+// accepted and nothing else was said: there is nothing to read then, and most exchanges end so.
 static napi_value request_sync(napi_env env, napi_callback_info info) {
   struct exchange exchange;
   if (!read_exchange(env, info, &exchange)) return NULL;
   run_exchange(&exchange);
   napi_value result = NULL;
+  uint32_t port;
   if (exchange.failure.number != 0)
     throw_failure(env, exchange.failure);
+  else if ((port = accepting_port(&exchange)) != 0)
+    napi_create_uint32(env, port, &result);
   else
     napi_create_buffer_copy(env, exchange.reply_length, exchange.reply, NULL, &result);
   free(exchange.reply);

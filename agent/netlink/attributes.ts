@@ -44,11 +44,14 @@ export class AttributeSet<Attributes extends object> {
   readonly #byKey: Record<string, Entry | undefined> = Object.create(null) as Record<string, Entry>;
   readonly #byType: (Entry | undefined)[] = [];
   readonly #keepsUnknown: boolean;
+  readonly #count: number;
 
-  /** `keepsUnknown`: attributes that the table does not know are read too, as bytes. */
+  /** `keepsUnknown`: attributes that the table does not know are read too, as bytes. Else reading ends with the last that it knows. */
   constructor(table: AttributeTable<Attributes>, { keepsUnknown = true }: { readonly keepsUnknown?: boolean } = {}) {
     this.#keepsUnknown = keepsUnknown;
-    for (const [key, value] of Object.entries(table)) {
+    const entries = Object.entries(table);
+    this.#count = keepsUnknown ? Infinity : entries.length;
+    for (const [key, value] of entries) {
       const [type, codec] = value as readonly [number, Codec<unknown>];
       const entry: Entry = { key, type: type | (codec.typeBits ?? 0), codec };
       this.#byKey[key] = entry;
@@ -79,15 +82,17 @@ export class AttributeSet<Attributes extends object> {
   /** Reads into `target`, or a new object. Throws WeftError `kernel` when malformed. */
   read(bytes: Buffer, start: number, end: number, target: Record<string, unknown> = {}): Attributes {
     let unknown: UnknownAttribute[] | undefined;
+    let missing = this.#count;
     eachAttribute(bytes, start, end, (type, from, to, rawType) => {
       const entry = this.#byType[type];
       if (entry !== undefined) {
         target[entry.key] = entry.codec.read(bytes, from, to);
-        return;
+        return --missing === 0 ? 'enough' : undefined;
       }
-      if (!this.#keepsUnknown) return;
+      if (!this.#keepsUnknown) return undefined;
       unknown ??= [];
       unknown.push({ type: rawType, payload: new Uint8Array(bytes.subarray(from, to)) });
+      return undefined;
     });
     if (unknown !== undefined) target['unknown'] = unknown;
     return target as Attributes;
@@ -210,7 +215,7 @@ export function listOf<Value>(type: number, codec: Codec<Value>): Codec<readonly
     },
     read(bytes, start, end) {
       const values: Value[] = [];
-      eachAttribute(bytes, start, end, (_type, from, to) => values.push(codec.read(bytes, from, to)));
+      eachAttribute(bytes, start, end, (_type, from, to) => void values.push(codec.read(bytes, from, to)));
       return values;
     },
   };

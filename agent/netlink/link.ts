@@ -27,6 +27,7 @@ import {
   createFlags,
   messageFlag,
   MessageFormat,
+  type AnyFormat,
   type CreateOptions,
   type HeaderTable,
   type NetlinkRequest,
@@ -158,8 +159,7 @@ const infoData = 2;
 function writeInfo(writer: Writer, value: LinkInfo): void {
   const kindName = value.kind === 'other' ? value.kindName : value.kind;
   const kindAt = writer.open(infoKind);
-  writer.raw(Buffer.from(kindName)); // the kernel's own answers have a NUL here; both are accepted
-  writer.u8(0);
+  writer.string(kindName);
   writer.close(kindAt);
   if (value.data !== undefined) {
     const dataAt = writer.open(infoData);
@@ -290,14 +290,35 @@ export const linkSummaryFormat: MessageFormat<LinkHeader, Omit<LinkSummary, keyo
 
 /** The same request, of whose answers only the summary is read. */
 export function summarized(request: NetlinkRequest<Link>): NetlinkRequest<LinkSummary> {
+  return { ...request, format: summaryAnswer };
+}
+
+/** Writes as `linkFormat`, reads less. */
+function answerFormat<Answer>(format: AnyFormat<Answer>): AnyFormat<Answer> {
   return {
-    ...request,
-    format: {
-      name: linkFormat.name,
-      write: (writer, message) => linkFormat.write(writer, message),
-      read: (bytes, start, end) => linkSummaryFormat.read(bytes, start, end),
-    },
+    name: linkFormat.name,
+    write: (writer, message) => linkFormat.write(writer, message),
+    read: (bytes, start, end) => format.read(bytes, start, end),
   };
+}
+
+function only<Attributes extends object>(attributes: AttributeTable<Attributes>): AnyFormat<LinkHeader & Attributes> {
+  const set = new AttributeSet<Attributes>(attributes, { keepsUnknown: false });
+  return answerFormat(new MessageFormat('link', 16, headerFields, set));
+}
+
+const summaryAnswer = answerFormat<LinkSummary>(linkSummaryFormat);
+/** Both ends of a veth: `ifiIndex` and `link`. */
+export type LinkEnds = LinkHeader & Pick<LinkAttributes, 'link'>;
+/** Reads no other attribute. */
+export const linkEndsFormat: AnyFormat<LinkEnds> = only<Pick<LinkAttributes, 'link'>>({ link });
+const operstateAnswer = only<Pick<LinkAttributes, 'operstate'>>({ operstate });
+
+/** The same request, of whose answers only the operational state is read. */
+export function withOperstate(
+  request: NetlinkRequest<Link>,
+): NetlinkRequest<LinkHeader & Pick<LinkAttributes, 'operstate'>> {
+  return { ...request, format: operstateAnswer };
 }
 
 function request(name: string, type: number, flags: number, message: LinkRequest): NetlinkRequest<Link> {

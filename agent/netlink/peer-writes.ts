@@ -1,54 +1,30 @@
 // The writes that make a peer, as requests that go straight into the buffer: a node has thousands of peers, and the tables of
 // attributes.ts cost several times what these do. The layouts are those of neighbour.ts, nexthop.ts, route.ts and set-element.ts; a
 // test holds them against each other.
-import { addressFamily, familyOf, writeIp, writeLladdr } from './ip-text.ts';
-import { createFlags, type AnyFormat, type NetlinkRequest } from './message.ts';
+import {
+  formatOf,
+  orFail,
+  orReplace,
+  writeAddress,
+  writeHeader,
+  writeMac,
+  writeNumber,
+  writeText,
+} from './direct-writes.ts';
+import { addressFamily, familyOf } from './ip-text.ts';
+import type { NetlinkRequest } from './message.ts';
 import { neighbourFlag, neighbourMessage, neighbourState } from './neighbour.ts';
 import { nexthopMessage } from './nexthop.ts';
 import { routeMessage, routeTable, routeType } from './route.ts';
 import { delSetElement, newSetElement, tableFamily, type SetAddress } from './set-element.ts';
-import { malformed, nestedBit, type Writer } from './wire.ts';
-
-const orReplace = createFlags({ replace: true });
-const orFail = createFlags({});
-
-/** What these requests have in common: the kernel answers them with an acknowledgement alone. */
-function formatOf<Message extends object>(
-  name: string,
-  write: (writer: Writer, message: Message) => void,
-): AnyFormat<never> {
-  return {
-    name,
-    write: (writer, message) => write(writer, message as Message),
-    read: () => {
-      throw malformed(`an answer to ${name}`);
-    },
-  };
-}
-
-function writeAddress(writer: Writer, type: number, address: string, family: number): void {
-  const length = family === addressFamily.inet ? 4 : 16;
-  const at = writer.attribute(type, length);
-  writeIp(writer.bytes, at, address);
-}
-
-function writeMac(writer: Writer, type: number, mac: string): void {
-  const at = writer.attribute(type, (mac.length + 1) / 3);
-  writeLladdr(writer.bytes, at, mac);
-}
-
-function writeNumber(writer: Writer, type: number, value: number): void {
-  writer.setU32(writer.attribute(type, 4), value);
-}
+import { nestedBit, type Writer } from './wire.ts';
 
 /** struct ndmsg. */
-function writeNeighbourHeader(writer: Writer, family: number, ifindex: number, flags: number): void {
-  const at = writer.reserve(12);
-  writer.setU32(at, 0);
-  writer.setU32(at + 4, ifindex);
-  writer.setU32(at + 8, 0);
+function writeNeighbourHeader(writer: Writer, family: number, ifindex: number, flags: number, state: number): void {
+  const at = writeHeader(writer, 12);
   writer.bytes[at] = family;
-  writer.setU16(at + 8, neighbourState.permanent);
+  writer.setU32(at + 4, ifindex);
+  writer.setU16(at + 8, state);
   writer.bytes[at + 10] = flags;
 }
 
@@ -59,14 +35,15 @@ interface Place {
 }
 
 const fdbFormat = formatOf<Place>('FDB entry', (writer, { ifindex, lladdr, dst }) => {
-  writeNeighbourHeader(writer, addressFamily.bridge, ifindex, neighbourFlag.self);
+  writeNeighbourHeader(writer, addressFamily.bridge, ifindex, neighbourFlag.self, neighbourState.permanent);
   writeAddress(writer, 1, dst, familyOf(dst));
   writeMac(writer, 2, lladdr);
 });
 
-const neighbourFormat = formatOf<Place>('neighbour', (writer, { ifindex, lladdr, dst }) => {
+const neighbourFormat = formatOf<Place & { readonly state: number }>('neighbour', (writer, message) => {
+  const { ifindex, lladdr, dst, state } = message;
   const family = familyOf(dst);
-  writeNeighbourHeader(writer, family, ifindex, 0);
+  writeNeighbourHeader(writer, family, ifindex, 0, state);
   writeAddress(writer, 1, dst, family);
   writeMac(writer, 2, lladdr);
 });
@@ -77,9 +54,14 @@ export function putFdb(ifindex: number, lladdr: string, dst: string): NetlinkReq
   return { name: 'newFdb', type: neighbourMessage.new, flags: orReplace, format: fdbFormat, message };
 }
 
-/** As newNeighbour: permanent; created or replaced. */
-export function putNeighbour(ifindex: number, dst: string, lladdr: string): NetlinkRequest<never> {
-  const message = { ifindex, lladdr, dst };
+/** As newNeighbour: created or replaced; `state` is of NUD_*. */
+export function putNeighbour(
+  ifindex: number,
+  dst: string,
+  lladdr: string,
+  state: number = neighbourState.permanent,
+): NetlinkRequest<never> {
+  const message = { ifindex, lladdr, dst, state };
   return { name: 'newNeighbour', type: neighbourMessage.new, flags: orReplace, format: neighbourFormat, message };
 }
 
@@ -95,8 +77,7 @@ export interface PeerNexthop {
 
 const nexthopFormat = formatOf<PeerNexthop>('nexthop', (writer, { id, oif, gateway, protocol, flags }) => {
   const family = familyOf(gateway);
-  const at = writer.reserve(8); // struct nhmsg
-  writer.setU32(at, 0);
+  const at = writeHeader(writer, 8); // struct nhmsg
   writer.bytes[at] = family;
   writer.bytes[at + 2] = protocol;
   writer.setU32(at + 4, flags);
@@ -125,10 +106,7 @@ const routeFormat = formatOf<PeerRoute>('route', (writer, { dst, nhId, prefsrc, 
   const slash = dst.indexOf('/');
   const address = dst.slice(0, slash);
   const family = familyOf(address);
-  const at = writer.reserve(12); // struct rtmsg
-  writer.setU32(at, 0);
-  writer.setU32(at + 4, 0);
-  writer.setU32(at + 8, 0);
+  const at = writeHeader(writer, 12); // struct rtmsg
   writer.bytes[at] = family;
   writer.bytes[at + 1] = Number(dst.slice(slash + 1));
   writer.bytes[at + 4] = routeTable.main;
@@ -151,17 +129,9 @@ interface AddressList extends SetAddress {
 }
 
 const addressListFormat = formatOf<AddressList>('set elements', (writer, { family, table, set, addresses }) => {
-  const at = writer.reserve(4); // struct nfgenmsg
-  writer.setU32(at, 0);
-  writer.bytes[at] = family ?? tableFamily.inet;
-  for (const [type, text] of [
-    [1, table],
-    [2, set],
-  ] as const) {
-    const open = writer.open(type);
-    writer.string(text);
-    writer.close(open);
-  }
+  writer.bytes[writeHeader(writer, 4)] = family ?? tableFamily.inet; // struct nfgenmsg
+  writeText(writer, 1, table);
+  writeText(writer, 2, set);
   const list = writer.open(3 | nestedBit);
   for (const address of addresses) {
     const element = writer.open(1 | nestedBit);

@@ -69,6 +69,11 @@ function readAcknowledgement(
 /** The reply of thousands at a time. */
 const accepted: NetlinkReply<never> = { ok: true, answers: [] };
 
+/** Of an exchange in which the kernel accepted everything. */
+export function acceptedReplies(count: number): readonly NetlinkReply<never>[] {
+  return Array.from<NetlinkReply<never>>({ length: count }).fill(accepted);
+}
+
 /** One exchange's requests and what has come back for them. */
 export class ReplyCollector {
   readonly #requests: readonly NetlinkRequest<unknown>[];

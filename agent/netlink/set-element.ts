@@ -15,9 +15,10 @@ import {
   type Codec,
   type WithUnknown,
 } from './attributes.ts';
+import { formatOf, writeBytes, writeHeader, writeText } from './direct-writes.ts';
 import { createFlags, messageFlag, MessageFormat, type NetlinkRequest } from './message.ts';
 import { nfnetlinkSubsystem, type NfgenHeader } from './transaction.ts';
-import { Writer } from './wire.ts';
+import { nestedBit, Writer } from './wire.ts';
 
 /** NFPROTO_*: the table's family. */
 export const tableFamily = { inet: 1, ipv4: 2, arp: 3, netdev: 5, bridge: 7, ipv6: 10 } as const;
@@ -113,9 +114,13 @@ export type KeyField =
 
 const ifnameBytes = 16;
 
+/** Where keys are put together. */
+const keyWriter = new Writer(64);
+
 /** A key's bytes, each field padded to 4 bytes as in a concatenation; a lone field is not padded. Throws WeftError. */
 export function setKey(...fields: readonly KeyField[]): Uint8Array {
-  const writer = new Writer(64);
+  const writer = keyWriter;
+  writer.length = 0;
   for (const field of fields) {
     if ('ip' in field) writer.ip(field.ip);
     else if ('port' in field) writer.be16(field.port);
@@ -125,15 +130,17 @@ export function setKey(...fields: readonly KeyField[]): Uint8Array {
     else writeIfname(writer, field.ifname);
     if (fields.length > 1) writer.pad();
   }
-  return new Uint8Array(writer.bytes.subarray(0, writer.length));
+  const key = new Uint8Array(writer.length);
+  for (let i = 0; i < key.length; i += 1) key[i] = writer.bytes[i] ?? 0;
+  return key;
 }
 
 function writeIfname(writer: Writer, ifname: string): void {
-  const bytes = Buffer.from(ifname);
-  if (bytes.length >= ifnameBytes)
-    throw new WeftError('internal', `interface name "${ifname}" is longer than 15 bytes`);
-  writer.raw(bytes);
-  writer.zeros(ifnameBytes - bytes.length);
+  const at = writer.length;
+  writer.string(ifname);
+  const rest = at + ifnameBytes - writer.length;
+  if (rest < 0) throw new WeftError('internal', `interface name "${ifname}" is longer than 15 bytes`);
+  writer.zeros(rest);
 }
 
 export interface SetAddress {
@@ -155,20 +162,58 @@ export interface ElementSpec {
   readonly timeoutMs?: number;
 }
 
-function toElement(spec: ElementSpec): SetElement {
-  const verdict =
-    spec.verdict === undefined
-      ? undefined
-      : { code: verdictCode[spec.verdict], ...(spec.chain === undefined ? {} : { chain: spec.chain }) };
-  return {
-    key: { value: spec.key },
-    ...(spec.keyEnd === undefined ? {} : { keyEnd: { value: spec.keyEnd } }),
-    ...(verdict === undefined ? {} : { data: { verdict } }),
-    ...(spec.value === undefined ? {} : { data: { value: spec.value } }),
-    ...(spec.flags === undefined ? {} : { flags: spec.flags }),
-    ...(spec.timeoutMs === undefined ? {} : { timeout: BigInt(spec.timeoutMs) }),
-  };
+function writeElement(writer: Writer, spec: ElementSpec): void {
+  const element = writer.open(1 | nestedBit);
+  writeKey(writer, 1, spec.key);
+  if (spec.keyEnd !== undefined) writeKey(writer, 10, spec.keyEnd);
+  if (spec.value !== undefined) writeKey(writer, 2, spec.value);
+  if (spec.verdict !== undefined) {
+    const data = writer.open(2 | nestedBit);
+    const verdict = writer.open(2 | nestedBit);
+    const code = writer.open(1);
+    writer.be32(verdictCode[spec.verdict]);
+    writer.close(code);
+    if (spec.chain !== undefined) writeText(writer, 2, spec.chain);
+    writer.close(verdict);
+    writer.close(data);
+  }
+  if (spec.flags !== undefined) {
+    const flags = writer.open(3);
+    writer.be32(spec.flags);
+    writer.close(flags);
+  }
+  if (spec.timeoutMs !== undefined) {
+    const timeout = writer.open(4);
+    writer.be64(BigInt(spec.timeoutMs));
+    writer.close(timeout);
+  }
+  writer.close(element);
 }
+
+/** A key, or a map's value: NFTA_DATA_VALUE inside. */
+function writeKey(writer: Writer, type: number, bytes: Uint8Array): void {
+  const at = writer.open(type | nestedBit);
+  writeBytes(writer, 1, bytes);
+  writer.close(at);
+}
+
+interface ElementSpecs extends SetAddress {
+  readonly elements: readonly ElementSpec[];
+}
+
+/** Says what `elementListFormat` would; straight into the buffer, because each start of a pod waits for it. */
+const elementSpecsFormat = formatOf<ElementSpecs, ElementList>(
+  elementListFormat.name,
+  (writer, { family, table, set, elements }) => {
+    writer.bytes[writeHeader(writer, 4)] = family ?? tableFamily.inet; // struct nfgenmsg
+    writeText(writer, 1, table);
+    writeText(writer, 2, set);
+    const list = writer.open(3 | nestedBit);
+    for (const element of elements) writeElement(writer, element);
+    writer.close(list);
+  },
+  (bytes, start, end) => elementListFormat.read(bytes, start, end),
+);
 
 /** NFTA_SET_ELEM_LIST_ELEMENTS is one attribute, 65,535 bytes at most: about this many elements fit, whatever their keys. */
 export const maxElementsPerRequest = 300;
@@ -177,21 +222,11 @@ function request(
   name: string,
   type: number,
   flags: number,
-  message: Partial<NfgenHeader> & ElementListAttributes,
-): NetlinkRequest<ElementList> {
-  return { name, type: (nfnetlinkSubsystem.nftables << 8) | type, flags, format: elementListFormat, message };
-}
-
-function listMessage(
   where: SetAddress,
   elements: readonly ElementSpec[],
-): Partial<NfgenHeader> & ElementListAttributes {
-  return {
-    nfgenFamily: where.family ?? tableFamily.inet,
-    table: where.table,
-    set: where.set,
-    elements: elements.map(toElement),
-  };
+): NetlinkRequest<ElementList> {
+  const message = { ...where, elements };
+  return { name, type: (nfnetlinkSubsystem.nftables << 8) | type, flags, format: elementSpecsFormat, message };
 }
 
 /** Adds elements; one that is there already is no error unless `exclusive`, or unless a map would give it other data. For `transaction`. */
@@ -201,16 +236,17 @@ export function newSetElement(
   options: { readonly exclusive?: boolean } = {},
 ): NetlinkRequest<ElementList> {
   const flags = createFlags({ exclusive: options.exclusive ?? false });
-  return request('newSetElement', newSetElem, flags, listMessage(where, elements));
+  return request('newSetElement', newSetElem, flags, where, elements);
 }
 
 /** Removes elements; ENOENT, and the whole transaction fails, where one is not there. For `transaction`. */
 export function delSetElement(where: SetAddress, elements: readonly ElementSpec[]): NetlinkRequest<ElementList> {
-  return request('delSetElement', delSetElem, 0, listMessage(where, elements));
+  return request('delSetElement', delSetElem, 0, where, elements);
 }
 
 /** All elements of a set, for `dump`: each answer is a list. ENOENT where there is no such table or set. */
 export function dumpSetElements(where: SetAddress): NetlinkRequest<ElementList> {
   const message = { nfgenFamily: where.family ?? tableFamily.inet, table: where.table, set: where.set };
-  return request('dumpSetElements', getSetElem, messageFlag.dump, message);
+  const type = (nfnetlinkSubsystem.nftables << 8) | getSetElem;
+  return { name: 'dumpSetElements', type, flags: messageFlag.dump, format: elementListFormat, message };
 }

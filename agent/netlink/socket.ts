@@ -7,7 +7,7 @@ import { nativeAddon, type NativeAddon } from '#agent/native/addon.ts';
 import { messageFlag, messageHeaderBytes, portAt, writeMessage, type NetlinkRequest } from './message.ts';
 import { errno, fromNative, NetlinkError } from './netlink-error.ts';
 import { OwnPorts } from './own-ports.ts';
-import { brokenReplies, ReplyCollector, type NetlinkReply } from './reply.ts';
+import { acceptedReplies, brokenReplies, ReplyCollector, type NetlinkReply } from './reply.ts';
 import { openTransaction } from './transaction.ts';
 import { readU32, Writer } from './wire.ts';
 
@@ -58,11 +58,13 @@ interface Chunk {
   readonly writer: Writer;
 }
 
+/** Of every synchronous exchange, which is over before the next is encoded: an ADD opens a socket for a few messages. */
+const sharedWriter = new Writer(16 << 10);
+
 export class NetlinkSocket implements Disposable {
   readonly #addon: NativeAddon;
   readonly #options: NetlinkSocketOptions;
   readonly #timeoutMs: number;
-  readonly #writer = new Writer(16 << 10);
   readonly #idle: number[] = [];
   /** Ports of the sockets behind this one that have had an answer: notifications of their requests carry them. */
   readonly ports: OwnPorts = new OwnPorts();
@@ -88,7 +90,7 @@ export class NetlinkSocket implements Disposable {
   batch<const Requests extends readonly NetlinkRequest<unknown>[]>(requests: Requests): RepliesOf<Requests> {
     const replies: NetlinkReply<unknown>[] = [];
     for (let from = 0; from < requests.length;) {
-      const chunk = this.#encode(requests, from, this.#writer);
+      const chunk = this.#encode(requests, from, sharedWriter);
       replies.push(...this.#exchange(chunk));
       from += chunk.requests.length;
     }
@@ -130,9 +132,10 @@ export class NetlinkSocket implements Disposable {
   /** Every object the dump lists. Tried anew when a change cut it; NetlinkError EINTR after ten times. */
   dump<Answer>(request: NetlinkRequest<Answer>): readonly Answer[] {
     for (let attempt = 1; ; attempt += 1) {
-      const chunk = this.#encode([request], 0, this.#writer);
+      const chunk = this.#encode([request], 0, sharedWriter);
       const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
-      collector.take(this.#send(chunk));
+      const reply = this.#send(chunk);
+      if (reply !== undefined) collector.take(reply);
       const answers = dumpResult<Answer>(request, collector, attempt);
       if (answers !== undefined) return answers;
     }
@@ -154,22 +157,23 @@ export class NetlinkSocket implements Disposable {
     if (requests.length === 0) return;
     const framed = openTransaction(requests);
     const firstSequence = this.#reserve(framed.length);
-    this.#writer.length = 0;
+    sharedWriter.length = 0;
     framed.forEach((request, index) => {
       const flags = index === framed.length - 2 ? request.flags | messageFlag.ack : request.flags;
-      writeMessage(this.#writer, request, flags | messageFlag.request, firstSequence + index);
+      writeMessage(sharedWriter, request, flags | messageFlag.request, firstSequence + index);
     });
-    const collector = new ReplyCollector(framed, firstSequence);
-    collector.take(
-      this.#send({
-        requests: framed,
-        firstSequence,
-        lastSequence: firstSequence + framed.length - 2,
-        terminalSequence: firstSequence,
-        writer: this.#writer,
-      }),
-    );
-    answersOrThrow(collector.replies());
+    const reply = this.#send({
+      requests: framed,
+      firstSequence,
+      lastSequence: firstSequence + framed.length - 2,
+      terminalSequence: firstSequence,
+      writer: sharedWriter,
+    });
+    if (reply !== undefined) {
+      const collector = new ReplyCollector(framed, firstSequence);
+      collector.take(reply);
+      answersOrThrow(collector.replies());
+    }
     this.transactions += 1;
   }
 
@@ -219,7 +223,8 @@ export class NetlinkSocket implements Disposable {
     };
   }
 
-  #send(chunk: Chunk): Buffer {
+  /** What the kernel said; undefined: it accepted all, and nothing was asked for. */
+  #send(chunk: Chunk): Buffer | undefined {
     if (this.#fd === -1) throw closed();
     const { writer, lastSequence, terminalSequence } = chunk;
     try {
@@ -231,7 +236,9 @@ export class NetlinkSocket implements Disposable {
         terminalSequence,
         this.#timeoutMs,
       );
-      return this.#noted(reply);
+      if (typeof reply !== 'number') return this.#noted(reply);
+      this.ports.add(reply);
+      return undefined;
     } catch (error) {
       throw fromNative(error, chunk.requests[0]?.name ?? 'netlink');
     }
@@ -266,8 +273,10 @@ export class NetlinkSocket implements Disposable {
 
   #exchange(chunk: Chunk): readonly NetlinkReply<unknown>[] {
     try {
+      const reply = this.#send(chunk);
+      if (reply === undefined) return acceptedReplies(chunk.requests.length);
       const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
-      collector.take(this.#send(chunk));
+      collector.take(reply);
       return collector.replies();
     } catch (error) {
       return brokenReplies(chunk.requests, error);

@@ -134,10 +134,18 @@ export class Writer {
 
   /** UTF-8 with a closing NUL. */
   string(value: string): void {
-    const count = Buffer.byteLength(value);
-    const at = this.#take(count + 1);
-    this.bytes.write(value, at);
-    this.bytes[at + count] = 0;
+    const at = this.#take(value.length + 1);
+    const { bytes } = this;
+    for (let i = 0; i < value.length; i += 1) {
+      const code = value.charCodeAt(i);
+      if (code > 127) {
+        this.length = at;
+        this.raw(Buffer.from(`${value}\0`));
+        return;
+      }
+      bytes[at + i] = code;
+    }
+    bytes[at + value.length] = 0;
   }
 
   zeros(count: number): void {
@@ -158,9 +166,8 @@ export class Writer {
 
   /** Starts an attribute (or, with its own header, a message); give the result to `close`. */
   open(type: number): number {
-    const at = this.length;
-    this.u16(0);
-    this.u16(type);
+    const at = this.#take(4);
+    this.setU16(at + 2, type);
     return at;
   }
 
@@ -169,7 +176,7 @@ export class Writer {
     const length = this.length - at;
     if (length > 0xffff) throw new WeftError('internal', `netlink attribute of ${length} bytes: at most 65535 fit`);
     this.setU16(at, length);
-    this.pad();
+    if ((length & 3) !== 0) this.pad();
   }
 
   pad(): void {
@@ -178,12 +185,15 @@ export class Writer {
   }
 }
 
-/** Calls `visit` with each attribute's type (flag bits removed), payload bounds and type as sent. Throws on bad lengths. */
+/**
+ * Calls `visit` with each attribute's type (flag bits removed), payload bounds and type as sent, until it says `enough`. Throws on bad
+ * lengths.
+ */
 export function eachAttribute(
   bytes: Buffer,
   start: number,
   end: number,
-  visit: (type: number, start: number, end: number, rawType: number) => void,
+  visit: (type: number, start: number, end: number, rawType: number) => 'enough' | undefined | void,
 ): void {
   let at = start;
   while (at < end) {
@@ -191,7 +201,7 @@ export function eachAttribute(
     const length = readU16(bytes, at);
     if (length < 4 || length > end - at) throw malformed(`attribute of length ${length} in ${end - at} bytes`);
     const rawType = readU16(bytes, at + 2);
-    visit(rawType & typeMask, at + 4, at + length, rawType);
+    if (visit(rawType & typeMask, at + 4, at + length, rawType) === 'enough') return;
     at += align(length);
   }
 }

@@ -22,7 +22,7 @@ export function withDelegatedLeases(ipam: RunningIpam, path: string): IpamWithDe
     ...ipam,
     lease: async (request, signal) => {
       if (delegated.find(request) !== undefined) throw exists(request);
-      if (request.delegate === undefined) return await ipam.lease(request, signal);
+      if (request.delegate === undefined) return ipam.lease(request, signal);
       if (ipam.find(request) !== undefined) throw exists(request);
       requireForeign(request, ipam.view().ranges);
       return delegated.add(request);

@@ -59,7 +59,7 @@ export async function openPools(options: PoolsOptions): Promise<RunningIpam> {
   const pools = new Pools(options);
   await pools.start();
   return {
-    lease: async (request, signal) => await pools.lease(request, signal),
+    lease: (request, signal) => pools.lease(request, signal),
     activate: (lease) => (pools.holder(lease) ?? pools.main).activate(lease),
     release: (key, generation) => (pools.holder(key) ?? pools.main).release(key, generation),
     find: (key) => pools.holder(key)?.find(key),

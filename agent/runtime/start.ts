@@ -1,6 +1,6 @@
 // Starts IPAM for one node: opens the store, restores the core from it, and offers the `Ipam` that the rest of the agent sees.
 // A lease with a free address is one core step and one local commit; the registry is never in its way.
-import { hash, randomBytes, randomInt, randomUUID } from 'node:crypto';
+import { hash, randomUUID } from 'node:crypto';
 import type { NodeIdentity } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
@@ -12,6 +12,7 @@ import { familiesOf, leaseKey } from '#ipam-peer/state.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { type Driver, type Log, makeDriver, type Outcome } from './driver.ts';
 import type { AttachmentKey, Ipam, IpamView, Lease, LeaseRequest } from './ipam.ts';
+import { randomGeneration, randomUnit } from './random.ts';
 import { openStore } from './store.ts';
 
 export interface IpamOptions {
@@ -146,7 +147,7 @@ export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
     const underlay = options.node.underlayAddresses;
     const { recoverLeases, cutLeases, nodeExists, survey } = options;
     const outside = { registry, recoverLeases, cutLeases, nodeExists, survey };
-    const driver = makeDriver({ ...outside, store, config, underlay, log, nowMs: monotonicMs, random });
+    const driver = makeDriver({ ...outside, store, config, underlay, log, nowMs: monotonicMs, random: randomUnit });
     driver.start();
     return facade(driver);
   } catch (error) {
@@ -166,14 +167,10 @@ function monotonicMs(): number {
   return performance.now();
 }
 
-function random(): number {
-  return randomInt(2 ** 32) / 2 ** 32;
-}
-
 function facade(driver: Driver): RunningIpam {
   let nextTicket = 1;
   return {
-    lease: async (request, signal) => await lease(driver, nextTicket++, request, signal),
+    lease: (request, signal) => lease(driver, nextTicket++, request, signal),
     activate: ({ containerId, ifname, generation }) => {
       driver.feed({ kind: 'activate', containerId, ifname, generation });
     },
@@ -198,13 +195,29 @@ async function lease(driver: Driver, ticket: number, request: LeaseRequest, sign
     ifname,
     owner,
     addresses,
-    generation: randomBytes(8).toString('hex'),
+    generation: randomGeneration(),
     sinceMs: Date.now(),
     hostIfname: hostIfname(request),
     ...(request.link !== undefined && { link: request.link }),
     ...(request.pool !== undefined && { pool: request.pool }),
   };
-  const outcome = await new Promise<Outcome>((resolve, reject) => {
+  // Settled at once as a rule: what waiting takes comes only then.
+  let settled: Outcome | undefined;
+  driver.expect(ticket, (outcome) => (settled = outcome));
+  driver.feed({ kind: 'allocate', ticket, wish });
+  const outcome = settled ?? (await settledLater(driver, ticket, containerId, signal));
+  if (outcome.kind === 'leased') return outcome.lease;
+  throw outcome.kind === 'failed' ? outcome.error : refusalError(outcome.refusal);
+}
+
+/** Throws WeftError('interrupted') when the signal aborts first. */
+async function settledLater(
+  driver: Driver,
+  ticket: number,
+  containerId: string,
+  signal: AbortSignal,
+): Promise<Outcome> {
+  return await new Promise<Outcome>((resolve, reject) => {
     const abort = (): void => {
       driver.expect(ticket, () => undefined);
       driver.feed({ kind: 'cancel', ticket });
@@ -212,19 +225,12 @@ async function lease(driver: Driver, ticket: number, request: LeaseRequest, sign
         new WeftError('interrupted', `the call for container ${containerId} was cut short`, { cause: signal.reason }),
       );
     };
-    driver.expect(ticket, (settled) => {
+    driver.expect(ticket, (outcome) => {
       signal.removeEventListener('abort', abort);
-      resolve(settled);
+      resolve(outcome);
     });
     signal.addEventListener('abort', abort, { once: true });
-    try {
-      driver.feed({ kind: 'allocate', ticket, wish });
-    } catch (error) {
-      reject(error instanceof Error ? error : new Error(String(error)));
-    }
   });
-  if (outcome.kind === 'leased') return outcome.lease;
-  throw outcome.kind === 'failed' ? outcome.error : refusalError(outcome.refusal);
 }
 
 const errorOf: Readonly<Record<RefusalReason, ErrorName>> = {

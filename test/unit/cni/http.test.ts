@@ -247,3 +247,32 @@ test('a process out of descriptors takes the others when it has some again', asy
     await once(child, 'close');
   }
 });
+
+test('the shim’s own head is taken like any other, wherever it is cut, and refused like any other', async () => {
+  const heads: string[] = [];
+  const onRequest: HttpHandlers['onRequest'] = ({ method, target, contentType, body }, caller) => {
+    heads.push(`${method} ${target} ${contentType} ${body.toString()}`);
+    caller.answer({ status: 200, body: 'good' });
+  };
+  listen({ onRequest, bodyLimitBytes: 100 });
+  const head =
+    'POST /cni HTTP/1.1\r\nHost: weft\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ';
+  const whole = `${head}2\r\n\r\n{}`;
+  for (let cut = 1; cut < whole.length; cut += 7) {
+    const socket = await dial(whole.slice(0, cut));
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    socket.write(whole.slice(cut));
+    expect(await said(socket)).toMatch(/^HTTP\/1.1 200 .*good$/s);
+  }
+  expect(new Set(heads)).toEqual(new Set(['POST /cni application/json {}']));
+  const refused: readonly (readonly [string, RegExp])[] = [
+    [`${head}101\r\n\r\n`, /larger than 100 bytes/],
+    [`${head}-1\r\n\r\n`, /no proper Content-Length/],
+    [`${head}12345678901\r\n\r\n`, /no proper Content-Length/],
+    [`${head}\r\n\r\n`, /no proper Content-Length/],
+    [`${head}2\r\nContent-Length: 3\r\n\r\n{}`, /no proper Content-Length/],
+    [`${head}2\r\nTransfer-Encoding: chunked\r\n\r\n{}`, /Transfer-Encoding/],
+    [`${head}2\r\n\r\n{} `, /more came than its Content-Length says/],
+  ];
+  for (const [bytes, why] of refused) expect(await said(await dial(bytes))).toMatch(why);
+});

@@ -238,6 +238,7 @@ function dump(path: string, source: Source): Buffer {
   source.request.payload.copy(message, 16);
   const reply = addon.netlinkRequest(fd, message, message.length, 1, 0, 5000);
   addon.netlinkClose(fd);
+  if (typeof reply === 'number') throw new Error(`${source.name}: the dump is empty`);
   return reply;
 }
 
