@@ -23,6 +23,7 @@ export type FindingName =
   | 'poolNearlyFull'
   | 'universeDeleted'
   | 'universeReplaced'
+  | 'blocksInTwoRecords'
   | 'badBlock'
   | 'duplicateBlock'
   | 'duplicateLease'
@@ -127,11 +128,19 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     cause: 'The Universe names other ranges than those that the nodes hold space of. Nothing is given out of both.',
     nextStep: 'Put the earlier ranges back into the Universe, or finish the change: docs/ipam.md, "Change a range".',
   },
+  blocksInTwoRecords: {
+    severity: 'error',
+    symptom: 'After etcd (or the voters) was restored a node says that another record has its blocks',
+    cause:
+      'The backup is older than a transfer or a takeover: the record of another node still has what this node knows as its own. If that one is gone others may take its record over 20 minutes after the restore; after 40 this node gives up and cuts its pods there.',
+    nextStep:
+      'Start the agent of the other node: it makes its record smaller itself. If it will not come back: `weft ipam reclaim RECORD` on this node (docs/ipam.md).',
+  },
   badBlock: {
     severity: 'warning',
     symptom: 'Pods of one node cannot be reached',
     cause: 'The record of that node names a block that is no CIDR.',
-    nextStep: 'Look at that record (kubectl get peers.weft.dev -o yaml) and at who has written it.',
+    nextStep: 'Look at that record (kubectl get weftpeers -o yaml) and at who has written it.',
   },
   duplicateBlock: {
     severity: 'error',

@@ -7,11 +7,12 @@
 //
 // Every living peer does so with its own record. Meanwhile (`suspect` stands in some record, or something was read that is older than
 // what was heard) nobody grants, takes over or takes back: the records do not tell who owns what.
-import { type Cidr, contains, formatCidrs, intersect, overlaps, subtract } from './cidr.ts';
+import { type Cidr, coalesce, contains, formatCidrs, intersect, overlaps, subtract } from './cidr.ts';
 import type { StoredRecord } from './events.ts';
 import { formatPeer, isDeadSource, isIncarnation, parsePeer, type PeerRecord } from './records.ts';
 import { request, startWriting } from './requests.ts';
 import { type Cycle, emit, type Known, persistPeer, refreshUsable, sayOnce, setFence, type State } from './state.ts';
+import type { Conflict } from './universe-state.ts';
 
 /** The own record as the disk knows it, when there is something to write back. */
 function kept(state: State): PeerRecord | undefined {
@@ -83,11 +84,10 @@ export function writeBack(state: State, cycle: Cycle, stored: StoredRecord | und
   if (cycle.listed !== true) return false;
   const whole = withoutInherited(state, withoutLost(state, withoutTaken(state, copy)));
   const holders = holdersOf(state, whole);
+  noteConflicts(state, holders);
   if (holders.length > 0) {
-    sayOnce(
-      state,
-      `cannot write this node's record back yet: its blocks are also in the records of ${holders.join(', ')}`,
-    );
+    const who = holders.map(({ name, cidrs }) => `${name} (${formatCidrs(cidrs)})`);
+    sayOnce(state, `cannot write this node's record back yet: its blocks are also in the records of ${who.join(', ')}`);
     return false;
   }
   const was = wasOf(state, copy, { uid: stored.uid, was: parsed.record.was });
@@ -172,24 +172,30 @@ function ownedByOthers(state: State, id: number): readonly Cidr[] {
 }
 
 /** Whose records hold anything of the copy. What was granted by them to this peer and is carried, or by this peer to them, is no conflict. */
-function holdersOf(state: State, copy: PeerRecord): readonly string[] {
-  const holders: string[] = [];
+function holdersOf(state: State, copy: PeerRecord): readonly Conflict[] {
+  const own = [...copy.blocks, ...copy.granting].map(({ cidr }) => cidr);
+  const holders: Conflict[] = [];
   for (const { stored, record } of state.peers.values()) {
     const blocks = record.blocks.filter(
       (block) =>
         !copy.granting.some((grant) => block.via?.name === state.config.self && block.via.id === grant.id) &&
-        [...copy.blocks, ...copy.granting].some((own) => overlaps(own.cidr, block.cidr)) &&
+        own.some((cidr) => overlaps(cidr, block.cidr)) &&
         !copy.blocks.some((own) => isDeadSource(own.via, stored)),
     );
     const grants = record.granting.filter(
-      (grant) =>
-        grant.to.name !== state.config.self &&
-        [...copy.blocks, ...copy.granting].some((own) => overlaps(own.cidr, grant.cidr)),
+      (grant) => grant.to.name !== state.config.self && own.some((cidr) => overlaps(cidr, grant.cidr)),
     );
     const held = [...blocks, ...grants].map(({ cidr }) => cidr);
-    if (held.length > 0) holders.push(`${stored.name} (${formatCidrs(held)})`);
+    if (held.length > 0) holders.push({ name: stored.name, cidrs: coalesce(intersect(held, own)) });
   }
   return holders;
+}
+
+function noteConflicts(state: State, conflicts: readonly Conflict[]): void {
+  const text = (list: readonly Conflict[]): string => list.map(({ name, cidrs }) => name + formatCidrs(cidrs)).join();
+  if (text(conflicts) === text(state.conflicts)) return;
+  state.conflicts = conflicts;
+  emit(state, { kind: 'changed' });
 }
 
 function create(state: State, cycle: Cycle, record: PeerRecord): void {

@@ -44,6 +44,7 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   state.interestVersion++;
   setFence(state, 'own', '');
   state.backSinceMs = Infinity;
+  state.conflicts = [];
   const wasLost = state.durable.uid === undefined;
   adopt(state, known);
   // What the kernel knew may have been given away by another machine of this name that held the session in between.

@@ -17,6 +17,7 @@ import type {
 import type { PeerRecord, RecordRef, UniverseRecord } from './records.ts';
 import { makeSession, mayLease, type Session } from './session-state.ts';
 import { makeSpace, rest, setUsable, type Space, takeThis } from './space.ts';
+import { type Conflict, trackUniverse, type UniverseTrack } from './universe-state.ts';
 
 /** A record that was read and understood. */
 export interface Known<T> {
@@ -168,8 +169,9 @@ export interface State {
   /** Records that this peer has grants to and that are missing: since when. And those that their heirs have deleted. */
   readonly vanished: Map<string, number>;
   readonly buried: Set<string>;
-  /** Since when the own record waits to be written back; Infinity: it does not. */
+  /** Since when the own record waits to be written back; Infinity: it does not. And for whom it waits. */
   backSinceMs: number;
+  conflicts: readonly Conflict[];
   /** Peers that were heard to have spare blocks. */
   readonly spares: Set<string>;
   /** Blocks that hold no lease and no rest, by CIDR text: since when; and what that was computed from. */
@@ -198,18 +200,6 @@ export interface State {
 /** What can fence: another holder of the session, the own node gone, the own record, the Universe. */
 export type FenceSource = 'session' | 'node' | 'own' | 'universe';
 
-/** What became of the Universe that this peer knows. */
-export interface UniverseTrack {
-  /** A hint tells of a change that was not read yet. */
-  stale: boolean;
-  /** When it is made again, after it was read to be gone. */
-  remakeMs: number | undefined;
-  /** Its end waits for the last lease of this node. */
-  leaving: boolean;
-  /** It is gone, or another one took its place. */
-  ended: { readonly name: 'universeDeleted' | 'universeReplaced'; readonly text: string } | undefined;
-}
-
 const noPeer: DurablePeer = {
   uid: undefined,
   seq: 0,
@@ -228,7 +218,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     config,
     durable: durable.peer,
     universe: undefined,
-    universeTrack: { stale: false, remakeMs: undefined, leaving: false, ended: undefined },
+    universeTrack: trackUniverse(),
     confirmed: undefined,
     spaces: perFamily(makeSpace),
     leases: new Map(durable.leases.map((lease) => [leaseKey(lease), lease])),
@@ -262,6 +252,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     vanished: new Map(),
     buried: new Set(),
     backSinceMs: Infinity,
+    conflicts: [],
     spares: new Set(),
     emptySince: new Map(),
     emptyKey: '',

@@ -154,6 +154,7 @@ export function leave(state: State): void {
     });
     state.confirmed = undefined;
     state.backSinceMs = Infinity;
+    state.conflicts = [];
     refreshUsable(state);
   }
   if (track.ended?.name === 'universeDeleted') return;

@@ -5,7 +5,8 @@ import { type Cidr, compareCidr, contains, formatCidr } from './cidr.ts';
 import { waitingFor } from './allocate.ts';
 import { type Block, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { freeAddresses } from './space.ts';
-import { familiesOf, type Known, type State, type UniverseTrack } from './state.ts';
+import { familiesOf, type Known, type State } from './state.ts';
+import type { UniverseTrack } from './universe-state.ts';
 
 export interface PeerSummary {
   readonly name: string;
@@ -39,6 +40,24 @@ export interface Summary {
   readonly waitingFor: string;
   /** What became of the Universe, where something did. */
   readonly ended: UniverseTrack['ended'];
+  readonly conflicts: readonly ConflictSummary[];
+}
+
+/** Blocks of this peer that are in another's record too, after the registry went back. */
+export interface ConflictSummary {
+  readonly name: string;
+  readonly nodeName: string;
+  /** That node is gone: nobody will make its record smaller. */
+  readonly gone: boolean;
+  readonly blocks: readonly string[];
+}
+
+function conflictsOf(state: State): readonly ConflictSummary[] {
+  return state.conflicts.map(({ name, cidrs }) => {
+    const record = state.peers.get(name)?.record;
+    const gone = state.gone.has(name) || record?.removed === true;
+    return { name, nodeName: record?.node.name ?? name, gone, blocks: cidrs.map(formatCidr) };
+  });
 }
 
 /** The peers as last heard, the own one as confirmed (before that: as the disk has it), sorted by name. */
@@ -139,6 +158,7 @@ export function summary(state: State): Summary {
     ready: free > 0 && state.fenced === '',
     waitingFor: waitingFor(state),
     ended: state.universeTrack.ended,
+    conflicts: conflictsOf(state),
   };
 }
 

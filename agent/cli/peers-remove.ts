@@ -39,7 +39,8 @@ export async function peersRemove(argv: readonly string[]): Promise<string> {
   }
 }
 
-async function openAsClient(config: Config): Promise<Registry> {
+/** A registry over the voters that does not vote. */
+export async function openAsClient(config: Config): Promise<Registry> {
   const voters = config.voters.map((voter) => ({
     name: voter,
     address: config.nodes.find((node) => node.name === voter)?.addresses[0] ?? '',

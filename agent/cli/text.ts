@@ -102,7 +102,19 @@ export function ipamText(status: Status): string {
   const further = pools.filter((pool) => pool.name !== 'default');
   const blocks =
     further.length === 0 ? holders(ranges, reserved, addresses, peers) : pools.map((pool) => poolText(pool)).join('\n');
-  return `${blocks}\n${leasesText(status)}`;
+  return `${blocks}\n${troublesText(pools)}${leasesText(status)}`;
+}
+
+/** What is not as it should be with a pool: its Universe, and blocks that another record has too. */
+function troublesText(pools: readonly PoolStatus[]): string {
+  const lines = pools.flatMap(({ name, ended, conflicts = [] }) => [
+    ...(ended === undefined ? [] : [`Pool ${name}: ${ended.text}.`]),
+    ...conflicts.map(
+      (one) =>
+        `Pool ${name}: ${one.blocks.join(', ')} of this node is also in the record ${one.name}${one.gone ? ', whose node is gone' : ''}.`,
+    ),
+  ]);
+  return lines.length === 0 ? '' : `${lines.join('\n')}\n\n`;
 }
 
 /** Who has which address on this node, the newest first. */

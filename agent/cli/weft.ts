@@ -24,6 +24,7 @@ const usage = `Usage: weft COMMAND [OPTION …]
   weft doctor            what is wrong on this node, with causes and next steps
   weft clean [SETTING …] take everything of Weft off this node; the agent must not run
   weft init HOST=ADDR …  keys and settings for hosts without Kubernetes (weft init --help)
+  weft ipam reclaim NODE after a restore: what this node's disk knows as its own leaves the record of a node that is gone
   weft peers remove NODE a node without Kubernetes will not come back; its space is taken over
   weft voters            who votes, without Kubernetes; replace and restore them (weft voters --help)
   weft install [DIR]     put the CNI plugin into DIR (setting cniBinDir)
@@ -72,6 +73,7 @@ export async function weft(
     else if (['version', '--version'].includes(command)) out(`${version}\n`);
     else if (command === 'agent') return await runAgent(rest, env, out);
     else if (command === 'peers' && rest[0] === 'remove') out(await hostCommand('remove', rest.slice(1)));
+    else if (command === 'ipam' && rest[0] === 'reclaim') out(await reclaim(rest.slice(1), env));
     else if (command === 'init' || command === 'voters') out(await hostCommand(command, rest));
     else if (command === 'doctor') return await doctor(rest, env, out);
     else if (command === 'clean') return await clean(rest, env, out);
@@ -166,6 +168,11 @@ async function hostCommand(command: 'init' | 'voters' | 'remove', rest: readonly
   }
   const { voters, votersUsage } = await import('#agent/cli/voters.ts');
   return help ? votersUsage : voters(rest);
+}
+
+async function reclaim(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {
+  const { ipamReclaim, ipamReclaimUsage } = await import('#agent/cli/ipam-reclaim.ts');
+  return rest.includes('--help') || rest.includes('-h') ? ipamReclaimUsage : await ipamReclaim(rest, env);
 }
 
 /** Exit code 1 where there is a finding of severity error. */

@@ -30,6 +30,7 @@ export function findingsOf(
     ...addressFindings(status),
     ...poolFindings(status),
     ...universeFindings(status),
+    ...conflictFindings(status),
     ...peerFindings(status),
     ...(status.datapath?.findings ?? []).map(findingOf),
     ...conditions.map(findingOf),
@@ -97,6 +98,16 @@ function universeFindings({ pools }: Known): readonly Finding[] {
   return pools.flatMap(({ name, ended }) =>
     ended === undefined ? [] : [findingOf({ name: ended.name, subject: `pool ${name}`, message: `${ended.text}.` })],
   );
+}
+
+function conflictFindings({ pools }: Known): readonly Finding[] {
+  return pools
+    .flatMap((pool) => pool.conflicts ?? [])
+    .map(({ name, nodeName, gone, blocks }) => {
+      const node = gone ? `${nodeName}, which is gone` : nodeName;
+      const message = `${blocks.join(', ')} of this node is also in that record, of ${node}.`;
+      return findingOf({ name: 'blocksInTwoRecords', subject: name, message });
+    });
 }
 
 function peerFindings({ peers }: Known): readonly Finding[] {

@@ -102,6 +102,16 @@ export interface UniverseEnd {
   readonly text: string;
 }
 
+/** Blocks of this node that another's record has too, after the registry went back (docs/ipam.md). */
+export interface Conflict {
+  /** Name of that record. */
+  readonly name: string;
+  readonly nodeName: string;
+  /** That node is gone: nobody makes its record smaller. */
+  readonly gone: boolean;
+  readonly blocks: readonly string[];
+}
+
 /** One pool as this node sees it: a Universe and who owns what of it. */
 export interface PoolView {
   readonly name: string;
@@ -120,6 +130,8 @@ export interface PoolView {
   readonly ready: boolean;
   /** Absent: its Universe is there as it was. */
   readonly ended?: UniverseEnd;
+  /** Absent: none. */
+  readonly conflicts?: readonly Conflict[];
   /** Why nothing can be leased from it here; empty when something can, or when nobody has asked here yet. */
   readonly waitingFor: string;
 }
@@ -149,6 +161,7 @@ export interface IpamView {
   /** As in PoolView, of the default pool. */
   readonly availableAddresses?: number;
   readonly ended?: UniverseEnd;
+  readonly conflicts?: readonly Conflict[];
   /** False until it is known whether this node has a record, and its leases are there. */
   readonly settled?: boolean;
   /** Every pool, `default` first; the counts and readiness above are that one's. */

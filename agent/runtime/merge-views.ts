@@ -66,7 +66,8 @@ function poolView(name: string, namespaces: readonly string[], view: IpamView): 
   const { ranges, reserved, peers, freeAddresses, leasedAddresses, restingAddresses, ready, waitingFor } = view;
   const counts = { freeAddresses, leasedAddresses, restingAddresses, availableAddresses: view.availableAddresses ?? 0 };
   const joinedHere = name === defaultUniverse || peers.some((peer) => peer.self);
-  const ended = view.ended === undefined ? {} : { ended: view.ended };
+  const { ended, conflicts } = view;
+  const troubles = { ...(ended && { ended }), ...(conflicts && { conflicts }) };
   return {
     name,
     namespaces,
@@ -75,7 +76,7 @@ function poolView(name: string, namespaces: readonly string[], view: IpamView): 
     peers,
     ...counts,
     ready,
-    ...ended,
+    ...troubles,
     waitingFor: joinedHere ? waitingFor : '',
   };
 }

@@ -274,6 +274,7 @@ function view(driver: Driver): IpamView {
     availableAddresses: now.availableAddresses,
     settled: now.settled,
     ...(now.ended && { ended: now.ended }),
+    ...(now.conflicts.length > 0 && { conflicts: now.conflicts }),
   };
 }
 

@@ -1,11 +1,12 @@
 // Who may write which record, told by the node name in the writer's certificate (design/ipam: "a record says who may write it, and
 // voters check that"). A node writes its own records. Into another's `Peer` it may write itself as heir; as the heir (or the heir
 // of an heir that died too) it may drop grants and delete the record. Any node may declare another one gone, in its session and
-// its `Peer`, which is what `weft peers remove` does. The founder of a universe is written once, by itself.
+// its `Peer`, which is what `weft peers remove` does, and then take out of that `Peer` what it had no more. The founder of a universe is written once, by itself.
 
 import { isDeepStrictEqual } from 'node:util';
 import type { RecordKind } from '#agent/registry/registry.ts';
 import type { Cell, CellValue } from '#ipam-peer/caspaxos/change.ts';
+import { contains, parseCidr } from '#ipam-peer/cidr.ts';
 
 export interface RecordWrite {
   readonly kind: RecordKind;
@@ -62,11 +63,14 @@ function othersPeer(node: string, { name, before, after }: RecordWrite, lookUp: 
     return `${name} has an heir already, ${heir.name}`;
   }
   const declaresGone = after['removed'] === true && before['removed'] !== true;
-  if (!changesHeir && !inherits && !declaresGone) return `${name} is of another node than ${node}`;
+  // Of a node that a person has declared gone another says, after a restore, what of its record is its own (`weft ipam reclaim`).
+  const reclaims = before['removed'] === true && heir === undefined && !changesHeir;
+  if (!changesHeir && !inherits && !declaresGone && !reclaims) return `${name} is of another node than ${node}`;
   for (const field of new Set([...Object.keys(before), ...Object.keys(after)])) {
     if (field === 'heir' || field === 'seq' || isDeepStrictEqual(before[field], after[field])) continue;
     if (field === 'removed' && declaresGone) continue;
-    if (field === 'granting' && inherits && isPartOf(after[field], before[field])) continue;
+    if (field === 'granting' && (inherits || reclaims) && isPartOf(after[field], before[field])) continue;
+    if (field === 'blocks' && reclaims && areWithin(after[field], before[field])) continue;
     return `${node} may not change ${field} of ${name}`;
   }
   return undefined;
@@ -89,6 +93,23 @@ function isPartOf(part: unknown, whole: unknown): boolean {
   if (part === undefined) return true;
   if (!Array.isArray(part) || !Array.isArray(whole)) return false;
   return part.every((item) => whole.some((other) => isDeepStrictEqual(item, other)));
+}
+
+/** Every block is one of those, or a piece of one with the same marks. */
+function areWithin(after: unknown, before: unknown): boolean {
+  if (!Array.isArray(after) || !Array.isArray(before)) return false;
+  return after.every((block) => before.some((other) => isWithin(block, other)));
+}
+
+function isWithin(block: unknown, other: unknown): boolean {
+  if (!isObject(block) || !isObject(other)) return false;
+  const [inner, outer] = [block['cidr'], other['cidr']].map((text) => parseCidr(typeof text === 'string' ? text : ''));
+  if (inner === undefined || outer === undefined || !contains(outer, inner)) return false;
+  return isDeepStrictEqual({ ...block, cidr: '' }, { ...other, cidr: '' });
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null;
 }
 
 function othersSession(node: string, { name, before, after }: RecordWrite, lookUp: LookUp): string | undefined {

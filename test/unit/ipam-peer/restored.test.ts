@@ -1,7 +1,9 @@
 // The registry went back: what the simulator found.
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import { formatCidr } from '#ipam-peer/cidr.ts';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
-import { Bench } from './harness.ts';
+import { summary } from '#ipam-peer/view.ts';
+import { Bench, type Hand } from './harness.ts';
 
 // Seed 2011615: the taker had written its record back, read the donor's, which did not tell of the grant yet, and cleared `via`; then the
 // donor wrote its record back, with the grant.
@@ -59,4 +61,57 @@ test('a founder that had seeded nothing claims nothing when it comes back after 
     const universe = bench.registry.universe?.record;
     expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
   }
+});
+
+describe('a backup that is older than a takeover', () => {
+  /** n3 was taken over by the one that is returned, which has a pod in what it inherited; then the registry went back. */
+  function restored(): { readonly bench: Bench; readonly heir: Hand; readonly inherited: string } {
+    const bench = new Bench();
+    const hands = ['n1', 'n2', 'n3'].map((name) => {
+      const hand = bench.peer(name).start();
+      bench.settle(60_000);
+      return hand;
+    });
+    const [inherited = ''] = hands[2]?.blocks() ?? [];
+    const backup = bench.registry.backup();
+    hands[2]?.sim.crash();
+    bench.deleteNode('n3');
+    bench.settle(2_000_000);
+    expect(bench.registry.peers.has('n3.x')).toBe(false);
+    const heir = hands.find((hand) => hand !== hands[2] && hand.blocks().some((block) => block === inherited));
+    const { lease } = heir?.allocate('pod', inherited.replace(/0\/\d+$/, '9')) ?? {};
+    expect(lease).toBeDefined();
+    bench.registry.restore(backup);
+    bench.settle(30_000);
+    return { bench, heir: heir ?? expect.unreachable(), inherited };
+  }
+
+  const conflicts = ({ sim }: Hand): unknown => sim.state && summary(sim.state).conflicts;
+
+  test('is told, with the record that stands against this node’s disk', () => {
+    const { heir, inherited } = restored();
+    expect(conflicts(heir)).toEqual([{ name: 'n3.x', nodeName: 'n3', gone: true, blocks: [inherited] }]);
+    expect(heir.sim.state?.leases.size).toBe(1);
+  });
+
+  test('once the block has left that record the node has all of its space again, and no pod is cut off', () => {
+    const { bench, heir, inherited } = restored();
+    const before = bench.record('n3');
+    bench.edit('n3', { blocks: before.blocks.filter(({ cidr: block }) => formatCidr(block) !== inherited) });
+    bench.settle(60_000);
+    expect(conflicts(heir)).toEqual([]);
+    expect(heir.blocks()).toContain(inherited);
+    bench.settle(8_000_000);
+    expect(heir.cuts).toEqual([]);
+    expect(heir.sim.state?.leases.size).toBe(1);
+    expect(bench.registry.peers.has('n3.x')).toBe(false);
+    const universe = bench.registry.universe?.record;
+    expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
+  });
+
+  test('when nobody says so the pod is cut off in the end', () => {
+    const { bench, heir } = restored();
+    bench.settle(8_000_000);
+    expect(heir.cuts).toHaveLength(1);
+  });
 });

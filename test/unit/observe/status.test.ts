@@ -1,5 +1,6 @@
 // The picture of a node: shares, readiness, bounded leases, and each finding with its cause.
 import { describe, expect, it } from 'vitest';
+import { ipamText } from '#agent/cli/text.ts';
 import { buildStatus, readiness } from '#agent/observe/status.ts';
 import type { StatusSources } from '#agent/observe/status.ts';
 import type { IpamView } from '#agent/runtime/ipam.ts';
@@ -79,4 +80,18 @@ describe('findings', () => {
     const found = buildStatus(sources({ datapath: () => ({ ...datapathStatus, findings }) }), 0).findings;
     expect(found).toMatchObject([{ name: 'podLinkMissing', message: 'weftp1: it is gone' }]);
   });
+});
+
+it('what became of a pool is a finding with its next step', () => {
+  const conflicts = [{ name: 'host9.1', nodeName: 'host9', gone: true, blocks: ['10.44.0.0/15'] }];
+  const ended = { name: 'universeReplaced', text: 'the Universe default has other ranges' } as const;
+  const pool = { ...view, name: 'default', namespaces: [], availableAddresses: 1_000_000, conflicts, ended };
+  const status = buildStatus(sources({ ipam: () => ({ ...view, pools: [pool] }) }), 0);
+  expect(status.findings.map(({ name, message }) => [name, message])).toEqual([
+    ['universeReplaced', 'pool default: the Universe default has other ranges.'],
+    ['blocksInTwoRecords', 'host9.1: 10.44.0.0/15 of this node is also in that record, of host9, which is gone.'],
+  ]);
+  expect(ipamText(status)).toContain(
+    'Pool default: the Universe default has other ranges.\nPool default: 10.44.0.0/15 of this node is also in the record host9.1, whose node is gone.\n',
+  );
 });

@@ -109,6 +109,37 @@ describe('the rule', () => {
   });
 });
 
+describe('the record of a node that a person has declared gone', () => {
+  const nobody: LookUp = () => undefined;
+  const gone = { ...value, removed: true, granting: [{ id: 1 }] };
+  const change = (fields: object, before: object = gone): RecordWrite =>
+    ({ kind: 'peer', name: theirs, before, after: { ...before, seq: 4, ...fields } }) as RecordWrite;
+
+  it('may lose blocks, whole or in part, and grants', () => {
+    for (const blocks of [[], [{ cidr: '10.36.0.0/14' }], [{ cidr: '10.32.0.0/13' }]]) {
+      expect(mayWrite('host1', change({ blocks, granting: [] }), nobody)).toBeUndefined();
+    }
+  });
+
+  it.for([
+    ['gets no others', { blocks: [{ cidr: '10.40.0.0/13' }] }],
+    ['gets no larger ones', { blocks: [{ cidr: '10.32.0.0/12' }] }],
+    ['gets none with other marks', { blocks: [{ cidr: '10.32.0.0/13', via: { name: mine, uid: 'u' } }] }],
+    ['gets none that are no blocks', { blocks: [7, null] }],
+    ['gets no grants', { granting: [{ id: 2 }] }],
+    ['keeps the rest', { overlay: ['10.32.0.9'] }],
+  ] as const)('%s', ([, fields]) => {
+    expect(mayWrite('host1', change(fields), nobody)).toMatch(/may not change/);
+  });
+
+  it('is its heir’s once there is one, and another’s never while it is not gone', () => {
+    expect(
+      mayWrite('host1', change({ blocks: [] }, { ...gone, heir: { name: 'host3.00000000', uid: 'x' } }), nobody),
+    ).toMatch(/./);
+    expect(mayWrite('host1', change({ blocks: [] }, value), nobody)).toMatch(/./);
+  });
+});
+
 describe('voters', { timeout: 60_000 }, () => {
   async function start(): Promise<readonly [PeersCluster, ...Registry[]]> {
     const peers = await createPeersCluster(3, { rule: mayWrite });
