@@ -22,6 +22,7 @@ export interface Draft {
   seeded: boolean;
   wants: PerFamily<RecordRef | undefined>;
   pulls: PeerRecord['pulls'];
+  trail: readonly RecordRef[];
   underlay: readonly string[];
   overlay: readonly string[];
   free: PerFamily<number>;
@@ -71,6 +72,7 @@ export function startDraft(
     seeded: record.seeded,
     wants: record.wants,
     pulls: record.pulls,
+    trail: record.trail ?? [],
     underlay: record.underlay,
     overlay: record.overlay,
     free: record.free,
@@ -86,7 +88,7 @@ export function finish(draft: Draft): PeerRecord {
   const plain = draft.blocks.filter((block) => !marked.includes(block)).map((block) => block.cidr);
   const blocks: readonly Block[] = [...coalesce(plain).map((cidr) => ({ cidr })), ...marked];
   // Only who writes its record back is suspect, and does so by another way.
-  const { pulls: _pulled, suspect: _over, ...base } = draft.base;
+  const { pulls: _pulled, trail: _led, suspect: _over, ...base } = draft.base;
   return {
     ...base,
     seq: draft.seq,
@@ -95,6 +97,7 @@ export function finish(draft: Draft): PeerRecord {
     granting: draft.granting,
     wants: draft.wants,
     ...(draft.pulls && { pulls: draft.pulls }),
+    ...(draft.trail.length > 0 && { trail: draft.trail }),
     underlay: draft.underlay,
     overlay: draft.overlay,
     free: draft.free,

@@ -9,6 +9,7 @@ import { type Block, type Grant, isIncarnation, isVia, type PeerRecord, type Rec
 import { type Heard, isObserving, type Known, selfRef, type State } from './state.ts';
 import { quarantineEndMs } from './quarantine.ts';
 import { isHeld } from './session.ts';
+import { isUnseeded, stillHolds } from './source.ts';
 import { pullDueMs, pullsFrom, spareDueMs } from './spare.ts';
 import { takeoverDueMs, takeoverReads } from './takeover.ts';
 import { isLeaving } from './universe.ts';
@@ -40,6 +41,7 @@ export function dueMs(state: State): number {
   due = Math.min(due, takeoverDueMs(state), quarantineEndMs(state), spareDueMs(state), pullDueMs(state));
   const pending =
     state.heirOf.size > 0 ||
+    confirmed.record.trail !== undefined ||
     confirmed.record.granting.length > 0 ||
     confirmed.record.blocks.some((block) => block.via !== undefined);
   if (pending || families.some((family) => isShort(state, family, confirmed.record.blocks, 0))) {
@@ -58,7 +60,7 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
   const { record, stored } = confirmed;
   const founder = state.universe?.record.founder;
   if (founder === undefined || state.ownChanged || state.universeTrack.stale) return true;
-  if (!record.seeded && isIncarnation(founder, self, record.was)) return true;
+  if (isUnseeded(state.universe?.record, self, record)) return true;
   if (state.durable.doubt === stored.version) return true;
   if (record.granting.some((grant) => looksSettled(state, grant, self))) return true;
   if (record.blocks.some((block) => looksCleared(state, block))) return true;
@@ -93,7 +95,7 @@ function looksCleared(state: State, block: Block): boolean {
   const { via } = block;
   const source = state.peers.get(via.name);
   if (source === undefined || !isIncarnation(via, source.stored, source.record.was)) return state.listed;
-  return !source.record.granting.some((grant) => grant.id === via.id);
+  return !stillHolds(state.universe?.record, source.record, via, block.cidr);
 }
 
 /** With 5,000 peers that all want of the founder, each event would go through all of them: it is worked out once for each change. */

@@ -283,6 +283,8 @@ export interface Config {
   readonly takeOverAfterMs: number;
   /** After so long the next three heirs try. */
   readonly takeOverStepMs: number;
+  /** Most blocks of the own record that carry `via`: `viasLimit` of records.ts, fewer in tests. */
+  readonly mostVias: number;
   /** For so long after the registry went back nobody grants or takes over. */
   readonly suspicionMs: number;
   /** A block that was empty for so long is marked spare. */

@@ -12,8 +12,8 @@ import {
   isVia,
   type PeerRecord,
   type RecordRef,
-  viasLimit,
 } from './records.ts';
+import { stillHolds } from './source.ts';
 import { sayOnce } from './state.ts';
 
 export function receive(draft: Draft): void {
@@ -46,7 +46,7 @@ function markAgain(draft: Draft, grant: Grant, donor: RecordRef): boolean {
 /** What does not fit into the record stays with its donor, granted, until there is room. */
 function isFull(draft: Draft): boolean {
   const vias = draft.blocks.filter((block) => block.via !== undefined).length;
-  return draft.blocks.length >= blocksLimit || vias >= viasLimit;
+  return draft.blocks.length >= blocksLimit || vias >= draft.state.config.mostVias;
 }
 
 /** A grant written by hand or by an enemy must not put foreign space into this record. */
@@ -71,15 +71,14 @@ function mayWriteBack(draft: Draft, source: PeerRecord | 'gone'): boolean {
   return isSuspicious(draft.state, draft.nowMs) || (source !== 'gone' && source.suspect === true);
 }
 
-/** Clears `via` where the source is read to be gone: the grant dropped, or the donor's incarnation deleted. */
+/** Clears `via` where the source is read to be gone: the grant dropped, the dead record without the block, or the incarnation deleted. */
 export function clearVia(draft: Draft): void {
   draft.blocks = draft.blocks.map((block) => {
     if (block.via === undefined) return block;
     const { via, ...rest } = block;
     const source = look(draft, via);
     if (source === 'unread') return block;
-    const stands = source !== 'gone' && (via.id === undefined || source.granting.some((grant) => grant.id === via.id));
-    if (stands) return block;
+    if (source !== 'gone' && stillHolds(draft.state.universe?.record, source, via, block.cidr)) return block;
     // After the registry went back the source may write its grant back at any moment.
     if (via.id !== undefined && mayWriteBack(draft, source)) return block;
     draft.changed = true;

@@ -15,6 +15,8 @@ export const grantsLimit = 64;
 /** Most blocks of one record, and most of them that may carry `via`; deploy/ has the same bounds. */
 export const blocksLimit = 128;
 export const viasLimit = 64;
+/** Most dead heirs in the trail of one record. */
+export const trailLimit = 8;
 /** Most reserved parts of a universe; deploy/ has the same bound. */
 export const reservedLimit = 64;
 
@@ -58,6 +60,8 @@ export interface PeerRecord {
   /** A spare block of another peer that would merge with one of this peer's. */
   readonly pulls?: { readonly from: RecordRef; readonly cidr: Cidr };
   readonly heir?: RecordRef;
+  /** Dead heirs that this peer is the heir of, and that may have taken more than it carries yet: they lead to what they were heirs of. */
+  readonly trail?: readonly RecordRef[];
   /** The node was declared gone by a person; its session says so for good. */
   readonly removed?: boolean;
   /** Uids of earlier incarnations that this record goes on from (the registry went back), latest first. */
@@ -85,7 +89,7 @@ export interface UniverseRecord {
 
 export type Parsed<T> = { readonly ok: true; readonly record: T } | { readonly ok: false; readonly reason: string };
 
-type Json = Readonly<Record<string, unknown>>;
+export type Json = Readonly<Record<string, unknown>>;
 
 class Malformed extends Error {}
 
@@ -93,17 +97,17 @@ function fail(field: string, wanted: string): never {
   throw new Malformed(`${field} is not ${wanted}`);
 }
 
-function asObject(value: unknown, field: string): Json {
+export function asObject(value: unknown, field: string): Json {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(field, 'an object');
   return value as Json;
 }
 
-function asText(value: unknown, field: string): string {
+export function asText(value: unknown, field: string): string {
   if (typeof value !== 'string' || value === '' || value.length > 253) fail(field, 'a name of 1 to 253 characters');
   return value;
 }
 
-function asCount(value: unknown, field: string): number {
+export function asCount(value: unknown, field: string): number {
   if (typeof value !== 'number' || !Number.isFinite(value) || value < 0) fail(field, 'a count');
   return value;
 }
@@ -128,7 +132,7 @@ function asRef(value: unknown, field: string): RecordRef {
   return { name: asText(object['name'], `${field}.name`), uid: asText(object['uid'], `${field}.uid`) };
 }
 
-function asFlag(value: unknown, field: string): boolean {
+export function asFlag(value: unknown, field: string): boolean {
   if (value !== undefined && typeof value !== 'boolean') fail(field, 'true or false');
   return value === true;
 }
@@ -140,7 +144,7 @@ function asAddresses(value: unknown, field: string): readonly string[] {
   });
 }
 
-function checkSchema(object: Json): void {
+export function checkSchema(object: Json): void {
   const schema = asCount(object['schema'], 'schema');
   if (schema !== recordSchema && schema !== recordSchema + 1) {
     fail('schema', `${recordSchema} or ${recordSchema + 1} (written by another version of weft?)`);
@@ -149,12 +153,12 @@ function checkSchema(object: Json): void {
 
 const noExtra: Json = {};
 
-function extraOf(object: Json, known: ReadonlySet<string>): Json {
+export function extraOf(object: Json, known: ReadonlySet<string>): Json {
   const fields = Object.keys(object).filter((field) => !known.has(field));
   return fields.length === 0 ? noExtra : Object.fromEntries(fields.map((field) => [field, object[field]]));
 }
 
-function parsed<T>(read: () => T): Parsed<T> {
+export function parsed<T>(read: () => T): Parsed<T> {
   try {
     return { ok: true, record: read() };
   } catch (error) {
@@ -191,12 +195,11 @@ function asGrant(value: unknown, field: string): Grant {
 }
 
 const peerFields: ReadonlySet<string> = new Set(
-  'schema universe node seq seeded blocks granting wants wants6 pulls heir removed was suspect underlay overlay free freeBits6'.split(
+  'schema universe node seq seeded blocks granting wants wants6 pulls heir trail removed was suspect underlay overlay free freeBits6'.split(
     ' ',
   ),
 );
 const universeFields: ReadonlySet<string> = new Set(['schema', 'ranges', 'reserved', 'namespaces', 'founder']);
-const sessionFields: ReadonlySet<string> = new Set(['schema', 'sessionId', 'renewals', 'termSeconds', 'removed']);
 
 function asWant(value: unknown, field: string): RecordRef | undefined {
   return value === undefined ? undefined : asRef(asObject(value, field)['from'], `${field}.from`);
@@ -249,6 +252,9 @@ function readPeer(value: unknown): Parsed<PeerRecord> {
       wants: { 4: asWant(object['wants'], 'wants'), 6: asWant(object['wants6'], 'wants6') },
       ...(object['pulls'] !== undefined && { pulls: asPull(object['pulls']) }),
       ...(object['heir'] !== undefined && { heir: asRef(object['heir'], 'heir') }),
+      ...(object['trail'] !== undefined && {
+        trail: asList(object['trail'], 'trail', trailLimit).map((item, i) => asRef(item, `trail[${i}]`)),
+      }),
       ...(asFlag(object['removed'], 'removed') && { removed: true }),
       ...(object['was'] !== undefined && {
         was: asList(object['was'], 'was', 4).map((item, i) => asText(item, `was[${i}]`)),
@@ -277,6 +283,7 @@ export function formatPeer(record: PeerRecord): Json {
     ...(record.wants[6] && { wants6: { from: record.wants[6] } }),
     ...(record.pulls && { pulls: { from: record.pulls.from, cidr: formatCidr(record.pulls.cidr) } }),
     ...(record.heir && { heir: record.heir }),
+    ...(record.trail !== undefined && record.trail.length > 0 && { trail: record.trail }),
     ...(record.removed === true && { removed: true }),
     ...(record.was !== undefined && record.was.length > 0 && { was: record.was }),
     ...(record.suspect === true && { suspect: true }),
@@ -357,42 +364,4 @@ export function isVia(via: Via | undefined, donor: RecordRef, id: number, was?: 
 /** True when `via` names the dead record itself. */
 export function isDeadSource(via: Via | undefined, dead: RecordRef, was?: PeerRecord['was']): boolean {
   return via !== undefined && via.id === undefined && isIncarnation(via, dead, was);
-}
-
-/** The session of a node: which process acts for it. Renewed by its holder, so that a version that stands still tells of its death. */
-export interface SessionRecord {
-  readonly sessionId: string;
-  readonly renewals: number;
-  /** Its holder counts as dead when it stands still for so long. */
-  readonly termMs: number;
-  /** The node was declared gone by a person; for good. */
-  readonly removed: boolean;
-  readonly extra: Readonly<Record<string, unknown>>;
-}
-
-/** Reads a session as stored. */
-export function parseSession(value: unknown): Parsed<SessionRecord> {
-  return parsed(() => {
-    const object = asObject(value, 'the record');
-    checkSchema(object);
-    return {
-      sessionId: asText(object['sessionId'], 'sessionId'),
-      renewals: asCount(object['renewals'] ?? 0, 'renewals'),
-      termMs: asCount(object['termSeconds'] ?? 0, 'termSeconds') * 1000,
-      removed: asFlag(object['removed'], 'removed'),
-      extra: extraOf(object, sessionFields),
-    };
-  });
-}
-
-/** The JSON value of a session. */
-export function formatSession(record: SessionRecord): Json {
-  return {
-    ...record.extra,
-    schema: recordSchema,
-    sessionId: record.sessionId,
-    renewals: record.renewals,
-    termSeconds: Math.ceil(record.termMs / 1000),
-    ...(record.removed && { removed: true }),
-  };
 }

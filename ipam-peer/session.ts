@@ -7,7 +7,8 @@
 // Without an answer from the registry a start goes on with what its disk allows; nothing is written to the registry before the
 // session is held.
 import type { Answer, StoredRecord } from './events.ts';
-import { formatSession, parsePeer, parseSession, type SessionRecord } from './records.ts';
+import { parsePeer } from './records.ts';
+import { formatSession, parseSession, type SessionRecord } from './session-record.ts';
 import type { Session } from './session-state.ts';
 import { emit, isObserving, persistPeer, refreshUsable, release, say, setFence, type State } from './state.ts';
 

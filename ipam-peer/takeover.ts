@@ -5,8 +5,10 @@
 //
 // Heirs try in rendezvous order, three at a time. The write of `heir` moves the dead record's version: a frozen owner's write fails
 // from then on. Before it the heir reads the own node after the dead one's: so no two peers become each other's heirs. A heir that is
-// dead itself and has an heir is replaced by that one, once it carries all of the dead heir's blocks.
-import { contains, overlaps } from './cidr.ts';
+// dead itself and has an heir is replaced by that one, once its record leads to all that the dead heir had taken over: so that whoever comes
+// next finds it (decision 020). What does not fit into the heir's record at once comes in parts: what is carried leaves the dead record, and
+// then its `via` the heir's; until all is carried the `trail` leads to the dead heir (decision 320).
+import { type Cidr, contains, overlaps } from './cidr.ts';
 import { isSuspicious, mayComeBack } from './back.ts';
 import { type Draft, look, readPeers } from './draft.ts';
 import { spaceOf } from './invariants.ts';
@@ -15,14 +17,14 @@ import {
   blocksLimit,
   type Grant,
   isDeadSource,
-  isIncarnation,
   isVia,
-  parseSession,
   type PeerRecord,
   type RecordRef,
   sameRef,
-  viasLimit,
+  trailLimit,
 } from './records.ts';
+import { parseSession } from './session-record.ts';
+import { isUnseeded, stillHolds } from './source.ts';
 import { type Cycle, type Foreign, type Gone, type Known, say, selfRef, setFence, type State } from './state.ts';
 
 /** Event `nodes`. */
@@ -96,28 +98,31 @@ export function takeoverReads(state: State, own: PeerRecord, looked: readonly st
     const heir = state.peers.get(name)?.record.heir;
     if (heir !== undefined) names.add(heir.name);
   }
-  for (const { via } of own.blocks) if (via !== undefined && via.id === undefined) heirOf.push(via.name);
+  for (const { name } of leadsTo(own)) heirOf.push(name);
   // Whoever has one of those as its heir waits for this peer.
   if (heirOf.length > 0) {
     for (const [name, { record }] of state.peers) {
       if (record.heir !== undefined && state.heirOf.has(record.heir.name)) heirOf.push(name);
     }
   }
-  // Dead records lead to each other by `via`: all of them are read, however far.
+  // Dead records lead to each other: all of them are read, however far.
   const seen = new Set<string>();
   for (let name = heirOf.pop(); name !== undefined; name = heirOf.pop()) {
     if (seen.has(name)) continue;
     seen.add(name);
     names.add(name);
     const record = state.peers.get(name)?.record;
-    for (const { via } of record?.blocks ?? []) {
-      if (via === undefined) continue;
-      if (via.id === undefined) heirOf.push(via.name);
-      else names.add(via.name);
-    }
-    for (const grant of record?.granting ?? []) names.add(grant.to.name);
+    if (record === undefined) continue;
+    for (const ref of leadsTo(record)) heirOf.push(ref.name);
+    for (const { via } of record.blocks) if (via !== undefined) names.add(via.name);
+    for (const grant of record.granting) names.add(grant.to.name);
   }
   return [...names];
+}
+
+/** The dead records that a record carries blocks of, and those in its trail. */
+function leadsTo({ blocks, trail }: PeerRecord): readonly RecordRef[] {
+  return [...blocks.flatMap(({ via }) => (via !== undefined && via.id === undefined ? [via] : [])), ...(trail ?? [])];
 }
 
 /** Records read in this cycle that name this peer as their heir. */
@@ -131,37 +136,41 @@ function inherited(draft: Draft): readonly Known<PeerRecord>[] {
  */
 function lineage(draft: Draft): readonly Known<PeerRecord>[] | undefined {
   const known = new Map<string, Known<PeerRecord>>();
-  const queue: (readonly Block[])[] = [draft.base.blocks, ...inherited(draft).map(({ record }) => record.blocks)];
-  for (let blocks = queue.shift(); blocks !== undefined; blocks = queue.shift()) {
-    for (const { via } of blocks) {
-      if (via === undefined || via.id !== undefined || known.has(via.uid)) continue;
-      const source = look(draft, via);
-      if (source === 'unread') return undefined;
-      const read = draft.others.get(via.name);
-      if (source === 'gone' || read === undefined || !('record' in read)) continue;
-      known.set(via.uid, read);
-      queue.push(source.blocks);
-    }
+  const queue = [draft.base, ...inherited(draft).map(({ record }) => record)].flatMap(leadsTo);
+  for (let ref = queue.shift(); ref !== undefined; ref = queue.shift()) {
+    if (known.has(ref.uid)) continue;
+    const source = look(draft, ref);
+    if (source === 'unread') return undefined;
+    const read = draft.others.get(ref.name);
+    if (source === 'gone' || read === undefined || !('record' in read)) continue;
+    known.set(ref.uid, read);
+    queue.push(...leadsTo(source));
   }
   for (const dead of inherited(draft)) known.set(dead.stored.uid, dead);
   return [...known.values()];
 }
 
-/** Space of a dead record that nobody carries yet: its blocks, grants that are void, and the ranges of a founder that died first. */
-function uncarried(
-  draft: Draft,
-  dead: Known<PeerRecord>,
-  carriers: readonly (readonly Block[])[],
-): readonly Block['cidr'][] {
+/** What a dead record owns as blocks: those it has, and the ranges of a founder that died before it wrote them. */
+function heldBy({ state }: Draft, { record, stored }: Known<PeerRecord>): readonly Block[] {
+  const universe = state.universe?.record;
+  if (!isUnseeded(universe, stored, record)) return record.blocks;
+  return [...record.blocks, ...spaceOf(universe).map((cidr): Block => ({ cidr }))];
+}
+
+/** Space of a dead record that nobody carries yet, grants that are void included. */
+function uncarried(draft: Draft, dead: Known<PeerRecord>, carriers: readonly (readonly Block[])[]): readonly Cidr[] {
   const { record, stored } = dead;
-  const voids = record.granting.filter((grant) => isVoid(draft, grant, stored)).map((grant) => grant.cidr);
-  const unseeded = !record.seeded && isIncarnation(draft.state.universe?.record.founder, stored, record.was);
-  const ranges = unseeded ? spaceOf(draft.state.universe?.record) : [];
-  return [...record.blocks.map((block) => block.cidr), ...voids, ...ranges].filter(
-    (cidr) =>
-      !carriers.some((blocks) =>
-        blocks.some((block) => isDeadSource(block.via, stored, record.was) && contains(block.cidr, cidr)),
-      ),
+  const voids = record.granting.filter((grant) => isVoid(draft, grant, stored));
+  return [...heldBy(draft, dead), ...voids].map(({ cidr }) => cidr).filter((cidr) => !isCarried(cidr, dead, carriers));
+}
+
+function isCarried(
+  cidr: Cidr,
+  { record, stored }: Known<PeerRecord>,
+  carriers: readonly (readonly Block[])[],
+): boolean {
+  return carriers.some((blocks) =>
+    blocks.some((block) => isDeadSource(block.via, stored, record.was) && contains(block.cidr, cidr)),
   );
 }
 
@@ -184,22 +193,48 @@ function isTakenByName(draft: Draft, grant: Grant, donor: RecordRef): boolean {
 /** Carries what the dead left: from this write on it is this peer's, in quarantine, and only to lease from while `via` stands. */
 export function inherit(draft: Draft): void {
   const dead = inherited(draft);
-  if (dead.length === 0 || isSuspicious(draft.state, draft.nowMs)) return;
+  if (isSuspicious(draft.state, draft.nowMs) || (dead.length === 0 && draft.trail.length === 0)) return;
   const carriers = lineage(draft);
   if (carriers === undefined) return;
-  for (const one of dead) {
-    const blocks = [draft.blocks, ...carriers.map(({ record }) => record.blocks)];
-    for (const cidr of uncarried(draft, one, blocks)) {
-      if (draft.blocks.length >= blocksLimit || countVias(draft.blocks) >= viasLimit) return;
-      if ([...draft.blocks, ...draft.granting].some((own) => overlaps(own.cidr, cidr))) {
-        // Written by hand: what is this peer's already stays so, and the dead record stays for a person to look at.
-        continue;
-      }
-      draft.blocks.push({ cidr, via: { name: one.stored.name, uid: one.stored.uid }, quarantine: true });
-      draft.changed = true;
-    }
-    draft.news.push(`takes over from ${one.stored.name}`);
+  const others = carriers.map(({ record }) => record.blocks);
+  for (const one of dead) carry(draft, one, others);
+  keepTrail(draft, dead, others);
+}
+
+/** As much as there is room for; the rest follows when there is room again. */
+function carry(draft: Draft, dead: Known<PeerRecord>, others: readonly (readonly Block[])[]): void {
+  const via: RecordRef = { name: dead.stored.name, uid: dead.stored.uid };
+  for (const cidr of uncarried(draft, dead, [draft.blocks, ...others])) {
+    if (!hasRoom(draft, 1)) return;
+    // Written by hand: what is this peer's already stays so, and the dead record stays for a person to look at.
+    if ([...draft.blocks, ...draft.granting].some((own) => overlaps(own.cidr, cidr))) continue;
+    draft.blocks.push({ cidr, via, quarantine: true });
+    draft.changed = true;
   }
+  draft.news.push(`takes over from ${via.name}`);
+}
+
+/** True when what this peer carries leads to all that a dead heir had taken over, as long as the dead heir has not let go of it. */
+function isLedTo({ stored, record }: Known<PeerRecord>, carriers: readonly (readonly Block[])[]): boolean {
+  return (
+    record.blocks.length > 0 &&
+    record.trail === undefined &&
+    record.blocks.every(
+      ({ via, cidr }) => via === undefined || via.id !== undefined || isCarried(cidr, { stored, record }, carriers),
+    )
+  );
+}
+
+/** Into the trail goes a dead heir that another record waits for and that nothing else leads to; it leaves when its record is gone. */
+function keepTrail(draft: Draft, dead: readonly Known<PeerRecord>[], others: readonly (readonly Block[])[]): void {
+  const kept = draft.trail.filter((ref) => look(draft, ref) !== 'gone');
+  const awaited = dead.filter(({ stored }) => readPeers(draft).some(({ record }) => sameRef(record.heir, stored)));
+  const more = awaited
+    .filter((one) => !isLedTo(one, [draft.blocks, ...others]) && !kept.some((ref) => sameRef(ref, one.stored)))
+    .map(({ stored }): RecordRef => ({ name: stored.name, uid: stored.uid }))
+    .slice(0, Math.max(0, trailLimit - kept.length));
+  if (more.length > 0 || kept.length < draft.trail.length) draft.changed = true;
+  draft.trail = [...kept, ...more];
 }
 
 function countVias(blocks: readonly Block[]): number {
@@ -211,46 +246,56 @@ export function chooseForeign(draft: Draft, cycle: Cycle): Foreign | undefined {
   if (isSuspicious(draft.state, draft.nowMs)) return undefined;
   const mine = inherited(draft);
   const carriers = mine.length === 0 ? [] : lineage(draft);
+  const lists = [draft.base.blocks, ...(carriers ?? []).map((one) => one.record.blocks)];
+  const isTight = mine.some((dead) => uncarried(draft, dead, lists).length > 0);
   for (const dead of carriers === undefined ? [] : mine) {
-    const foreign = finish(draft, dead, carriers ?? []);
+    const foreign = finish(draft, dead, lists, isTight);
     if (foreign !== undefined) return foreign;
   }
   for (const dead of readPeers(draft)) {
     const first = mayInherit(draft, dead, cycle);
-    if (!first && !mayReplaceHeir(draft, dead, carriers)) continue;
+    if (!first && !mayReplaceHeir(draft, dead, carriers, lists)) continue;
     const record = { ...dead.record, heir: draft.self, seq: dead.record.seq + 1 };
     return { kind: 'heir', dead, record, first };
   }
   return undefined;
 }
 
-/** One step towards the end of a dead record, all of whose space is carried. */
-function finish(draft: Draft, dead: Known<PeerRecord>, carriers: readonly Known<PeerRecord>[]): Foreign | undefined {
+/**
+ * One step towards the end of a dead record: its grants are settled; while room is wanted (`isTight`) what is carried leaves it; once all is
+ * carried it is deleted.
+ */
+function finish(
+  draft: Draft,
+  dead: Known<PeerRecord>,
+  carriers: readonly (readonly Block[])[],
+  isTight: boolean,
+): Foreign | undefined {
   const { record, stored } = dead;
-  const blocks = [draft.base.blocks, ...carriers.map((one) => one.record.blocks)];
-  const carried = (cidr: Block['cidr']): boolean =>
-    blocks.some((list) =>
-      list.some((block) => isDeadSource(block.via, stored, record.was) && contains(block.cidr, cidr)),
-    );
   const granting = record.granting.filter((grant) => {
     const target = look(draft, grant.to);
     if (target === 'unread') return true;
-    if (target === 'gone') return !isTakenByName(draft, grant, stored) && !carried(grant.cidr);
+    if (target === 'gone') return !isTakenByName(draft, grant, stored) && !isCarried(grant.cidr, dead, carriers);
     return !target.blocks.some((block) => isVia(block.via, stored, grant.id, record.was));
   });
-  if (granting.length < record.granting.length) {
-    return { kind: 'settle', dead, record: { ...record, granting, seq: record.seq + 1 } };
+  const held = heldBy(draft, dead);
+  const isOver = (block: Block): boolean => isCarried(block.cidr, dead, carriers) && isResolved(draft, block);
+  const left = isTight ? held.filter((block) => !isOver(block)) : held;
+  if (granting.length < record.granting.length || left.length < held.length) {
+    // A founder that died before it wrote the ranges is seeded with what is left of them.
+    const parts = left.length < held.length && { blocks: left, seeded: record.seeded || held !== record.blocks };
+    return { kind: 'settle', dead, record: { ...record, granting, ...parts, seq: record.seq + 1 } };
   }
-  if (granting.length > 0 || uncarried(draft, dead, blocks).length > 0) return undefined;
-  return record.blocks.every((block) => isResolved(draft, block)) ? { kind: 'delete', dead } : undefined;
+  const isTrailOver = (record.trail ?? []).every((ref) => look(draft, ref) === 'gone');
+  return granting.length === 0 && isTrailOver && held.every(isOver) ? { kind: 'delete', dead } : undefined;
 }
 
 /** The source of a dead record's block has seen that it was taken; before that the record must stay for it to see. */
-function isResolved(draft: Draft, { via }: Block): boolean {
+function isResolved(draft: Draft, { via, cidr }: Block): boolean {
   if (via === undefined) return true;
   const source = look(draft, via);
   if (source === 'unread') return false;
-  return source === 'gone' || (via.id !== undefined && !source.granting.some((grant) => grant.id === via.id));
+  return source === 'gone' || !stillHolds(draft.state.universe?.record, source, via, cidr);
 }
 
 /** Every condition for becoming the heir of a dead peer, from what this cycle read. */
@@ -263,8 +308,18 @@ function mayInherit(draft: Draft, dead: Known<PeerRecord>, cycle: Cycle): boolea
   if (cycle.nodes.get(stored.name) === true || !stands || nowMs < gone.sinceMs + state.config.takeOverAfterMs)
     return false;
   if (record.heir !== undefined && look(draft, record.heir) !== 'gone') return false;
-  const more = record.blocks.length + record.granting.length;
-  return draft.blocks.length + more <= blocksLimit && countVias(draft.blocks) + more <= viasLimit;
+  if (hasRoom(draft, record.blocks.length + record.granting.length)) return true;
+  // In parts, where nobody had room for all.
+  const lateMs = gone.sinceMs + state.config.takeOverAfterMs + partsAfterSteps * state.config.takeOverStepMs;
+  return nowMs >= lateMs && draft.blocks.length < blocksLimit;
+}
+
+/** Takeover steps that those with room for a whole record are ahead of those without. */
+const partsAfterSteps = 4;
+
+/** Room in the own record for so many more blocks that are taken over. */
+function hasRoom({ blocks, state: { config } }: Draft, more: number): boolean {
+  return blocks.length + more <= blocksLimit && countVias(blocks) + more <= config.mostVias;
 }
 
 /** Notes the session as read; true when it has stood still for its term. */
@@ -283,15 +338,14 @@ function standsStill(
   return nowMs >= gone.session.sinceMs + termMs;
 }
 
-/** The heir is dead and closed, this peer is its heir and carries all of it: it takes its place. */
+/** The heir is dead and closed, and this peer is its heir and leads to it: it takes its place. */
 function mayReplaceHeir(
   draft: Draft,
-  { record }: Known<PeerRecord>,
+  { record: { heir } }: Known<PeerRecord>,
   carriers: readonly Known<PeerRecord>[] | undefined,
+  lists: readonly (readonly Block[])[],
 ): boolean {
-  if (record.heir === undefined || sameRef(record.heir, draft.self) || carriers === undefined) return false;
-  const heir = carriers.find(({ stored }) => sameRef(stored, record.heir));
-  if (heir === undefined || !sameRef(heir.record.heir, draft.self)) return false;
-  const blocks = [draft.base.blocks, ...carriers.map((one) => one.record.blocks)];
-  return heir.record.blocks.length > 0 && uncarried(draft, heir, blocks).length === 0;
+  const closed = heir && carriers?.find(({ stored }) => sameRef(stored, heir));
+  if (closed === undefined || !sameRef(closed.record.heir, draft.self)) return false;
+  return isLedTo(closed, lists) || draft.base.trail?.some((ref) => sameRef(ref, heir)) === true;
 }

@@ -3,7 +3,8 @@
 import { toWeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import type { Answer, Effect } from '#ipam-peer/events.ts';
-import { parseSession, type RecordRef } from '#ipam-peer/records.ts';
+import { type RecordRef } from '#ipam-peer/records.ts';
+import { parseSession } from '#ipam-peer/session-record.ts';
 
 export type RegistryEffect = Extract<
   Effect,

@@ -7,7 +7,7 @@ import type { Registry } from '#agent/registry/registry.ts';
 import { families, type Family } from '#ipam-peer/address.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { Config, InUse, Refusal, RefusalReason } from '#ipam-peer/events.ts';
-import { defaultUniverse } from '#ipam-peer/records.ts';
+import { defaultUniverse, viasLimit } from '#ipam-peer/records.ts';
 import { familiesOf, leaseKey } from '#ipam-peer/state.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { type Driver, type Log, makeDriver, type Outcome } from './driver.ts';
@@ -139,6 +139,7 @@ export async function startIpam(options: IpamOptions): Promise<RunningIpam> {
     self: peerName(options.node, options.universe.name),
     node: { name: options.node.nodeName, uid: options.node.nodeUid },
     session: randomUUID(),
+    mostVias: viasLimit,
     quarantineMs: options.timing?.quarantineMs ?? options.restMs ?? defaultTiming.restMs,
   };
   const store = openStore(options.statePath);

@@ -4,7 +4,7 @@
 // want, grant, write and read is the core's own.
 import { formatCidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { Answer, Config, CoreEvent, Effect, RecordKind, Stamp, StoredRecord } from '#ipam-peer/events.ts';
-import { parsePeer, type PeerRecord } from '#ipam-peer/records.ts';
+import { parsePeer, type PeerRecord, viasLimit } from '#ipam-peer/records.ts';
 import { emptyDurable, type Known, restore, type State } from '#ipam-peer/state.ts';
 import { step } from '#ipam-peer/step.ts';
 import { defaultTiming } from '#agent/runtime/start.ts';
@@ -263,6 +263,7 @@ function configOf(index: number): Config {
     ...defaultTiming,
     session: name,
     quarantineMs: defaultTiming.restMs,
+    mostVias: viasLimit,
     universe: 'default',
     joinOnUse: false,
     ownAddresses: [4, 6],

@@ -82,6 +82,7 @@ describe('with the token of node a, the API server refuses', () => {
     ],
     ['to drop the grants of another', 'weft-peers', async () => withSpec(b, { granting: [] })],
     ['to touch a record whose heir is another', 'weft-peers', async () => withSpec(inherited, { granting: [] })],
+    ['to empty a record whose heir is another', 'weft-peers', async () => withSpec(inherited, { blocks: [] })],
     ['to age another’s record', 'weft-peers', async () => withSpec(b, { seq: 0 })],
     [
       'to hand another’s record to itself',
@@ -369,6 +370,9 @@ describe('what an agent needs is allowed', () => {
     const granting = [grant(1, '10.35.0.0/24', now), grant(2, '10.35.1.0/24', now)];
     await done(server.admin, update(inherited, { ...now.spec, granting }, now));
     await allowed(a, async () => withSpec(inherited, { granting: granting.slice(1) }));
+    const more = withSpec(inherited, { blocks: blocks('10.35.0.0/16', '10.36.0.0/16') });
+    expect(await a.call(await more), 'an heir adds no block').toMatchObject({ status: 422 });
+    await allowed(a, async () => withSpec(inherited, { blocks: [] }));
     await allowed(a, async () => removal(await stored(inherited)));
   });
 });

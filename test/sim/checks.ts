@@ -191,6 +191,7 @@ function unsettled(world: World, peer: SimPeer): readonly string[] {
   if (record.granting.length > 0) problems.push(`${name} still has ${record.granting.length} grants under way`);
   if (record.blocks.some((block) => block.quarantine === true)) problems.push(`${name} still has a quarantine`);
   if (record.blocks.some((block) => block.via !== undefined)) problems.push(`${name} still has a via`);
+  if (record.trail !== undefined) problems.push(`${name} still has a trail`);
   for (const family of familiesIn(world.scenario.ranges)) problems.push(...wanting(world, peer, state, family));
   return problems;
 }

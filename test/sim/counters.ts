@@ -26,6 +26,7 @@ export type OperationName =
   | 'voidHeir'
   | 'carry'
   | 'settleDead'
+  | 'shed'
   | 'deleteDead'
   | 'quarantine'
   | 'quarantineLifted'
@@ -70,7 +71,7 @@ export type FaultName =
 
 /** Every counter, in the order of the summary. */
 export const operationNames: readonly OperationName[] =
-  'found join seed want grant receive settle takeBack clearVia write conflict allocate allocateNamed refuse exhausted activate free restEnded sessionTaken sessionRenewed heir heirOfHeir voidHeir carry settleDead deleteDead quarantine quarantineLifted cut writtenBack spare pull merge'.split(
+  'found join seed want grant receive settle takeBack clearVia write conflict allocate allocateNamed refuse exhausted activate free restEnded sessionTaken sessionRenewed heir heirOfHeir voidHeir carry settleDead shed deleteDead quarantine quarantineLifted cut writtenBack spare pull merge'.split(
     ' ',
   ) as OperationName[];
 

@@ -1,6 +1,6 @@
 // Which faults the world may inject: one that no node could see, with all that it has to go by, is no fault to survive.
 import { expect, test } from 'vitest';
-import { formatSession, parseSession } from '#ipam-peer/records.ts';
+import { formatSession, parseSession } from '#ipam-peer/session-record.ts';
 import { rollBackDisk } from './hosts.ts';
 import type { SimPeer } from './peer.ts';
 import { Random } from './random.ts';

@@ -2,7 +2,8 @@
 import type { Lease } from '#ipam-peer/events.ts';
 import type { StoredRecord } from '#ipam-peer/events.ts';
 import { leaseKey } from '#ipam-peer/state.ts';
-import { parseSession, type PeerRecord, sameRef } from '#ipam-peer/records.ts';
+import { type PeerRecord, sameRef } from '#ipam-peer/records.ts';
+import { parseSession } from '#ipam-peer/session-record.ts';
 import { Violation } from './checks.ts';
 import type { SimPeer } from './peer.ts';
 import { crash } from './crash.ts';

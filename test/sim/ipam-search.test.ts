@@ -1,5 +1,6 @@
 // Transfer and the chain of taking over, everything that may happen within small bounds. WEFT_SIM_DEEP=1 searches further, for minutes.
 import { describe, expect, test } from 'vitest';
+import type { Config } from '#ipam-peer/events.ts';
 import { Bench, cidrs } from '#test/unit/ipam-peer/harness.ts';
 import { type Bounds, type Moment, searchIpam, startOf } from './ipam-search.ts';
 
@@ -13,10 +14,10 @@ const setup = {
 };
 
 /** Peers with space; the first of them is gone. */
-function cluster(...names: readonly string[]): Moment {
+function cluster(names: readonly string[], change: Partial<Config> = {}): Moment {
   const bench = new Bench();
   for (const name of names) {
-    bench.peer(name, setup).start();
+    bench.peer(name, { ...setup, ...change }).start();
     bench.settle(20_000);
   }
   const [dead, ...others] = bench.peers.map((peer) => peer.sim);
@@ -66,7 +67,14 @@ const always: readonly Case[] = [
 
   {
     name: 'two heirs, one of which is deleted',
-    start: () => cluster('n1', 'n2', 'n3'),
+    start: () => cluster(['n1', 'n2', 'n3']),
+    bounds: { deletions: 1 },
+    states: 1500,
+    goal: (moment) => moment.deletions === 1 && isBuried(moment),
+  },
+  {
+    name: 'two heirs that carry one block at a time, one of which is deleted',
+    start: () => cluster(['n1', 'n2', 'n3'], { mostVias: 1, takeOverStepMs: 0, reserved: cidrs('10.32.0.0/25') }),
     bounds: { deletions: 1 },
     states: 1500,
     goal: (moment) => moment.deletions === 1 && isBuried(moment),
@@ -83,14 +91,14 @@ const deep: readonly Case[] = [
   },
   {
     name: 'two heirs, one of which is deleted, with a crash and an unknown outcome',
-    start: () => cluster('n1', 'n2', 'n3'),
+    start: () => cluster(['n1', 'n2', 'n3']),
     bounds: { crashes: 1, unknowns: 1, deletions: 1 },
     states: 5000,
     goal: (moment) => moment.deletions === 1 && isBuried(moment),
   },
   {
     name: 'three heirs, one of which is deleted',
-    start: () => cluster('n1', 'n2', 'n3', 'n4'),
+    start: () => cluster(['n1', 'n2', 'n3', 'n4']),
     bounds: { deletions: 1 },
     states: 20_000,
     goal: (moment) => moment.deletions === 1 && isBuried(moment),

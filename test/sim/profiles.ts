@@ -1,6 +1,6 @@
 // Kinds of worlds for CI: small ones in which one kind of misfortune is the rule, so that each operation and each fault is seen often in
 // little time.
-import { parseCidr } from '#ipam-peer/cidr.ts';
+import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
 import { mostSkew, noFaults, type Faults, type Scenario } from './scenario.ts';
 
 export interface Profile {
@@ -31,6 +31,9 @@ const rough: Faults = {
 function ranges(...texts: readonly string[]): Partial<Scenario> {
   return { ranges: texts.flatMap((text) => parseCidr(text) ?? []), reserved: [], inUse: [] };
 }
+
+/** Leaves a range of 49 blocks. */
+const smallHole: Cidr = { family: 6, base: 0xfd00_0032_0000_0000_0000_0000_0000_8000n, prefix: 113 };
 
 const plain: Partial<Scenario> = { ...ranges('10.32.0.0/20'), lowWater: 1 };
 const small: Partial<Scenario> = { bootWithinMs: 10, workEveryMs: 1000, podsPerPeer: 3, restMs: 500, joinOnUse: false };
@@ -120,6 +123,20 @@ export const profiles: readonly Profile[] = [
     seeds: 75,
     peers: 6,
     override: { ...bare, busyMs: 30_000, faults: { ...noFaults, faultEveryMs: 600, ambush: 1 } },
+    askAfterMs: later,
+  },
+  {
+    name: 'records too large for their heirs',
+    seeds: 24,
+    peers: 4,
+    override: {
+      ...bare,
+      ...ranges('fd00:32::/64'),
+      inUse: [{ cidr: smallHole, by: 'a route of the host' }],
+      mostVias: 8,
+      busyMs: 8000,
+      faults: { ...noFaults, faultEveryMs: 1000, heirsDie: 0.5 },
+    },
     askAfterMs: later,
   },
   {

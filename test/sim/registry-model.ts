@@ -2,19 +2,20 @@
 // never used twice. What the write came to is counted by comparing the record before and after. It also holds what the nodes are:
 // a node that was deleted never comes back with the same uid.
 import { families } from '#ipam-peer/address.ts';
-import { contains } from '#ipam-peer/cidr.ts';
+import { contains, formatCidr } from '#ipam-peer/cidr.ts';
 import type { Answer, Effect, RecordKind, StoredRecord } from '#ipam-peer/events.ts';
 import {
-  formatSession,
   isDeadSource,
+  isIncarnation,
   isVia,
   parsePeer,
-  parseSession,
   parseUniverse,
   type PeerRecord,
   sameRef,
   type UniverseRecord,
 } from '#ipam-peer/records.ts';
+import { formatSession, parseSession } from '#ipam-peer/session-record.ts';
+import { spaceOf } from '#ipam-peer/invariants.ts';
 import type { Known } from '#ipam-peer/state.ts';
 import type { Counters } from './counters.ts';
 
@@ -221,8 +222,7 @@ export class RegistryModel {
       }
     }
     if (before === undefined) return;
-    if (JSON.stringify(after.blocks, text) !== JSON.stringify(before.blocks, text))
-      this.breaches.push(`the blocks of the dead ${name} changed`);
+    this.#checkLeft(stored, before, after);
     counters.count('settleDead', before.granting.length - after.granting.length);
     for (const grant of before.granting) {
       if (after.granting.some((one) => one.id === grant.id)) continue;
@@ -233,6 +233,25 @@ export class RegistryModel {
         record.blocks.some((block) => isDeadSource(block.via, stored, after.was)),
       );
       if (!taken && (alive || !carried)) this.breaches.push(`grant ${grant.id} of the dead ${name} was dropped`);
+    }
+  }
+
+  /** Blocks leave a dead record only once another one carries them; those of a founder that died early are the ranges. */
+  #checkLeft({ name, uid }: StoredRecord, before: PeerRecord, after: PeerRecord): void {
+    const seeds =
+      after.seeded && !before.seeded && isIncarnation(this.universe?.record.founder, { name, uid }, after.was);
+    const held = seeds ? spaceOf(this.universe?.record).map((cidr) => ({ cidr })) : before.blocks;
+    const texts = new Set(after.blocks.map((block) => JSON.stringify(block, text)));
+    const left = held.filter((block) => !texts.has(JSON.stringify(block, text)));
+    if (left.length + after.blocks.length !== held.length || (after.seeded !== before.seeded && !seeds))
+      this.breaches.push(`the blocks of the dead ${name} changed`);
+    this.#counters.count('shed', left.length);
+    const carriers = [...this.peers.values()].flatMap(({ record }) => record.blocks);
+    for (const { cidr } of left) {
+      if (
+        !carriers.some(({ via, ...block }) => isDeadSource(via, { name, uid }, after.was) && contains(block.cidr, cidr))
+      )
+        this.breaches.push(`the dead ${name} lost ${formatCidr(cidr)}, which nobody carries`);
     }
   }
 

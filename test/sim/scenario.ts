@@ -2,6 +2,7 @@
 import type { Family } from '#ipam-peer/address.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { Config, Effect, InUse } from '#ipam-peer/events.ts';
+import { viasLimit } from '#ipam-peer/records.ts';
 import type { State } from '#ipam-peer/state.ts';
 import type { Random } from './random.ts';
 
@@ -79,6 +80,8 @@ export interface Scenario {
   readonly podsPerPeer: number;
   readonly restMs: number;
   readonly lowWater: number;
+  /** So many blocks with `via` fit into a record: with few of them an heir carries what it takes over in parts. */
+  readonly mostVias: number;
   /** A planted bug: changes what a peer does before it is done. */
   readonly sabotage?: (effects: readonly Effect[], state: State) => readonly Effect[];
   /** A planted bug: every third read is of the state before the last write. */
@@ -159,5 +162,6 @@ export function drawScenario(random: Random, peers: number | undefined): Scenari
     podsPerPeer: random.pick([3, 20, 150, 400]),
     restMs: random.pick([500, 3000]),
     lowWater: random.pick([1, 16, 32]),
+    mostVias: random.pick([viasLimit, viasLimit, 8, 12, 20]),
   };
 }

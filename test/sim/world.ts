@@ -381,6 +381,7 @@ function configOf(scenario: Scenario, index: number): SimPeer['config'] {
     pollMs: 1000,
     resyncMs: 8000,
     lowWater: scenario.lowWater,
+    mostVias: scenario.mostVias,
     session: `${name}-1`,
     ...timing,
     quarantineMs: scenario.peersRestMs ?? scenario.restMs,

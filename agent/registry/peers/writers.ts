@@ -1,7 +1,8 @@
 // Who may write which record, told by the node name in the writer's certificate (design/ipam: "a record says who may write it, and
 // voters check that"). A node writes its own records. Into another's `Peer` it may write itself as heir; as the heir (or the heir
-// of an heir that died too) it may drop grants and delete the record. Any node may declare another one gone, in its session and
-// its `Peer`, which is what `weft peers remove` does, and then take out of that `Peer` what it had no more. The founder of a universe is written once, by itself.
+// of an heir that died too) it may drop grants and blocks, seed it where it was not seeded, and delete it. Any node may declare another
+// one gone, in its session and its `Peer`, which is what `weft peers remove` does, and then take out of that `Peer` what it had no more. The
+// founder of a universe is written once, by itself.
 
 import { isDeepStrictEqual } from 'node:util';
 import type { RecordKind } from '#agent/registry/registry.ts';
@@ -71,6 +72,9 @@ function othersPeer(node: string, { name, before, after }: RecordWrite, lookUp: 
     if (field === 'removed' && declaresGone) continue;
     if (field === 'granting' && (inherits || reclaims) && isPartOf(after[field], before[field])) continue;
     if (field === 'blocks' && reclaims && areWithin(after[field], before[field])) continue;
+    if (field === 'blocks' && inherits && isPartOf(after[field], before[field])) continue;
+    if (inherits && ['seeded', 'blocks'].includes(field) && before['seeded'] !== true && after['seeded'] === true)
+      continue;
     return `${node} may not change ${field} of ${name}`;
   }
   return undefined;

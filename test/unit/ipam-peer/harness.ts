@@ -2,7 +2,7 @@
 // moves only when a test moves it.
 import type { Config, CoreEvent, Durable, Effect, InUse, Lease, Refusal, Stamp } from '#ipam-peer/events.ts';
 import { formatCidr, parseCidr, type Cidr } from '#ipam-peer/cidr.ts';
-import { formatPeer, type PeerRecord } from '#ipam-peer/records.ts';
+import { formatPeer, type PeerRecord, viasLimit } from '#ipam-peer/records.ts';
 import { step } from '#ipam-peer/step.ts';
 import { Counters } from '#test/sim/counters.ts';
 import { SimPeer } from '#test/sim/peer.ts';
@@ -128,6 +128,7 @@ export class Hand {
       quarantineMs: 30_000,
       spareAfterMs: 3_600_000,
       suspicionMs: 1_200_000,
+      mostVias: viasLimit,
       ...change,
     });
   }

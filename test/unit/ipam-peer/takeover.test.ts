@@ -1,6 +1,8 @@
 // What becomes of the space of a node that is gone, and of a node that is gone and does not know it. Named cases of the simulator.
 import { describe, expect, test } from 'vitest';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
+import { viasLimit } from '#ipam-peer/records.ts';
+import type { RegistryRequest } from '#test/sim/registry-model.ts';
 import { peersOf } from '#ipam-peer/view.ts';
 import { Bench, cidrs, type Hand } from './harness.ts';
 
@@ -103,6 +105,75 @@ describe('a node that is gone', () => {
     bench.deleteNode('n1');
     bench.settle(longMs);
     expect(two.blocks()).toEqual(['10.32.0.0/12']);
+    expectOwned(bench);
+  });
+});
+
+describe('a record of more blocks than may be taken over at once', () => {
+  // A small hole in a large range: 72 blocks.
+  const setup = { ranges: cidrs('fd00:32::/48'), reserved: cidrs('fd00:32::100/120') };
+  const whole = (bench: Bench): number => bench.registry.peers.get('n1.x')?.record.blocks.length ?? 0;
+  const toDead = (request: RegistryRequest): boolean => request.kind === 'update' && request.stored.name === 'n1.x';
+
+  function start(...names: readonly string[]): { readonly bench: Bench; readonly hands: readonly Hand[] } {
+    const bench = new Bench();
+    const hands = names.map((name) => {
+      const one = bench.peer(name, setup).start();
+      bench.settle(10_000);
+      return one;
+    });
+    return { bench, hands };
+  }
+
+  test('goes to one heir in parts', () => {
+    const { bench, hands } = start('n1', 'n2');
+    expect(whole(bench)).toBeGreaterThan(viasLimit);
+    hand(hands, 0).sim.crash();
+    bench.deleteNode('n1');
+    bench.settle(longMs);
+    expect([...bench.registry.peers.keys()]).toEqual(['n2.x']);
+    expect(bench.counters.get('shed')).toBeGreaterThanOrEqual(viasLimit);
+    expect(bench.record('n2').blocks.length).toBe(72);
+    expect(bench.record('n2').blocks.filter(({ via, quarantine }) => via ?? quarantine)).toEqual([]);
+    expectOwned(bench);
+  });
+
+  test('whose heir dies half-way goes on with the heir of that one', () => {
+    const { bench, hands } = start('n1', 'n2', 'n3');
+    const [one, two, three] = [hand(hands, 0), hand(hands, 1), hand(hands, 2)];
+    one.sim.crash();
+    // Whoever becomes the heir carries a part, and dies before the dead record lets go of it.
+    for (const peer of [two, three])
+      peer.holding = (request) => toDead(request) && bench.record('n1').heir !== undefined;
+    bench.deleteNode('n1');
+    bench.settle(longMs);
+    const heir = bench.record('n1').heir?.name === two.sim.name ? two : three;
+    const other = heir === two ? three : two;
+    expect(heir.blocks().filter((block) => block.includes('via'))).toHaveLength(viasLimit);
+    heir.sim.crash();
+    other.holding = () => false;
+    bench.registry.deleteNode(heir.sim.name, heir.sim.config.node.uid, false);
+    other.feed({ kind: 'nodes', gone: ['n1.x', heir.sim.name] });
+    bench.settle(longMs);
+    expect([...bench.registry.peers.keys()]).toEqual([other.sim.name]);
+    expect(bench.record(other.sim.config.node.name)).not.toHaveProperty('trail');
+    expect(bench.counters.get('heirOfHeir')).toBe(1);
+    expectOwned(bench);
+  });
+
+  test('that was not even written when its founder died', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1', setup);
+    one.holding = toDead;
+    one.start();
+    bench.settle();
+    bench.peer('n2', setup).start();
+    bench.settle(10_000);
+    one.sim.crash();
+    bench.deleteNode('n1');
+    bench.settle(longMs);
+    expect([...bench.registry.peers.keys()]).toEqual(['n2.x']);
+    expect(bench.record('n2').blocks.length).toBe(72);
     expectOwned(bench);
   });
 });

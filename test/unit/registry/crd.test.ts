@@ -48,6 +48,7 @@ const peer: PeerRecord = {
   wants: { 4: ref, 6: ref },
   pulls: { from: ref, cidr: cidr('10.48.0.0/14') },
   heir: ref,
+  trail: [ref],
   removed: true,
   was: ['3f0c9a52-0000-4000-8000-000000000001'],
   suspect: true,

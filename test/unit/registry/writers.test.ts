@@ -95,6 +95,22 @@ describe('the rule', () => {
     expect(mayWrite('host2', { ...change([]), name: mine }, nobody)).toMatch(/./);
   });
 
+  it('lets an heir take blocks out, and put none in but into a record that was never seeded', () => {
+    const blocks = [{ cidr: '10.32.0.0/13' }, { cidr: '10.40.0.0/14' }];
+    const change = (seeded: boolean, to: Readonly<Record<string, unknown>>): RecordWrite => {
+      const inherited = { ...value, heir, seeded, blocks: seeded ? blocks : [] };
+      return peer(theirs, inherited, { ...inherited, ...to, seq: 9 });
+    };
+    expect(mayWrite('host1', change(true, { blocks: blocks.slice(1) }), nobody)).toBeUndefined();
+    expect(mayWrite('host1', change(true, { blocks: [...blocks, { cidr: '10.44.0.0/14' }] }), nobody)).toContain(
+      'blocks',
+    );
+    expect(mayWrite('host1', change(true, { blocks: [], seeded: false }), nobody)).toContain('seeded');
+    expect(mayWrite('host1', change(false, { blocks, seeded: true }), nobody)).toBeUndefined();
+    expect(mayWrite('host1', change(false, { blocks }), nobody)).toContain('blocks');
+    expect(mayWrite('host2', { ...change(true, { blocks: [] }), name: mine }, nobody)).toMatch(/./);
+  });
+
   it('lets any node declare another gone, and no more', () => {
     const before = { sessionId: 's', renewals: 3 };
     const session = (after: RecordWrite['after']): RecordWrite => ({ kind: 'session', name: theirs, before, after });
