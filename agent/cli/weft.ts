@@ -25,6 +25,7 @@ const usage = `Usage: weft COMMAND [OPTION …]
   weft clean [SETTING …] take everything of Weft off this node; the agent must not run
   weft init HOST=ADDR …  keys and settings for hosts without Kubernetes (weft init --help)
   weft ipam reclaim NODE after a restore: what this node's disk knows as its own leaves the record of a node that is gone
+  weft range replace CIDR … how the default pool gets other ranges; changes nothing
   weft peers remove NODE a node without Kubernetes will not come back; its space is taken over
   weft voters            who votes, without Kubernetes; replace and restore them (weft voters --help)
   weft install [DIR]     put the CNI plugin into DIR (setting cniBinDir)
@@ -59,7 +60,7 @@ const reports: Readonly<Record<string, { text: (status: Status) => string; json:
     }),
   },
 };
-const others = ['agent', 'doctor', 'clean', 'init', 'voters', 'install', 'version', 'help'];
+const others = ['agent', 'doctor', 'clean', 'init', 'range', 'voters', 'install', 'version', 'help'];
 
 /** Runs one command line (without program names); resolves to the exit code. `weft agent` resolves when the agent runs. */
 export async function weft(
@@ -74,6 +75,7 @@ export async function weft(
     else if (command === 'agent') return await runAgent(rest, env, out);
     else if (command === 'peers' && rest[0] === 'remove') out(await hostCommand('remove', rest.slice(1)));
     else if (command === 'ipam' && rest[0] === 'reclaim') out(await reclaim(rest.slice(1), env));
+    else if (command === 'range') out(await range(rest, env));
     else if (command === 'init' || command === 'voters') out(await hostCommand(command, rest));
     else if (command === 'doctor') return await doctor(rest, env, out);
     else if (command === 'clean') return await clean(rest, env, out);
@@ -168,6 +170,13 @@ async function hostCommand(command: 'init' | 'voters' | 'remove', rest: readonly
   }
   const { voters, votersUsage } = await import('#agent/cli/voters.ts');
   return help ? votersUsage : voters(rest);
+}
+
+async function range(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {
+  const { rangeReplace, rangeReplaceUsage } = await import('#agent/cli/range-replace.ts');
+  if (rest.includes('--help') || rest.includes('-h')) return rangeReplaceUsage;
+  if (rest[0] !== 'replace') throw new UsageError(rangeReplaceUsage.trimEnd());
+  return await rangeReplace(rest.slice(1), env);
 }
 
 async function reclaim(rest: readonly string[], env: Readonly<Record<string, string | undefined>>): Promise<string> {

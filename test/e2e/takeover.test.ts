@@ -1,25 +1,20 @@
 // The real core of three agents, each with the token of its own node, against a real API server with RBAC and the admission
 // policies: they found, join, lease, and take over from a node that is gone. What the policies forbid, nobody needs.
-import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 
-import { startKubernetesDiscovery } from '#agent/discovery/kubernetes.ts';
-import { openKubernetesRegistry } from '#agent/registry/kubernetes/kubernetes-registry.ts';
-import { startIpam, type RunningIpam } from '#agent/runtime/start.ts';
 import type { ApiServer } from '#test/support/api-server.ts';
 import { until } from './cluster/host.ts';
+import { type AgentCore, startCore } from './support/agent-core.ts';
 import { addNodeAgent, done, type NodeAgent } from './support/node-agents.ts';
 import { policiesAct, startGuardedServer } from './support/privilege-world.ts';
 import { peers } from './support/weft-objects.ts';
 
 const signal = new AbortController().signal;
 const warnings: string[] = [];
-const note = (...parts: readonly unknown[]): void => void warnings.push(JSON.stringify(parts));
-const log = { trace: () => undefined, debug: () => undefined, info: () => undefined, warn: note, error: note } as never;
 const names = ['one', 'two', 'three'] as const;
 
 let server: ApiServer;
-const running = new Map<string, { readonly agent: NodeAgent; readonly ipam: RunningIpam; stop(): Promise<void> }>();
+const running = new Map<string, AgentCore>();
 
 beforeAll(async () => {
   server = await startGuardedServer();
@@ -37,37 +32,17 @@ afterAll(async () => {
 });
 
 async function start(agent: NodeAgent): Promise<void> {
-  const { node, kubeConfig } = agent;
-  const stateDir = join(server.directory, `state-${node}`);
-  const discovery = await startKubernetesDiscovery({ nodeName: node, stateDir, kubeConfig, log });
-  const registry = await openKubernetesRegistry({ namespace: 'weft', kubeConfig, log });
-  const tell = (): void => {
-    const uids = discovery.nodeUids?.();
-    if (uids !== undefined) ipam.setNodes(uids);
-  };
-  const ipam = await startIpam({
-    registry,
-    statePath: join(stateDir, 'state.db'),
-    node: discovery.self,
-    universe: { name: 'default', ranges: ['10.32.0.0/12'], reserved: [] },
-    ...(discovery.nodeExists && { nodeExists: discovery.nodeExists.bind(discovery) }),
-    timing: { sessionTermMs: 3000, sessionRenewMs: 1000, takeOverAfterMs: 3000, takeOverStepMs: 1000, resyncMs: 2000 },
-    log,
+  const core = await startCore(server, agent, (line) => void warnings.push(line));
+  running.set(agent.node, {
+    ...core,
+    stop: async () => {
+      running.delete(agent.node);
+      await core.stop();
+    },
   });
-  discovery.onChange(tell);
-  tell();
-  const stop = async (): Promise<void> => {
-    running.delete(node);
-    await ipam.close();
-    await registry.close();
-    await discovery.close();
-    agent[Symbol.dispose]();
-  };
-  running.set(node, { agent, ipam, stop });
-  await ipam.whenReady(AbortSignal.timeout(60_000));
 }
 
-const part = (name: string): { readonly agent: NodeAgent; readonly ipam: RunningIpam; stop(): Promise<void> } => {
+const part = (name: string): AgentCore => {
   const found = running.get(name);
   if (found === undefined) throw new Error(`${name} does not run`);
   return found;

@@ -11,7 +11,12 @@ const plugin = new URL('../../../deploy/kubectl-weft', import.meta.url).pathname
 const fake = `#!/bin/sh
 echo "$*" >>"$(dirname "$0")/asked"
 case "$*" in
+  *peers.weft.network*custom-columns*) printf 'a.1 <none>\\nb.2 default\\na.1.pool-blue blue\\n' ;;
   *custom-columns*) cat "$(dirname "$0")/agents" ;;
+  *'weft ipam --json'*) printf '{\\n  "leasesTotal": %s\\n}\\n' "$(cat "$(dirname "$0")/leases")" ;;
+  *'weft range replace bad'*) echo 'weft: bad is no range' >&2; exit 2 ;;
+  *'weft range replace'*) echo 'the steps' ;;
+  *'create --filename -'*) cat >"$(dirname "$0")/created" ;;
   *'exec weft-b'*) echo 'said by b'; exit 3 ;;
   *exec*) echo 'said by a' ;;
 esac
@@ -70,4 +75,37 @@ test('names a node that has no agent, a cluster that has none, and a command tha
     err: expect.stringContaining("unknown command 'frobnicate'"),
   });
   expect(await run()).toMatchObject({ code: 0, out: expect.stringContaining('Usage: kubectl weft') });
+});
+
+test('replaces the range while no pod has an address: the Universe first, then the records of that pool alone', async () => {
+  await agents('a weft weft-a Running', 'b weft weft-b Running');
+  await writeFile(join(directory, 'leases'), '0');
+  expect(await run('range', 'replace', '10.96.0.0/12', 'fd00:96::/48')).toMatchObject({ code: 0, err: '' });
+  expect(JSON.parse(await readFile(join(directory, 'created'), 'utf8'))).toMatchObject({
+    kind: 'Universe',
+    metadata: { name: 'default' },
+    spec: { ranges: ['10.96.0.0/12', 'fd00:96::/48'] },
+  });
+  const changes = (await asked()).split('\n').filter((line) => /^(?:delete|create)/.test(line));
+  expect(changes).toEqual([
+    'delete universes.weft.network default --ignore-not-found',
+    'create --filename -',
+    'delete peers.weft.network a.1 b.2',
+  ]);
+});
+
+test('changes nothing while pods have addresses, or an agent cannot be asked, or for what is no range', async () => {
+  await agents('a weft weft-a Running', 'b weft weft-b Running');
+  await writeFile(join(directory, 'leases'), '3');
+  expect(await run('range', 'replace', '10.96.0.0/12')).toMatchObject({
+    code: 1,
+    err: 'the steps\n\nkubectl weft: nothing was changed: pods have addresses on\n  a: 3\n  b: 3\n',
+  });
+  await writeFile(join(directory, 'leases'), '');
+  expect((await run('range', 'replace', '10.96.0.0/12')).err).toContain('a: unknown, its agent is Running');
+  await writeFile(join(directory, 'leases'), '0');
+  expect(await run('range', 'replace', 'bad')).toMatchObject({ code: 1, err: 'weft: bad is no range\n' });
+  expect(await run('range', 'replace')).toMatchObject({ code: 2 });
+  expect(await run('range')).toMatchObject({ code: 2 });
+  expect(await asked()).not.toMatch(/^(?:delete|create)/m);
 });
