@@ -1,17 +1,29 @@
-// `npm test`: the unit and simulation projects, then the netns project. Each netns file runs inside its own mount, network and pid
-// namespaces, so that even SIGKILL leaks nothing, and several run at once because they mostly wait for the kernel.
+// `npm test`: the projects unit, sim and netns, all at once, since what one waits for another can use. Each netns file runs inside its
+// own mount, network and pid namespaces, so that even SIGKILL leaks nothing; two for each core, because they mostly wait for the
+// kernel's timers. The simulations only compute: they take what the others leave.
 // A file that fails is run once more, alone: one that then passes is named as flaky, the others are shown again at the end.
 // `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
 // The project `runtimes` needs Go and container runtimes and is not part of it: `npm run test:runtimes`.
+import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 
-import { addUp, type FileReport, runVitest, type Sandbox } from './vitest-run.ts';
+import { addUp, type FileReport, runVitest } from './vitest-run.ts';
 
 const usualProjects = ['unit', 'sim', 'netns'] as const;
-/** `runtimes` needs Go and container runtimes; `npm run test:runtimes` asks for it. */
 const allProjects = [...usualProjects, 'runtimes'] as const;
 type Project = (typeof allProjects)[number];
+
+/** Files that take longest, by what their paths contain: they begin first. In the order of the seconds that they took. */
+const longest = ['/chaos.', '/agent.', '/every-step.', '/lab.', '/matrix.', '/churn.', '/probe.', '/crash.', '/adopt.'];
+
+/** What one vitest runs. `beside`: others run at the same time, so what it prints is kept until its end. */
+interface Piece {
+  readonly project: Project;
+  readonly rest: readonly string[];
+  readonly beside?: boolean;
+}
 
 function parseArguments(argv: readonly string[]): { projects: readonly Project[]; rest: readonly string[] } {
   const at = argv.indexOf('--only');
@@ -28,35 +40,59 @@ function parseArguments(argv: readonly string[]): { projects: readonly Project[]
   };
 }
 
-const usualLab: Sandbox = { lab: '/run/weft-lab' };
+/** All netns files, longest first. */
+function netnsPieces(): readonly Piece[] {
+  const rank = (file: string): number => {
+    const at = longest.findIndex((part) => file.includes(part));
+    return at === -1 ? longest.length : at;
+  };
+  const files = globSync('test/netns/**/*.test.ts').sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+  return files.map((file) => ({ project: 'netns', rest: [file], beside: true }));
+}
 
-/** Every netns file in a sandbox of its own, one more at once than there are cores; what a file prints comes when it has ended. */
-async function runNetns(rest: readonly string[]): Promise<readonly FileReport[]> {
-  if (rest.length > 0) return await runVitest(['netns'], rest, usualLab);
-  const files = globSync('test/netns/**/*.test.ts').sort(longestFirst);
+async function runPiece({ project, rest, beside = false }: Piece, lab: string): Promise<readonly FileReport[]> {
+  const isPure = project === 'unit' || project === 'sim';
+  return await runVitest(project, rest, {
+    ...(isPure ? {} : { lab }),
+    quiet: beside,
+    nice: beside && project === 'sim',
+  });
+}
+
+/** Pieces one after another in each of some lanes, in their order; labs of a lane have a place of their own. */
+async function runInLanes(pieces: readonly Piece[], lanes: number): Promise<readonly FileReport[]> {
+  const left = [...pieces];
   const reports: FileReport[] = [];
   const lane = async (number: number): Promise<void> => {
-    for (let file = files.shift(); file !== undefined; file = files.shift())
-      reports.push(...(await runVitest(['netns'], [file], { lab: `/run/weft-lab-${number}`, quiet: true })));
+    for (let piece = left.shift(); piece !== undefined; piece = left.shift())
+      reports.push(...(await runPiece(piece, `/run/weft-lab-${number}`)));
   };
-  await Promise.all(Array.from({ length: availableParallelism() + 1 }, (_, index) => lane(index + 1)));
+  await Promise.all(Array.from({ length: lanes }, (_, index) => lane(index + 1)));
   return reports;
 }
 
-/** The chaos run takes a minute and must not begin last; the order of the others hardly matters. */
-function longestFirst(a: string, b: string): number {
-  const isLong = (file: string): number => Number(file.includes('/chaos.'));
-  return isLong(b) - isLong(a) || a.localeCompare(b);
+async function runAll(projects: readonly Project[], rest: readonly string[]): Promise<readonly FileReport[]> {
+  const isOne = projects.length === 1 && projects[0] !== 'netns';
+  // Whoever names files wants to see them run.
+  if (isOne || rest.length > 0)
+    return await runInLanes(
+      projects.map((project) => ({ project, rest })),
+      1,
+    );
+  const has = (project: Project): boolean => projects.includes(project);
+  const inTurn: Piece[] = has('unit') ? [{ project: 'unit', rest: [], beside: true }] : [];
+  if (has('netns')) inTurn.push(...netnsPieces());
+  const [reports, ofSim] = await Promise.all([
+    runInLanes(inTurn, 2 * availableParallelism()),
+    has('sim') ? runPiece({ project: 'sim', rest: [], beside: true }, '') : [],
+  ]);
+  return [...reports, ...ofSim];
 }
 
-function runOf(project: Project, rest: readonly string[], alone: boolean): Promise<readonly FileReport[]> {
-  if (project === 'unit' || project === 'sim') return runVitest([project], rest);
-  if (project === 'runtimes' || alone) return runVitest([project], rest, usualLab);
-  return runNetns(rest);
-}
+const projectOf = (file: string): Project => allProjects.find((name) => file.startsWith(`test/${name}/`)) ?? 'unit';
 
 /** Runs each failed file once more with nothing beside it. Of a flaky one the second report counts, and the first is named. */
-async function runAgain(project: Project, reports: readonly FileReport[]): Promise<readonly FileReport[]> {
+async function runAgain(reports: readonly FileReport[]): Promise<readonly FileReport[]> {
   const last: FileReport[] = [];
   for (const report of reports) {
     if (report.failures.length === 0 || report.file === '') {
@@ -64,17 +100,19 @@ async function runAgain(project: Project, reports: readonly FileReport[]): Promi
       continue;
     }
     console.log(`weft: ${report.file} failed; once more, alone:`);
-    const [again] = await runOf(project, [report.file], true);
+    const [again] = await runInLanes([{ project: projectOf(report.file), rest: [report.file] }], 1);
     last.push(again ?? report);
     if (again?.failures.length === 0) flaky.push(...report.failures);
   }
   return last;
 }
 
+// A third of what starting an agent costs is compiling it. Once for all: those that are killed put nothing into the cache.
+process.env['NODE_COMPILE_CACHE'] = join(process.cwd(), '.cache/compile');
+spawnSync(process.execPath, ['-e', "import('./agent/main.ts')"]);
 const flaky: string[] = [];
 const { projects, rest } = parseArguments(process.argv.slice(2));
-const reports: FileReport[] = [];
-for (const project of projects) reports.push(...(await runAgain(project, await runOf(project, rest, false))));
+const reports = await runAgain(await runAll(projects, rest));
 for (const failure of flaky) console.log(`flaky: passed only when run again, alone: ${failure}`);
 for (const { failures } of reports) for (const failure of failures) console.log(`failed: ${failure}`);
 const { passed, failed } = addUp(reports);

@@ -4,10 +4,13 @@ import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 
-/** `lab`: where a lab of this sandbox keeps its state. `quiet`: what the run prints is shown in one piece once it has ended. */
-export interface Sandbox {
-  readonly lab: string;
-  readonly quiet?: boolean;
+export interface Manner {
+  /** In a sandbox of namespaces, where a lab keeps its state here. */
+  readonly lab?: string;
+  /** What the run prints is shown in one piece once it has ended. */
+  readonly quiet: boolean;
+  /** Only with processor time that nobody else wants. */
+  readonly nice: boolean;
 }
 
 /** `file`: from the repository's root; empty for a run that ended badly with no test to blame (a crash, an unhandled error). */
@@ -28,9 +31,9 @@ export function addUp(reports: readonly FileReport[]): { passed: number; failed:
 }
 
 export async function runVitest(
-  projects: readonly string[],
+  project: string,
   rest: readonly string[],
-  sandbox?: Sandbox,
+  manner: Manner,
 ): Promise<readonly FileReport[]> {
   const directory = await mkdtemp(join(tmpdir(), 'weft-test-'));
   const report = join(directory, 'report.json');
@@ -42,31 +45,32 @@ export async function runVitest(
     '--reporter=default',
     '--reporter=json',
     `--outputFile.json=${report}`,
-    ...projects.flatMap((project) => ['--project', project]),
+    '--project',
+    project,
     ...rest,
   ];
   const printed = join(directory, 'output');
-  const code = await runCommand(inSandbox(vitest, sandbox), sandbox, printed);
-  if (sandbox?.quiet === true) process.stdout.write(await readFile(printed));
+  const inside = manner.lab === undefined ? vitest : inSandbox(vitest);
+  const code = await runCommand(manner.nice ? ['nice', '-n', '19', ...inside] : inside, manner, printed);
+  if (manner.quiet) process.stdout.write(await readFile(printed));
   const reports = await readReports(report, code, rest);
   await rm(directory, { recursive: true, force: true });
   return reports;
 }
 
 /** Fresh /proc for the new pid namespace, fresh /run/netns so that names of the machine are not seen, lo up. */
-function inSandbox(command: readonly string[], sandbox?: Sandbox): readonly string[] {
-  if (sandbox === undefined) return command;
+function inSandbox(command: readonly string[]): readonly string[] {
   const unshare = ['unshare', '--mount', '--net', '--pid', '--fork', '--kill-child', '--propagation', 'private'];
   const setup =
     'mount -t proc proc /proc && mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up && exec "$@"';
   return [...unshare, 'sh', '-c', setup, 'sh', ...command];
 }
 
-async function runCommand(command: readonly string[], sandbox: Sandbox | undefined, printed: string): Promise<number> {
-  await using output = sandbox?.quiet === true ? await open(printed, 'w') : undefined;
+async function runCommand(command: readonly string[], { lab, quiet }: Manner, printed: string): Promise<number> {
+  await using output = quiet ? await open(printed, 'w') : undefined;
   const child = spawn(command[0] ?? '', command.slice(1), {
     stdio: ['inherit', output?.fd ?? 'inherit', output?.fd ?? 'inherit'],
-    env: { ...process.env, ...(sandbox === undefined ? {} : { LAB_OF_WEFT_DIR: sandbox.lab }) },
+    env: { ...process.env, ...(lab === undefined ? {} : { LAB_OF_WEFT_DIR: lab }) },
   });
   return await new Promise<number>((resolve, reject) => {
     child.on('error', reject);
