@@ -35,7 +35,8 @@ describe('a new cluster', () => {
     expect(one.view()).toMatchObject({ overlayAddresses: ['10.32.0.1'], ready: true, waitingFor: '' });
     expect(three.view().peers.map((peer) => peer.underlayAddress)).toEqual(['192.0.2.1', '192.0.2.2', '192.0.2.3']);
     expect(nodes.lines).toContain('node1 info founded the universe default: own all of 10.32.0.0/12');
-    expect(nodes.lines).toContain('node2 info got 10.40.0.0/13 from node1.node1000');
+    // The registry may tell the others before node2 has come to say so.
+    await until('node2 says so', () => nodes.lines.includes('node2 info got 10.40.0.0/13 from node1.node1000'));
   });
 
   test('six at once, over a registry that conflicts, forgets and stays silent', async () => {
@@ -87,6 +88,24 @@ describe('lease', () => {
       if (index % 2 === 0) ipam.release(lease, lease.generation);
     }
     expect(ipam.leases().length).toBe(50);
+  });
+
+  test('refused because the agent stops, leaves nothing that its caller’s going could set off', async () => {
+    await using nodes = await IpamNodes.create();
+    const ipam = await nodes.start('node1');
+    await ipam.whenReady(soon());
+    await nodes.stop(ipam);
+    const caller = new AbortController();
+    expect((await failure(ipam.lease(request('a'), caller.signal))).kind).toBe('interrupted');
+    const thrown: unknown[] = [];
+    const note = (error: unknown): void => void thrown.push(error);
+    const others = process.listeners('uncaughtException');
+    process.removeAllListeners('uncaughtException').on('uncaughtException', note);
+    caller.abort();
+    await new Promise((resolve) => setImmediate(resolve));
+    process.removeListener('uncaughtException', note);
+    for (const other of others) process.on('uncaughtException', other);
+    expect(thrown).toEqual([]);
   });
 
   test('of an exhausted pool fails at once and says who holds the space', async () => {
