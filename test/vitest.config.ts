@@ -1,5 +1,5 @@
-// Three projects: unit (pure, no root), sim (the IPAM core under seeded faults), netns (root; run inside throw-away
-// namespaces by test/support/run-tests.ts, one file at a time because they share one kernel).
+// The projects: unit (pure, no root), sim (the IPAM core under seeded faults), netns (root; run inside throw-away namespaces by
+// test/support/run-tests.ts), and, each by a command of its own, runtimes (container runtimes) and vm (the stock kernel).
 import { availableParallelism } from 'node:os';
 
 import type { ViteUserConfig } from 'vitest/config';
@@ -12,7 +12,17 @@ const config: ViteUserConfig = {
     // vitest would leave one core idle.
     maxWorkers: availableParallelism(),
     projects: [
-      { root, test: { name: 'unit', include: ['test/unit/**/*.test.ts'], environment: 'node', testTimeout: 30_000 } },
+      {
+        root,
+        test: {
+          name: 'unit',
+          include: ['test/unit/**/*.test.ts'],
+          environment: 'node',
+          testTimeout: 30_000,
+          // A process for each of 76 files is a quarter of what they cost; and what one leaves running, others see.
+          isolate: false,
+        },
+      },
       { root, test: { name: 'sim', include: ['test/sim/**/*.test.ts'], environment: 'node', testTimeout: 60_000 } },
       {
         root,
@@ -39,6 +49,8 @@ const config: ViteUserConfig = {
           env: { LAB_OF_WEFT_DIR: '/run/weft-runtimes' },
         },
       },
+      // One machine for the whole file; its beginning takes as long as the machine runs.
+      { root, test: { name: 'vm', include: ['test/vm/**/*.test.ts'], environment: 'node', pool: 'forks' } },
     ],
   },
 };
