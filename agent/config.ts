@@ -44,6 +44,7 @@ export interface Config {
   readonly conflistPath: string;
   readonly cniBinDir: string;
   readonly podLink: 'routed' | 'bridge';
+  readonly dhcpUplink: string;
   readonly overlayMode: 'vxlan' | 'direct' | 'auto';
   readonly probeIntervalMs: number;
   readonly vxlanPort: number;

@@ -18,6 +18,7 @@ export type FindingName =
   | 'kernelFeatureMissing'
   | 'kernelRefused'
   | 'podLinkMissing'
+  | 'uplinkUnusable'
   | 'registrySilent'
   | 'fewAddresses'
   | 'poolNearlyFull'
@@ -93,6 +94,13 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'A running pod has lost its network',
     cause: 'Something other than Weft removed the link of that pod.',
     nextStep: 'Recreate that pod: something removed its link.',
+  },
+  uplinkUnusable: {
+    severity: 'error',
+    symptom: 'Pods with `ipam.type: dhcp` do not start, or lose their addresses',
+    cause: 'The link that the setting `dhcpUplink` names cannot be a port of the bridge `weftbr1`.',
+    nextStep:
+      'Name a link of this node that has no address and belongs to nothing else; the agent takes it as soon as it is free.',
   },
   // Addresses
   registrySilent: {

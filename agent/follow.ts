@@ -7,6 +7,7 @@ import type { Config } from '#agent/config.ts';
 import type { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import type { Datapath } from '#agent/datapath/datapath.ts';
 import { sameRouting } from '#agent/datapath/peer-changes.ts';
+import type { Segment } from '#agent/datapath/segment.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { reportReady } from '#agent/engines.ts';
 import { toWeftError } from '#agent/errors.ts';
@@ -20,6 +21,7 @@ export interface Followed {
   readonly ipam: RunningIpam;
   readonly datapath: Datapath;
   readonly bridged: BridgedAddresses;
+  readonly segment: Segment;
   readonly discovery: Discovery;
   /** Underlay address that the settings name; ''. */
   readonly underlay: string;
@@ -32,7 +34,7 @@ const earlyMs = 500;
 export function follow(
   config: Config,
   log: Logger,
-  { ipam, datapath, bridged, discovery, underlay }: Followed,
+  { ipam, datapath, bridged, segment, discovery, underlay }: Followed,
 ): () => void {
   const ending = new AbortController();
   const announce = announcer(config, log, { ipam, datapath }, ending.signal);
@@ -48,6 +50,7 @@ export function follow(
       await datapath.reconcile(view, linkedHere(ipam.leases()));
     }
     bridged.sync(ipam.leases());
+    segment.sync(ipam.leases());
     await announce();
     return tookMs;
   };

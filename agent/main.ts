@@ -17,6 +17,7 @@ import { poolOf } from '#agent/config/formats.ts';
 import type { Config } from '#agent/config.ts';
 import { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import { datapathSettings } from '#agent/datapath/from-config.ts';
+import { Segment } from '#agent/datapath/segment.ts';
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
 import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
@@ -58,6 +59,7 @@ interface Parts {
   discovery?: Discovery;
   ipam?: RunningIpam;
   datapath?: KernelDatapath;
+  segment?: Segment;
   health?: Health;
 }
 
@@ -102,7 +104,7 @@ function statusSources(config: Config, parts: Parts): StatusSources {
     leases: () => parts.ipam?.leases() ?? [],
     datapath: () => parts.datapath?.status(),
     paths: () => parts.health?.paths() ?? new Map(),
-    conditions: () => parts.health?.conditions() ?? [],
+    conditions: () => [...(parts.health?.conditions() ?? []), ...(parts.segment?.findings() ?? [])],
     nowMs: () => Date.now(),
   };
 }
@@ -157,7 +159,11 @@ async function start(given: Start): Promise<void> {
   const ipam = await openIpam(config, step('ipam'), { registry, discovery, datapath, underlay: parts.underlay });
   parts.ipam = ipam;
   stack.defer(() => ipam.close());
-  await undoPendingLeases(ipam, datapath, log);
+  const segment = stack.use(new Segment(datapathSettings(config, parts.underlay), step('segment')));
+  parts.segment = segment;
+  // Its links before anything is given back through them.
+  segment.sync(ipam.leases());
+  await undoPendingLeases({ ipam, datapath, segment }, log);
   const begin = async (): Promise<void> => {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
     const health = startHealth({
@@ -172,9 +178,9 @@ async function start(given: Start): Promise<void> {
     const findings = (): readonly Finding[] => buildStatus(sources, 0).findings;
     const told = reportFindings(config, log.child({ part: 'events' }), { node: discovery.self, findings }, signal);
     told.catch((error: unknown) => log.warn({ err: error }, 'findings are told by no more events'));
-    stack.defer(follow(config, log, { ipam, datapath, bridged, discovery, underlay: parts.underlay }));
+    stack.defer(follow(config, log, { ipam, datapath, bridged, segment, discovery, underlay: parts.underlay }));
   };
-  const served = { ipam, datapath, bridged, ...(lost ? {} : { beforeServing: begin }) };
+  const served = { ipam, datapath, bridged, segment, ...(lost ? {} : { beforeServing: begin }) };
   const cni = await openCni(config, step('cni'), served, metrics);
   stack.defer(() => cni.close());
   if (lost) {
@@ -254,6 +260,7 @@ function openCni(
     readonly ipam: RunningIpam;
     readonly datapath: KernelDatapath;
     readonly bridged: BridgedAddresses;
+    readonly segment: Segment;
     readonly beforeServing?: () => Promise<void>;
   },
   metrics: Metrics,
@@ -264,7 +271,11 @@ function openCni(
     spoolDir: config.spoolDir,
     collect: {
       everyMs: config.collectMs,
-      hostLinks: async () => new Set((await parts.datapath.inventory()).map(({ hostIfname }) => hostIfname)),
+      hostLinks: async () =>
+        new Set([
+          ...(await parts.datapath.inventory()).map(({ hostIfname }) => hostIfname),
+          ...parts.segment.linkNames(),
+        ]),
     },
     inspectNetns: (path) => {
       const { isNetns, ino } = netnsInfo(path);
@@ -277,11 +288,14 @@ function openCni(
 }
 
 /** An ADD that a crash cut short left a pending lease, perhaps a link: nobody was told of either. */
-async function undoPendingLeases(ipam: RunningIpam, datapath: KernelDatapath, log: Logger): Promise<void> {
-  for (const lease of ipam.leases()) {
+async function undoPendingLeases(
+  parts: { readonly ipam: RunningIpam; readonly datapath: KernelDatapath; readonly segment: Segment },
+  log: Logger,
+): Promise<void> {
+  for (const lease of parts.ipam.leases()) {
     if (lease.state !== 'pending') continue;
     try {
-      await del(lease, { ipam, datapath });
+      await del(lease, parts);
     } catch (error) {
       // A plugin that gives the addresses may be gone; the runtime's own DEL asks it again.
       if (lease.delegate === undefined) throw error;

@@ -3,8 +3,9 @@
 
 import { unservedMapping } from '#agent/datapath/pod-elements.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
-import type { Delegate, Lease } from '#agent/runtime/ipam.ts';
-import { del, delegateDel } from './del.ts';
+import { type Delegate, dhcpPlugin, type Lease } from '#agent/runtime/ipam.ts';
+import { addToSegment } from './add-to-segment.ts';
+import { del, delegateDel, undo } from './del.ts';
 import { type Delegated, delegateAdd } from './delegate.ts';
 import { leaseInRanges } from './ip-ranges.ts';
 import { invalid } from './json.ts';
@@ -38,6 +39,7 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
     ...(linkedBy === undefined ? {} : { linkedBy }),
     ...(onBridge === undefined ? {} : { onBridge }),
   };
+  if (call.delegate?.type === dhcpPlugin) return await addToSegment(call, owner, call.delegate, parts, signal);
   const { link: wanted } = call.netConf.wish;
   using _ports = parts.ports.claim(call.key, wanted.portMappings ?? [], () => ipam.leases());
   const delegated = call.delegate && (await askDelegate(call, call.delegate, parts, signal));
@@ -172,17 +174,5 @@ function isNamespace(path: string, inode: bigint, parts: CniParts): boolean {
     return seen.isNetns && seen.inode === inode;
   } catch (error) {
     return errnoOf(error) !== 'ENOENT';
-  }
-}
-
-/** Link before address: while the link may be there, the address must not go to another pod. What stays is DEL's to finish. */
-async function undo(lease: Lease, parts: CniParts): Promise<void> {
-  try {
-    await del(lease, parts, { applies: ({ generation }) => generation === lease.generation });
-  } catch (error) {
-    parts.log.error(
-      { err: error, containerId: lease.containerId, ifname: lease.ifname, addresses: lease.addresses },
-      'a failed ADD could not be undone; its address stays leased until DEL',
-    );
   }
 }

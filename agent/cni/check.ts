@@ -3,7 +3,7 @@
 
 import type { LinkFault } from '#agent/datapath/datapath.ts';
 import { WeftError } from '#agent/errors.ts';
-import type { Lease } from '#agent/runtime/ipam.ts';
+import { isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
 import { podNetns } from './add.ts';
 import { callDelegate } from './delegate.ts';
 import type { PrevResult } from './netconf.ts';
@@ -18,15 +18,20 @@ export async function check(call: CheckCall, parts: CniParts, signal: AbortSigna
   if (lease === undefined) throw failed(`no address is leased for ${name}`, 'lease');
   if (lease.state !== 'active') throw failed(`the ADD of ${name} has not finished`, 'lease');
   const netnsInode = podNetns(call.netnsPath, parts);
-  if (call.delegate !== undefined) await callDelegate(call.delegate, 'CHECK', signal);
-  const isLinked = lease.owner.linkedBy === undefined;
+  // The CHECK of the plugin `dhcp` asks for an address: up to 1.1.1 for a second one every time, which its daemon then renews for ever.
+  if (call.delegate !== undefined && !isOnSegment(lease)) await callDelegate(call.delegate, 'CHECK', signal);
   const faults: readonly LinkFault[] = [
     ...promised(lease, netnsInode, call.netConf.prevResult),
-    ...(isLinked ? await parts.datapath.check({ lease, netnsPath: call.netnsPath }) : []),
+    ...(await linkFaults(lease, call.netnsPath, parts)),
   ];
   if (faults.length === 0) return;
   const lines = faults.map((fault) => `${fault.what}: expected ${fault.expected}, found ${fault.actual}`);
   throw failed(`${name} is not as ADD left it: ${lines.join('; ')}`, faults.map((fault) => fault.what).join(', '));
+}
+
+async function linkFaults(lease: Lease, netnsPath: string, parts: CniParts): Promise<readonly LinkFault[]> {
+  if (isOnSegment(lease)) return parts.segment?.faults(lease, netnsPath) ?? [];
+  return lease.owner.linkedBy === undefined ? await parts.datapath.check({ lease, netnsPath }) : [];
 }
 
 function promised(lease: Lease, netnsInode: bigint, prevResult: PrevResult | undefined): readonly LinkFault[] {

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Delegate } from '#agent/runtime/ipam.ts';
 import { type Dns, isObject, type JsonObject } from './json.ts';
+import { isCidr } from './ipam-conf.ts';
 import { bare } from './result.ts';
 import { atLeast, type CniVersion, cniVersions, isCniVersion } from './versions.ts';
 
@@ -21,6 +22,12 @@ export type DelegateVerb = 'ADD' | 'DEL' | 'CHECK' | 'STATUS' | 'GC';
 export interface Delegated {
   /** Plain addresses, at most one per family, IPv4 first. */
   readonly addresses: readonly string[];
+  /** The same with their prefix lengths. */
+  readonly cidrs: readonly string[];
+  /** Of IPv4. */
+  readonly gateway: string | undefined;
+  /** Those whose `dst` is a CIDR; `gw` absent: the gateway of the address. */
+  readonly routes: readonly { readonly dst: string; readonly gw?: string }[];
   readonly dns: Dns | undefined;
 }
 
@@ -183,12 +190,10 @@ function reasonOf({ code, stdout, stderr }: Run): string {
 
 function delegatedOf(delegate: Delegate, json: unknown): Delegated {
   if (!isObject(json)) throw failed(delegate, 'answered ADD with what is no object');
-  const given = list(json['ips']).map((ip) => ip['address']);
   // `ip4` and `ip6` are what 0.1.0 and 0.2.0 have.
-  for (const family of ['ip4', 'ip6']) {
-    const one = json[family];
-    if (isObject(one)) given.push(one['ip']);
-  }
+  const byFamily = [json['ip4'], json['ip6']].filter(isObject);
+  const ips = [...list(json['ips']), ...byFamily.map(({ ip, gateway }) => ({ address: ip, gateway }))];
+  const given = ips.map(({ address }) => address);
   const addresses = given.map((address) => (typeof address === 'string' ? bare(address) : ''));
   if (addresses.length === 0) throw failed(delegate, 'gave no address');
   const wrong = addresses.find((address) => isIP(address) === 0);
@@ -202,7 +207,26 @@ function delegatedOf(delegate: Delegate, json: unknown): Delegated {
     );
   }
   const dns = json['dns'];
-  return { addresses: [...v4, ...v6], dns: isObject(dns) && Object.keys(dns).length > 0 ? dns : undefined };
+  const sorted = [...v4, ...v6];
+  const gateway = ips.map((ip) => ip['gateway']).find((text) => typeof text === 'string' && isIPv4(text));
+  return {
+    addresses: sorted,
+    cidrs: sorted.map((address) => cidrOf(address, given)),
+    gateway: typeof gateway === 'string' ? gateway : undefined,
+    routes: [...list(json['routes']), ...byFamily.flatMap((one) => list(one['routes']))].flatMap(routeOf),
+    dns: isObject(dns) && Object.keys(dns).length > 0 ? dns : undefined,
+  };
+}
+
+/** As it was given; a host route's where no prefix length was. */
+function cidrOf(address: string, given: readonly unknown[]): string {
+  const cidr = given.find((text) => typeof text === 'string' && isCidr(text) && bare(text) === address);
+  return typeof cidr === 'string' ? cidr : `${address}/${isIPv4(address) ? 32 : 128}`;
+}
+
+function routeOf({ dst, gw }: JsonObject): readonly { readonly dst: string; readonly gw?: string }[] {
+  if (typeof dst !== 'string' || !isCidr(dst)) return [];
+  return [typeof gw === 'string' && isIP(gw) !== 0 ? { dst, gw } : { dst }];
 }
 
 function parseObject(delegate: Delegate): JsonObject {

@@ -41,7 +41,6 @@ export function parseIpamConf(json: JsonObject, strict: boolean): IpamConf {
   const plugin = json['type'];
   const linkedBy = type === ownType && typeof plugin === 'string' && plugin !== ownType ? plugin : undefined;
   if (type !== '' && type !== ownType) {
-    if (strict && type === 'dhcp') refuseDhcp();
     return { ...own(undefined), delegate: type };
   }
   const known = linkedBy === undefined ? ['type'] : ['type', 'routes'];
@@ -66,15 +65,6 @@ function bridgeOf(value: unknown): string {
   return typeof value === 'string' && /^[^\s/:]{1,15}$/.test(value) && !value.startsWith('.') ? value : 'cni0';
 }
 
-/** Its daemon asks through the pod's own link, which must stand in the wire's Ethernet segment before it has an address. */
-function refuseDhcp(): never {
-  refuse(
-    'ipam.type',
-    'ipam.type "dhcp" needs a link in the Ethernet segment of the DHCP server, and a routed pod link is in none; ' +
-      'use host-local or static, or the reference plugins macvlan or bridge with dhcp',
-  );
-}
-
 function parseRoutes(value: unknown): readonly ConfRoute[] {
   if (!Array.isArray(value)) refuse('ipam.routes', 'ipam.routes is not a list');
   return value.map((item: unknown) => {
@@ -88,7 +78,8 @@ function parseRoutes(value: unknown): readonly ConfRoute[] {
   });
 }
 
-function isCidr(text: string): boolean {
+/** An address with a prefix length that its family has. */
+export function isCidr(text: string): boolean {
   const match = /^([0-9a-fA-F.:]+)\/(\d{1,3})$/.exec(text);
   const family = isIP(match?.[1] ?? '');
   return family !== 0 && Number(match?.[2]) <= (family === 4 ? 32 : 128);

@@ -35,6 +35,10 @@ export function crossProblems(config: Config, sourceOf: (key: string) => string)
   if (config.mtuBytes !== 0 && config.mtuBytes < 576) say('mtuBytes', 'it must be 0 (automatic) or 576 and more');
   const overlap = config.ranges.find((a, at) => config.ranges.some((b, bt) => bt > at && rangesOverlap(a, b)));
   if (overlap !== undefined) say('ranges', `${overlap} overlaps another of them`);
+  if (config.dhcpUplink.startsWith('weft')) say('dhcpUplink', 'links named weft… are Weft’s own');
+  if (config.dhcpUplink !== '' && config.dhcpUplink === config.underlayInterface) {
+    say('dhcpUplink', 'underlayInterface has the same link, which the node needs for itself');
+  }
   for (const [key, text] of portClashes(config)) say(key, text);
   return problems;
 }

@@ -239,6 +239,14 @@ const properties = {
     description:
       'How pods of this node are linked: `routed` by a veth each, `bridge` as ports of one bridge, for those who need broadcast and multicast on the node (needs br_netfilter). Pods keep the link that they were made with.',
   }),
+  dhcpUplink: Type.String({
+    group: 'Overlay',
+    format: 'optionalInterface',
+    default: '',
+    defaultText: 'none: `ipam.type: dhcp` is refused',
+    description:
+      'Link of this node, without addresses, that becomes a port of the bridge of pods with `ipam.type: dhcp`: their Ethernet segment (docs/dhcp.md).',
+  }),
   overlayMode: Type.Enum(['vxlan', 'direct', 'auto'], {
     group: 'Overlay',
     default: 'vxlan',

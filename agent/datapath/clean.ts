@@ -5,7 +5,9 @@ import { toWeftError } from '#agent/errors.ts';
 
 import { readKernel } from './actual.ts';
 import { applyOperations } from './apply.ts';
+import { readBridgeFingerprint } from './firewall.ts';
 import { hasBridgeTable } from './ruleset.ts';
+import { segmentDevice, segmentPrefix, segmentTable } from './segment-plan.ts';
 import { ForeignFirewalls } from './foreign-firewall.ts';
 import { openKernelIo } from './kernel-io.ts';
 import type { Operation } from './objects.ts';
@@ -14,7 +16,7 @@ import type { DatapathSettings } from './settings.ts';
 /** What was removed (or, with `dryRun`, would be), a line for each kind; throws NetlinkError when the kernel cannot be read. */
 export async function cleanKernel(settings: DatapathSettings, dryRun: boolean): Promise<readonly string[]> {
   using io = openKernelIo(settings);
-  const { state, ifindexes, foreignChains, hasTable } = await readKernel(io, settings, undefined);
+  const { state, ifindexes, foreignChains, hasTable, links: every } = await readKernel(io, settings, undefined);
   const foreign = new ForeignFirewalls(io, settings);
   const lines: string[] = [];
   const say = (count: number, what: string): void => {
@@ -25,12 +27,17 @@ export async function cleanKernel(settings: DatapathSettings, dryRun: boolean): 
     ...state.nexthops.map(({ id, gateway }): Operation => ({ kind: 'delNexthop', id, gateway })),
   ];
   const devices = [...(state.overlay ? [state.overlay] : []), ...(state.bridge?.isBridge ? [state.bridge] : [])];
-  const links = [...devices, ...state.podLinks].map(({ ifname }) => ifname);
-  const tables = [...(hasTable ? ['inet'] : []), ...(hasBridgeTable(state.firewall) ? ['bridge'] : [])];
+  const ofSegment = every.filter(({ ifname = '' }) => ifname === segmentDevice || ifname.startsWith(segmentPrefix));
+  const links = [...devices, ...state.podLinks, ...ofSegment].map(({ ifname = '' }) => ifname);
+  const tables = [
+    ...(hasTable ? [`inet ${settings.nftTable}`] : []),
+    ...(hasBridgeTable(state.firewall) ? [`bridge ${settings.nftTable}`] : []),
+    ...(readBridgeFingerprint(io, segmentTable).length > 0 ? [`bridge ${segmentTable}`] : []),
+  ];
   say(state.routes.length, 'route');
   say(state.nexthops.length, 'nexthop');
   for (const ifname of links) lines.push(`link ${ifname}`);
-  for (const family of tables) lines.push(`nftables table ${family} ${settings.nftTable}`);
+  for (const table of tables) lines.push(`nftables table ${table}`);
   say(await foreign.close(foreignChains, dryRun), 'accept rule in firewalls of the host');
   if (dryRun) return lines;
   const refusals = await applyOperations(io, settings, operations, ifindexes);
@@ -40,7 +47,7 @@ export async function cleanKernel(settings: DatapathSettings, dryRun: boolean): 
     ...replies.flatMap((reply, index) => (reply.ok ? [] : [`link ${links[index]}: ${reply.error.message}`])),
   ];
   try {
-    for (const family of tables) io.nft.run(`delete table ${family} ${settings.nftTable}`);
+    for (const table of tables) io.nft.run(`delete table ${table}`);
   } catch (error) {
     failed.push(`nftables table: ${toWeftError(error).message}`);
   }

@@ -13,7 +13,7 @@ import { addressElements } from '#agent/netlink/peer-writes.ts';
 
 import type { KernelIo } from './kernel-io.ts';
 import { commentOf, dumpChains, dumpRules } from './nft-objects.ts';
-import type { NftChain } from './nft-objects.ts';
+import type { NftChain, NftRule } from './nft-objects.ts';
 import type { ActualFirewall, DesiredFirewall } from './objects.ts';
 import { bridgeMark, chainPrint, orderFingerprint, rulePrint } from './ruleset.ts';
 import { elementFrom, elementSpec } from './set-codec.ts';
@@ -94,6 +94,20 @@ export function firewallText(table: string, firewall: DesiredFirewall, dropsBrid
 const hookNames = ['prerouting', 'input', 'forward', 'output', 'postrouting'] as const;
 const policyDrop = 0;
 
+/** What a listing of a table of family bridge comes to; empty where there is none. Throws NetlinkError. */
+export function readBridgeFingerprint(io: KernelIo, table: string): readonly string[] {
+  const isOwn = (object: { readonly nfgenFamily: number; readonly table?: string }): boolean =>
+    object.nfgenFamily === tableFamily.bridge && object.table === table;
+  const chains = io.netfilter.dump(dumpChains()).filter(isOwn);
+  if (chains.length === 0) return [];
+  const rules = io.netfilter.dump(dumpRules(tableFamily.bridge, table)).filter(isOwn);
+  return orderFingerprint([...chains.map(chainLine), ...rules.map(ruleLine)]);
+}
+
+function ruleLine(rule: NftRule): string {
+  return rulePrint(printName(rule.nfgenFamily, rule.chain), commentOf(rule.userdata));
+}
+
 /** Reads the table; an absent one has an empty fingerprint. Throws NetlinkError. */
 export async function readFirewall(
   io: KernelIo,
@@ -109,12 +123,7 @@ export async function readFirewall(
   if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignChains, hasTable: false };
   const rules = [...(await io.netfilter.dumpAsync(dumpRules(tableFamily.inet, table), signal))];
   if (bridged) rules.push(...(await io.netfilter.dumpAsync(dumpRules(tableFamily.bridge, table), signal)));
-  const lines = [
-    ...own.map(chainLine),
-    ...rules
-      .filter((rule) => rule.table === table)
-      .map((rule) => rulePrint(printName(rule.nfgenFamily, rule.chain), commentOf(rule.userdata))),
-  ];
+  const lines = [...own.map(chainLine), ...rules.filter((rule) => rule.table === table).map(ruleLine)];
   const elements: Record<SetName, ReadonlySet<string>> = { ...noElements() };
   for (const set of setNames) {
     if (tableOf(set) === 'bridge' && !bridged) continue;

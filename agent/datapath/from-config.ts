@@ -14,6 +14,7 @@ export function datapathSettings(config: Config, underlay: string): DatapathSett
   return {
     ...defaultDatapathSettings,
     podLink: config.podLink,
+    dhcpUplink: config.dhcpUplink,
     overlayMode: config.overlayMode,
     vxlanPort: config.vxlanPort,
     vni: config.vxlanVni,

@@ -53,8 +53,9 @@ export function vtepMac(recordName: string): string {
   return vtepOf(recordName).mac;
 }
 
-function hashedMac(recordName: string): string {
-  const bytes = createHash('sha256').update(recordName).digest().subarray(0, 6);
+/** A MAC that follows from a name: SHA-256, unicast, locally administered. */
+export function hashedMac(name: string): string {
+  const bytes = createHash('sha256').update(name).digest().subarray(0, 6);
   bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
   return [...bytes].map(hexByte).join(':');
 }

@@ -146,7 +146,7 @@ export function gatewayOf({
 }
 
 /** Opened once: all that is done to the pod is done to the namespace that the path led to at first. */
-function openPodNetns(netnsPath: string): OpenNetns {
+export function openPodNetns(netnsPath: string): OpenNetns {
   let netns: OpenNetns | undefined;
   try {
     netns = openNetns(netnsPath);
@@ -315,7 +315,8 @@ function hasCarrier(io: KernelIo, hostIfindex: number): boolean {
   return link[0]?.operstate === operstateUp;
 }
 
-async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSignal): Promise<void> {
+/** The rest of the looks, after one that saw no carrier. */
+export async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSignal): Promise<void> {
   for (let at = 1; at < carrierLooks; at++) {
     await sleep(1, undefined, { signal });
     if (hasCarrier(io, hostIfindex)) return;

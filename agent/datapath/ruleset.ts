@@ -26,7 +26,8 @@ export interface RulesetInput {
   readonly bridgeDevice: string | undefined;
 }
 
-interface Chain {
+/** One chain as it is rendered. */
+export interface Chain {
   readonly name: string;
   /** The hook line of a base chain and how a listing names it. */
   readonly base?: { readonly type: string; readonly hook: string; readonly prio: number };
@@ -71,6 +72,24 @@ export function renderRuleset(input: RulesetInput): Ruleset {
     bridgeBody = ['counter pod_spoofed { }', ...declared, ...bridge.lines].join('\n');
   }
   return { body: lines.join('\n'), bridgeBody, fingerprint: orderFingerprint(fingerprint) };
+}
+
+/** A table that is always loaded whole: nft's text, which replaces what is there, and what a listing of it must come to. */
+export interface RenderedTable {
+  readonly text: string;
+  readonly fingerprint: readonly string[];
+}
+
+/** Renders a table of its own; `objects` are declarations that come before its chains. */
+export function renderTable(
+  family: 'bridge',
+  table: string,
+  objects: readonly string[],
+  chains: readonly Chain[],
+): RenderedTable {
+  const { lines, fingerprint } = renderChains(chains, {}, bridgeMark);
+  const anew = [`table ${family} ${table}`, `delete table ${family} ${table}`, `table ${family} ${table} {`];
+  return { text: [...anew, ...objects, ...lines, '}'].join('\n'), fingerprint: orderFingerprint(fingerprint) };
 }
 
 /** What sets the chains of the table of family bridge apart in a fingerprint. */

@@ -8,6 +8,8 @@ export interface DatapathSettings {
   readonly podLink: PodLinkKind;
   /** Name of that bridge; must not begin with `podLinkPrefix`. */
   readonly bridgeDevice: string;
+  /** Link of the node that pods with `ipam.type: dhcp` reach their segment by (segment-plan.ts); '' where there are none. */
+  readonly dhcpUplink: string;
   /** How packets reach peers on the same link: direct.ts says which. */
   readonly overlayMode: OverlayMode;
   /** Name of the VXLAN device: ours by name, so one agent per network namespace. */
@@ -50,6 +52,7 @@ export interface DatapathSettings {
 export const defaultDatapathSettings: DatapathSettings = {
   podLink: 'routed',
   bridgeDevice: 'weftbr0',
+  dhcpUplink: '',
   overlayMode: 'vxlan',
   overlayDevice: 'weft0',
   podLinkPrefix: 'weftp',

@@ -6,7 +6,8 @@ import { existsSync } from 'node:fs';
 
 import { WeftError } from '#agent/errors.ts';
 import { overlaps, parseCidr } from '#ipam-peer/cidr.ts';
-import { type AttachmentKey, type Lease, type LeaseRequest, unknownDelegate } from './ipam.ts';
+import { segmentPrefix } from '#agent/datapath/segment-plan.ts';
+import { type AttachmentKey, isOnSegment, type Lease, type LeaseRequest, unknownDelegate } from './ipam.ts';
 import { hostIfname, type RunningIpam } from './start.ts';
 import { openStore, type Store } from './store.ts';
 
@@ -52,8 +53,14 @@ function exists(key: AttachmentKey): WeftError {
   return new WeftError('attachmentExists', `container ${key.containerId} already has ${key.ifname}`);
 }
 
-/** Peers route the pool's addresses to their owner and answer for them; none may be given out by anybody else. */
-function requireForeign({ addresses, delegate }: LeaseRequest, ranges: readonly string[]): void {
+/**
+ * Peers route the pool's addresses to their owner and answer for them; none may be given out by anybody else.
+ * Throws WeftError('invalidConfig').
+ */
+export function requireForeign(
+  { addresses, delegate }: Pick<LeaseRequest, 'addresses' | 'delegate'>,
+  ranges: readonly string[],
+): void {
   const taken = rangeOf(addresses, ranges);
   if (taken === undefined) return;
   throw new WeftError(
@@ -99,7 +106,9 @@ class DelegatedLeases {
       owner,
       state: 'pending',
       sinceMs: Date.now(),
-      hostIfname: hostIfname({ containerId, ifname }),
+      hostIfname: isOnSegment({ delegate })
+        ? hostIfname({ containerId, ifname }, segmentPrefix)
+        : hostIfname({ containerId, ifname }),
       ...(link === undefined ? {} : { link }),
       ...(delegate === undefined ? {} : { delegate }),
     };

@@ -49,7 +49,7 @@ export interface LeaseRequest extends AttachmentKey {
   readonly addresses: readonly string[];
   /** What the link shall have beyond addresses; kept with the lease. */
   readonly link?: LinkOptions;
-  /** The plugin that gave `addresses`; none of them is of the pool. */
+  /** The plugin that gave `addresses`, or will give them; none of them is of the pool. */
   readonly delegate?: Delegate;
 }
 
@@ -72,9 +72,17 @@ export interface Lease extends AttachmentKey {
   readonly delegate?: Delegate;
 }
 
-/** The leases whose link is Weft's own: those that the datapath builds. */
+/** True where a DHCP server gives the addresses: the pod's link is in that server's segment (agent/datapath/segment.ts). */
+export function isOnSegment({ delegate }: { readonly delegate?: Delegate | undefined }): boolean {
+  return delegate?.type === dhcpPlugin;
+}
+
+/** The reference plugin whose daemon asks through the pod's own link. */
+export const dhcpPlugin = 'dhcp';
+
+/** The leases whose link is Weft's own and routed or bridged by the datapath: those that it builds. */
 export function linkedHere(leases: readonly Lease[]): readonly Lease[] {
-  return leases.filter((lease) => lease.owner.linkedBy === undefined);
+  return leases.filter((lease) => lease.owner.linkedBy === undefined && !isOnSegment(lease));
 }
 
 /** A peer as the datapath and the status page need it. */

@@ -117,8 +117,8 @@ export function peerName(node: NodeIdentity, universe: string = defaultUniverse)
 }
 
 /** Host end of an attachment's veth, the same for the same key: `weftp` and 10 hex digits (15 bytes, the kernel's limit). */
-export function hostIfname(key: AttachmentKey): string {
-  return `weftp${hash('sha256', leaseKey(key)).slice(0, 10)}`;
+export function hostIfname(key: AttachmentKey, prefix = 'weftp'): string {
+  return `${prefix}${hash('sha256', leaseKey(key)).slice(0, 10)}`;
 }
 
 /**

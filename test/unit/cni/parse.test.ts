@@ -48,7 +48,6 @@ describe('network configuration', () => {
 
   test.each<[string, object, number]>([
     ['an unknown key', { bridge: 'x' }, 2],
-    ['ipam.type dhcp', { ipam: { type: 'dhcp' } }, 7],
     ['ipam.type with a path', { ipam: { type: '../host-local' } }, 7],
     ['ipam.routes of its own link', { ipam: { type: 'weft', routes: [] } }, 2],
     ['ipam.routes that is no list', { type: 'ptp', ipam: { type: 'weft', routes: {} } }, 7],
