@@ -23,6 +23,7 @@ export interface Draft {
   wants: PerFamily<RecordRef | undefined>;
   pulls: PeerRecord['pulls'];
   trail: readonly RecordRef[];
+  was: PeerRecord['was'];
   underlay: readonly string[];
   overlay: readonly string[];
   free: PerFamily<number>;
@@ -73,6 +74,7 @@ export function startDraft(
     wants: record.wants,
     pulls: record.pulls,
     trail: record.trail ?? [],
+    was: record.was,
     underlay: record.underlay,
     overlay: record.overlay,
     free: record.free,
@@ -88,7 +90,7 @@ export function finish(draft: Draft): PeerRecord {
   const plain = draft.blocks.filter((block) => !marked.includes(block)).map((block) => block.cidr);
   const blocks: readonly Block[] = [...coalesce(plain).map((cidr) => ({ cidr })), ...marked];
   // Only who writes its record back is suspect, and does so by another way.
-  const { pulls: _pulled, trail: _led, suspect: _over, ...base } = draft.base;
+  const { pulls: _pulled, trail: _led, was: _earlier, suspect: _over, ...base } = draft.base;
   return {
     ...base,
     seq: draft.seq,
@@ -98,6 +100,7 @@ export function finish(draft: Draft): PeerRecord {
     wants: draft.wants,
     ...(draft.pulls && { pulls: draft.pulls }),
     ...(draft.trail.length > 0 && { trail: draft.trail }),
+    ...(draft.was && { was: draft.was }),
     underlay: draft.underlay,
     overlay: draft.overlay,
     free: draft.free,

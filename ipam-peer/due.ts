@@ -3,6 +3,7 @@
 import { families, type Family } from './address.ts';
 import { sameCidr } from './cidr.ts';
 import { isFarOff, sameTexts } from './describe.ts';
+import { isLostFounding } from './found.ts';
 import { publishedFreeNow } from './grant.ts';
 import { isSuspicious, mayComeBack } from './back.ts';
 import { type Block, type Grant, isIncarnation, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
@@ -60,7 +61,7 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
   const { record, stored } = confirmed;
   const founder = state.universe?.record.founder;
   if (founder === undefined || state.ownChanged || state.universeTrack.stale) return true;
-  if (isUnseeded(state.universe?.record, self, record)) return true;
+  if (isUnseeded(state.universe?.record, self, record) || isLostFounding(state, self, record)) return true;
   if (state.durable.doubt === stored.version) return true;
   if (record.granting.some((grant) => looksSettled(state, grant, self))) return true;
   if (record.blocks.some((block) => looksCleared(state, block))) return true;

@@ -156,6 +156,8 @@ export interface DurablePeer {
   readonly record?: Readonly<Record<string, unknown>>;
   /** The registry went back, and the own record with it: `record` and `blocks` stand until it is written back. */
   readonly back?: boolean;
+  /** Incarnations of the own record for which this disk sent itself in as the founder, until one of them has the ranges. */
+  readonly founding?: readonly string[];
   /** The disk was lost and with it what rests: until a write has put every block into quarantine. */
   readonly lostRests?: boolean;
   /** True from a change of identity until the leases of the earlier one are cut off the network. */

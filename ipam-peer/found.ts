@@ -2,10 +2,18 @@
 // record. No quorum is estimated and no count of nodes awaited: the registry's compare-and-swap decides. Before that the host is
 // surveyed: what others use of the ranges (Kubernetes services, routes of the host) is carved out for good, by the same write.
 import { perFamily } from './address.ts';
+import { isSuspicious } from './back.ts';
 import { type Cidr, coalesce, contains, containsAddress, formatCidr, intersect, overlaps, subtract } from './cidr.ts';
 import type { Draft } from './draft.ts';
 import type { InUse } from './events.ts';
-import { blocksLimit, type RecordRef, reservedLimit, isIncarnation, type UniverseRecord } from './records.ts';
+import {
+  blocksLimit,
+  type PeerRecord,
+  type RecordRef,
+  reservedLimit,
+  isIncarnation,
+  type UniverseRecord,
+} from './records.ts';
 import type { State } from './state.ts';
 
 export interface Founding {
@@ -76,10 +84,28 @@ export function newUniverse({ config, durable }: State): UniverseRecord {
   return { ranges, reserved, namespaces: [], extra: {} };
 }
 
+/**
+ * True when the Universe names an earlier incarnation of this record: it was deleted by hand while its founding was on its way, and this disk
+ * tells that it was its own and never had the ranges.
+ */
+export function isLostFounding({ durable, universe }: State, self: RecordRef, record: PeerRecord): boolean {
+  const founder = universe?.record.founder;
+  if (record.seeded || founder?.name !== self.name || isIncarnation(founder, self, record.was)) return false;
+  return durable.founding?.includes(founder.uid) === true;
+}
+
 /** The founder writes the ranges minus what is reserved into its blocks, once. */
 export function seed(draft: Draft): void {
   const universe = draft.state.universe?.record;
-  if (draft.seeded || universe === undefined || !isIncarnation(universe.founder, draft.self, draft.base.was)) return;
+  if (draft.seeded || universe?.founder === undefined) return;
+  if (isLostFounding(draft.state, draft.self, draft.base)) {
+    // What anybody has can only come from that incarnation: then its disk knows less than there was.
+    const isOthers = [...draft.state.peers.values()].some(
+      ({ record }) => record.blocks.length + record.granting.length > 0,
+    );
+    if (isOthers || !draft.state.listed || isSuspicious(draft.state, draft.nowMs)) return;
+    draft.was = [universe.founder.uid, ...(draft.was ?? [])].slice(0, 4);
+  } else if (!isIncarnation(universe.founder, draft.self, draft.base.was)) return;
   const space = coalesce(subtract(universe.ranges, universe.reserved));
   draft.blocks = space.map((cidr) => ({ cidr }));
   draft.seeded = true;

@@ -26,6 +26,7 @@ export function driveIdentity(state: State): void {
       cutting: state.leases.size > 0,
       lostRests: false,
       record: {},
+      founding: [],
       back: false,
     });
     refreshUsable(state);

@@ -5,7 +5,7 @@ import { planFounding } from './found.ts';
 import { endCycle, type Moment } from './pause.ts';
 import { formatPeer, formatUniverse, type PeerRecord, type RecordRef, type UniverseRecord } from './records.ts';
 import { request, startWriting } from './requests.ts';
-import { type Cycle, emit, type Known, sayOnce, type State } from './state.ts';
+import { type Cycle, emit, type Known, persistPeer, sayOnce, type State } from './state.ts';
 import { firstWants } from './want.ts';
 
 /** Founds the universe as far as the last survey allows; each survey serves one attempt. */
@@ -28,6 +28,8 @@ export function found(state: State, cycle: Cycle, universe: Known<UniverseRecord
     state.notBeforeMs = at.nowMs + state.config.pollMs;
     return;
   }
+  const founding = [self.uid, ...(state.durable.founding ?? []).filter((uid) => uid !== self.uid)].slice(0, 4);
+  if (founding[0] !== state.durable.founding?.[0]) persistPeer(state, { founding });
   writeFounder(state, cycle, universe, founded, news);
 }
 

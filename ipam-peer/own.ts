@@ -76,6 +76,7 @@ function adopt(state: State, own: Known<PeerRecord>): void {
     doubt,
     overlay: families.flatMap((family) => overlayOf(state, record, family)),
     record: formatPeer(record),
+    ...(record.seeded && { founding: [] }),
     back: false,
   };
   const same =

@@ -219,6 +219,15 @@ function strangerIsDead(state: State): void {
   if (state.durable.uid === undefined) return;
   say(state, 'warn', 'another session went on from a later disk than this one: the leases are taken from the kernel');
   for (const text of state.durable.overlay) release(state, text);
-  persistPeer(state, { uid: undefined, seq: 0, blocks: [], doubt: undefined, overlay: [], record: {}, back: false });
+  persistPeer(state, {
+    uid: undefined,
+    seq: 0,
+    blocks: [],
+    doubt: undefined,
+    overlay: [],
+    record: {},
+    founding: [],
+    back: false,
+  });
   state.recovery = 'none';
 }

@@ -149,6 +149,7 @@ export function leave(state: State): void {
       doubt: undefined,
       overlay: [],
       record: {},
+      founding: [],
       back: false,
       universe: undefined,
     });

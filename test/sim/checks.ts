@@ -40,7 +40,7 @@ export function checkWorld(world: World): void {
   } else if (moved) {
     checks.revision = registry.revision;
     require(registry.breaches);
-    const names = checks.ownership.update(registry.universe?.record, registry.peers, registry.changedPeers);
+    const names = checks.ownership.update(registry.counted, registry.peers, registry.changedPeers);
     registry.changedPeers.clear();
     if (!world.restoring) {
       require(checks.ownership.violations(names));
@@ -60,13 +60,13 @@ export function checkWorld(world: World): void {
 /** Everything, whether or not it changed. */
 export function checkAll(world: World): void {
   const { checks, registry } = world;
-  const names = checks.ownership.update(registry.universe?.record, registry.peers, registry.peers.keys());
+  const names = checks.ownership.update(registry.counted, registry.peers, registry.peers.keys());
   registry.changedPeers.clear();
   checks.revision = registry.revision;
   if (world.restoring) return;
   require(registry.breaches);
   require(checks.ownership.violations(names));
-  require(ownershipViolations(registry.universe?.record, checks.ownership.owned));
+  require(ownershipViolations(registry.counted, checks.ownership.owned));
   if (!checks.ownership.matches(registry.peers)) throw new Violation('the simulator lost track of who owns what');
   checks.disks.clear();
   for (const [address, peer] of world.inUse) checkOwned(world, peer, address, 'has a pod on');
@@ -168,7 +168,7 @@ export function checkSettled(world: World): void {
   checkAll(world);
   const problems: string[] = [];
   if (world.restoring) problems.push('not every record was written back');
-  if (world.registry.universe?.record.founder === undefined) problems.push('nobody founded the universe');
+  if (world.registry.counted?.founder === undefined) problems.push('nobody founded the universe');
   for (const peer of world.peers) if (!peer.retired) problems.push(...unsettled(world, peer));
   for (const { stored, record } of world.registry.peers.values()) {
     if (!world.registry.goneNodes.has(record.node.uid)) continue;

@@ -13,7 +13,7 @@ import type { World } from './world.ts';
 /** The node is deleted; its machine is off, or goes on for a while, perhaps cut off from the registry. */
 export function deleteNode(world: World, peer: SimPeer, deadly = 0.4): void {
   const { random, counters, registry } = world;
-  if (isGone(world, peer) || peer.retired) return;
+  if (isGone(world, peer) || peer.retired || registry.isLostFounding(peer.name)) return;
   // Somebody must be left to take over.
   if (world.peers.filter((other) => other !== peer && !other.retired && !isGone(world, other)).length === 0) return;
   counters.count('nodeDeleted');
@@ -140,6 +140,7 @@ export function saveDisks(world: World): void {
 export function rollBackDisk(world: World, peer: SimPeer): void {
   const saved = world.backups.get(peer)?.[0];
   const session = saved?.disk.peer.session;
+  if (world.registry.isLostFounding(peer.name)) return;
   if (saved === undefined || session === undefined || saved.identity !== peer.name || peer.retired) return;
   const now = parseSession(world.registry.sessions.get(peer.name)?.value);
   if (!now.ok || now.record.sessionId === session.id || now.record.sessionId === session.next) return;

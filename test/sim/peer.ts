@@ -32,6 +32,8 @@ export class SimPeer {
   #clock = { rate: 1, sinceMs: 0, startedMs: 0 };
   /** The disk may be older than what this node went on with: nothing may be leased before the session is held. */
   doubtful: boolean = false;
+  /** Its disk was lost or put back at some time. */
+  diskChanged: boolean = false;
   state: State | undefined;
   /** Counts process starts: what an earlier process set going is not for this one. */
   epoch = 0;
@@ -108,6 +110,7 @@ export class SimPeer {
 
   /** The disk is replaced by an empty one; the pods live on. */
   loseDisk(): void {
+    this.diskChanged = true;
     this.crash();
     this.disk = { peer: emptyDurable.peer, leases: new Map(), resting: new Set() };
     this.#synced = { leases: new Map(), resting: new Set() };
@@ -122,6 +125,7 @@ export class SimPeer {
   rollBack(disk: Disk): void {
     this.crash();
     this.doubtful = true;
+    this.diskChanged = true;
     this.disk = { peer: disk.peer, leases: new Map(disk.leases), resting: new Set(disk.resting) };
     this.#synced = { leases: new Map(disk.leases), resting: new Set(disk.resting) };
   }

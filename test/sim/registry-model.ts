@@ -59,6 +59,8 @@ export class RegistryModel {
   readonly #earlier = new Map<string, StoredRecord | undefined>();
   readonly #counters: Counters;
   readonly #changed: (change: Change) => void;
+  readonly #lostByHand = new Map<string, string>();
+  #unfounded: { readonly from: UniverseRecord; readonly record: UniverseRecord } | undefined;
   /** Breaches of what may be written at all. */
   readonly breaches: string[] = [];
 
@@ -102,6 +104,44 @@ export class RegistryModel {
     this.peers.delete(name);
     this.changedPeers.add(name);
     this.#changed({ record: 'peer', name, stored: undefined });
+  }
+
+  /** A person deletes a record. */
+  loseByHand(name: string): void {
+    const known = this.peers.get(name);
+    const founder = this.universe?.record.founder;
+    if (known !== undefined && !known.record.seeded) {
+      this.#lostByHand.set(known.stored.uid, name);
+      if (founder !== undefined && isIncarnation(founder, known.stored, known.record.was))
+        this.#lostByHand.set(founder.uid, name);
+    }
+    this.remove(name);
+  }
+
+  /** Only the disk of this node tells that it is the founder, or may be so soon: without it a person is needed (docs/open.md). */
+  isLostFounding(name: string): boolean {
+    return this.counted?.founder === undefined && [...this.#lostByHand.values()].includes(name);
+  }
+
+  /** The Universe as far as it counts: not founded while its founder's record, which had nothing yet, is deleted by hand and not made again. */
+  get counted(): UniverseRecord | undefined {
+    const record = this.universe?.record;
+    const { founder } = record ?? {};
+    if (record === undefined || founder === undefined || !this.#lostByHand.has(founder.uid)) return record;
+    const again = this.peers.get(founder.name);
+    if (
+      again !== undefined &&
+      again.record.suspect !== true &&
+      isIncarnation(founder, again.stored, again.record.was)
+    ) {
+      this.#lostByHand.delete(founder.uid);
+      return record;
+    }
+    if (this.#unfounded?.from !== record) {
+      const { founder: _lost, ...rest } = record;
+      this.#unfounded = { from: record, record: rest };
+    }
+    return this.#unfounded?.record;
   }
 
   /** `weft peers remove` marks the session; in Kubernetes the Node object goes. */

@@ -47,18 +47,28 @@ export function restoreBackup(world: World): void {
   registry.restore(backup.registry);
 }
 
-/**
- * A person deletes the record of a peer that holds space. Not before the universe is seeded: a founder that is made again while its
- * founding is on its way would need a person (docs/open.md).
- */
+/** True unless it may be the founder and its disk, which alone would tell, is not the one that it founded with. */
+export function mayLoseFounding(world: World, peer: SimPeer): boolean {
+  const founder = world.registry.counted?.founder;
+  if (founder !== undefined && founder.name !== peer.name) return true;
+  return !peer.diskChanged && !peer.eclipsed && ![...world.twins].some(({ name }) => name === peer.name);
+}
+
+/** A person deletes the record of a peer, perhaps while its founding is on its way. */
 export function loseRecord(world: World, peer: SimPeer): void {
-  if (world.registry.peers.get(peer.name) === undefined || peer.retired || !isSeeded(world) || !isWhole(world)) return;
+  if (
+    world.registry.peers.get(peer.name) === undefined ||
+    peer.retired ||
+    !isWhole(world) ||
+    !mayLoseFounding(world, peer)
+  )
+    return;
   world.counters.count('recordLost');
   world.note(`record of ${peer.name} deleted by hand`);
   world.restoring = true;
   world.backup = undefined;
   world.backups.clear();
-  world.registry.remove(peer.name);
+  world.registry.loseByHand(peer.name);
 }
 
 /** True once every living peer has written its record back. */

@@ -35,6 +35,7 @@ function copyOf(disk: SimPeer['disk']): SimPeer['disk'] {
 
 function mayHaveTwin(world: World, peer: SimPeer): boolean {
   if (world.restoring || world.calm || peer.retired || isGone(world, peer)) return false;
+  if (world.registry.isLostFounding(peer.name)) return false;
   return world.twins.size < 3 && ![...world.twins].some((twin) => twin.name === peer.name);
 }
 

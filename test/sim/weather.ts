@@ -4,7 +4,7 @@ import { crash } from './crash.ts';
 import { isGone } from './gone.ts';
 import { hintAll } from './network.ts';
 import type { SimPeer } from './peer.ts';
-import { loseRecord, restoreBackup, takeBackup } from './restore.ts';
+import { loseRecord, mayLoseFounding, restoreBackup, takeBackup } from './restore.ts';
 import { noFaults } from './scenario.ts';
 import { changeAddress, copyMachine, nameTwice, unplug } from './twins.ts';
 import type { World } from './world.ts';
@@ -21,7 +21,11 @@ export function fault(world: World): void {
   const { crashes, cutOffs } = moods[world.scenario.mood];
   if (choice < crashes) {
     if (peer.state !== undefined && !peer.retired)
-      crash(world, peer, world.random.pick([mayLoseDisk(world) ? 'diskLost' : 'crash', 'powerLoss', 'crash', 'crash']));
+      crash(
+        world,
+        peer,
+        world.random.pick([mayLoseDisk(world, peer) ? 'diskLost' : 'crash', 'powerLoss', 'crash', 'crash']),
+      );
   } else if (choice < crashes + cutOffs) {
     cutOff(world, peer);
   } else if (!world.restoring) {
@@ -30,8 +34,8 @@ export function fault(world: World): void {
 }
 
 /** Without its disk a peer cannot write its record back. */
-function mayLoseDisk(world: World): boolean {
-  return !world.restoring && world.scenario.mood !== 'registry';
+function mayLoseDisk(world: World, { name }: SimPeer): boolean {
+  return !world.restoring && world.scenario.mood !== 'registry' && !world.registry.isLostFounding(name);
 }
 
 type Fault = (world: World, peer: SimPeer) => void;
@@ -90,13 +94,12 @@ function cutOff(world: World, peer: SimPeer): void {
 /** Somebody deletes the record of a peer that holds nothing: grants on their way to it become void. */
 export function deleteIdle(world: World, peer: SimPeer): void {
   const record = world.registry.peers.get(peer.name)?.record;
-  // Not before the founding: a founder deleted while it writes itself in is a case for taking over.
-  const founder = world.registry.universe?.record.founder?.name ?? peer.name;
-  if (record === undefined || founder === peer.name || record.blocks.length + record.granting.length > 0) return;
+  if (record === undefined || record.seeded || record.blocks.length + record.granting.length > 0) return;
   if (peer.disk.peer.blocks.length > 0 || record.heir !== undefined || isGone(world, peer)) return;
+  if (!mayLoseFounding(world, peer)) return;
   world.counters.count('recordDeleted');
   world.note(`record of ${peer.name} deleted`);
-  world.registry.remove(peer.name);
+  world.registry.loseByHand(peer.name);
 }
 
 export function heal(world: World, peer: SimPeer): void {

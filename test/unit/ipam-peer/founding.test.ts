@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { formatCidr, parseCidr } from '#ipam-peer/cidr.ts';
 import type { InUse } from '#ipam-peer/events.ts';
 import { parseAddress } from '#ipam-peer/address.ts';
+import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { Bench, cidr, cidrs, type Hand } from './harness.ts';
 
@@ -167,4 +168,58 @@ test('a founder takes its range although its record was deleted and made again b
   bench.settle(400_000);
   expect(one.blocks()).toEqual(['10.32.0.0/12']);
   expect(one.allocate('pod').lease?.addresses).toEqual(['10.32.0.2']);
+});
+
+describe('a founder whose record is deleted by hand while its founding is on its way', () => {
+  /** The write that makes it the founder arrives when its record was deleted and made again already. */
+  function lost(): { readonly bench: Bench; readonly one: Hand } {
+    const bench = new Bench();
+    const one = bench.peer('n1');
+    one.holding = (request) => request.kind === 'update' && request.record === 'universe';
+    one.start();
+    bench.settle();
+    bench.registry.remove('n1.x');
+    bench.settle(60_000);
+    const [late] = one.held;
+    if (late === undefined) throw new Error('no write of the founder');
+    bench.registry.execute(late);
+    const uid = bench.registry.peers.get('n1.x')?.stored.uid;
+    expect(bench.registry.universe?.record.founder).toMatchObject({ name: 'n1.x' });
+    expect(bench.registry.universe?.record.founder?.uid).not.toBe(uid);
+    return { bench, one };
+  }
+
+  test('takes the range all the same', () => {
+    const { bench, one } = lost();
+    one.holding = () => false;
+    const two = bench.peer('n2').start();
+    bench.settle(60_000);
+    expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+    expect(bench.record('n1').was).toEqual([bench.registry.universe?.record.founder?.uid]);
+    const universe = bench.registry.universe?.record;
+    expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
+    expect(one.sim.disk.peer.founding).toEqual([]);
+  });
+
+  test('takes nothing where anybody has space', () => {
+    const { bench, one } = lost();
+    one.sim.crash();
+    bench.peer('n2').start();
+    bench.settle(20_000);
+    bench.edit('n2', { blocks: [{ cidr: cidr('10.40.0.0/14') }] });
+    one.holding = () => false;
+    one.start();
+    bench.settle(60_000);
+    expect(bench.record('n1')).toMatchObject({ seeded: false });
+    expect(one.blocks().includes('10.32.0.0/13')).toBe(false);
+  });
+
+  test('takes nothing when its disk does not tell that it was the founder', () => {
+    const { bench, one } = lost();
+    one.holding = () => false;
+    one.sim.loseDisk();
+    one.start();
+    bench.settle(600_000);
+    expect(one.blocks()).toEqual([]);
+  });
 });
