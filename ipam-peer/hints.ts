@@ -33,6 +33,8 @@ function hintOfOwn(state: State, stored: StoredRecord | undefined): void {
   // Its disk was lost: it is no mere observer.
   if (known === undefined && stored !== undefined && state.config.joinOnUse) state.ownChanged = true;
   if (known === undefined || stored?.version === known.stored.version) return;
+  // Who deletes records may have put another Universe in the place of theirs.
+  if (stored?.uid !== known.stored.uid) state.universeTrack.stale = true;
   const parsed = parsePeer(stored?.value);
   if (stored === undefined || !parsed.ok || stored.uid !== known.stored.uid || parsed.record.seq >= known.record.seq) {
     state.ownChanged = true;

@@ -25,8 +25,8 @@ export function hintOfUniverse(state: State, stored: StoredRecord | undefined, n
 export function isUniverseDue(state: State, nowMs: number): boolean {
   const { stale, ended, remakeMs } = state.universeTrack;
   const known = state.universe?.record.founder !== undefined;
-  // The last two: with the own record the Universe may have changed, and hints get lost.
-  return !known || stale || (ended ?? remakeMs) !== undefined || state.ownChanged || nowMs >= state.nextListMs;
+  // With each list too: hints get lost.
+  return !known || stale || (ended ?? remakeMs) !== undefined || nowMs >= state.nextListMs;
 }
 
 /** Takes in the Universe as read or written; false when it cannot be understood. */
