@@ -169,6 +169,8 @@ export function checkSettled(world: World): void {
   const problems: string[] = [];
   if (world.restoring) problems.push('not every record was written back');
   if (world.registry.counted?.founder === undefined) problems.push('nobody founded the universe');
+  if (world.registry.isUniverseGone && world.registry.remade?.record.founder === undefined)
+    problems.push('nobody made the universe again');
   for (const peer of world.peers) if (!peer.retired) problems.push(...unsettled(world, peer));
   for (const { stored, record } of world.registry.peers.values()) {
     if (!world.registry.goneNodes.has(record.node.uid)) continue;

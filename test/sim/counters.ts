@@ -46,6 +46,7 @@ export type FaultName =
   | 'heal'
   | 'recordDeleted'
   | 'recordLost'
+  | 'universeDeleted'
   | 'registryRestored'
   | 'nodeDeleted'
   | 'nodeDeletedAlive'

@@ -62,7 +62,7 @@ export function reply(world: World, peer: SimPeer, epoch: number, id: number, an
 }
 
 export function tellAll(world: World, change: Change): void {
-  if (change.record !== 'peer') return;
+  if (change.record === 'session') return;
   for (const peer of world.peers) tell(world, peer, change);
   for (const twin of world.twins) tell(world, twin, change);
 }
@@ -87,6 +87,10 @@ export function tell(world: World, peer: SimPeer, change: Change): void {
 
 export function hint(world: World, peer: SimPeer, change: Change): void {
   if (!peer.reachable) return;
+  if (change.record === 'universe') {
+    world.feed(peer, { kind: 'universe', ...(change.stored && { record: change.stored }) });
+    return;
+  }
   world.feed(peer, { kind: 'hint', name: change.name, ...(change.stored && { record: change.stored }) });
 }
 

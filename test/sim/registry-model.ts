@@ -43,7 +43,11 @@ export class RegistryModel {
   readonly goneNodes: Set<string> = new Set<string>();
   /** When each session was last written, by the world's clock. */
   readonly renewedMs: Map<string, readonly number[]> = new Map<string, readonly number[]>();
+  /** As it was founded: by this it is checked who owns what. */
   universe: Known<UniverseRecord> | undefined;
+  /** A person deleted it; and what the peers have made in its place. */
+  isUniverseGone = false;
+  remade: Known<UniverseRecord> | undefined;
   /** Names of the records that were written since the world was last checked. */
   readonly changedPeers: Set<string> = new Set<string>();
   /** Counts the writes. */
@@ -144,6 +148,14 @@ export class RegistryModel {
     return this.#unfounded?.record;
   }
 
+  /** The same of the Universe. */
+  removeUniverse(): void {
+    this.revision++;
+    this.isUniverseGone = true;
+    this.remade = undefined;
+    this.#changed({ record: 'universe', name: this.universe?.stored.name ?? '', stored: undefined });
+  }
+
   /** `weft peers remove` marks the session; in Kubernetes the Node object goes. */
   deleteNode(name: string, uid: string, mark: boolean): void {
     this.revision++;
@@ -187,7 +199,8 @@ export class RegistryModel {
   #stored(record: RecordKind, name: string): StoredRecord | undefined {
     if (record === 'peer') return this.peers.get(name)?.stored;
     if (record === 'session') return this.sessions.get(name);
-    return this.universe?.stored.name === name ? this.universe.stored : undefined;
+    const universe = this.isUniverseGone ? this.remade : this.universe;
+    return universe?.stored.name === name ? universe.stored : undefined;
   }
 
   #write(record: RecordKind, name: string, uid: string, value: unknown): Answer {
@@ -224,11 +237,13 @@ export class RegistryModel {
       this.breaches.push(`malformed Universe written: ${parsed.reason}`);
       return;
     }
-    const before = this.universe?.record.founder;
+    const before = (this.isUniverseGone ? this.remade : this.universe)?.record.founder;
     const after = parsed.record.founder;
     if (before !== undefined && before.uid !== after?.uid) this.breaches.push('founder changed after it was written');
     if (before === undefined && after !== undefined) this.#counters.count('found');
-    this.universe = { stored, record: parsed.record };
+    const known = { stored, record: parsed.record };
+    if (this.isUniverseGone) this.remade = known;
+    else this.universe = known;
   }
 
   #writePeer(stored: StoredRecord): void {

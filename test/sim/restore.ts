@@ -63,12 +63,25 @@ export function loseRecord(world: World, peer: SimPeer): void {
     !mayLoseFounding(world, peer)
   )
     return;
+  // With the Universe gone too, a peer without a disk cannot know that there ever was a network.
+  if (world.registry.isUniverseGone && world.registry.remade?.record.founder === undefined) return;
   world.counters.count('recordLost');
   world.note(`record of ${peer.name} deleted by hand`);
   world.restoring = true;
   world.backup = undefined;
   world.backups.clear();
   world.registry.loseByHand(peer.name);
+}
+
+/** A person deletes the Universe, or the one that was made in its place. Not before its range is in somebody's record. */
+export function loseUniverse(world: World): void {
+  const { registry, counters } = world;
+  const founder = registry.universe?.record.founder;
+  if (founder === undefined || registry.peers.get(founder.name)?.record.seeded === false) return;
+  if (registry.isUniverseGone && registry.remade === undefined) return;
+  counters.count('universeDeleted');
+  world.note('the Universe is deleted by hand');
+  registry.removeUniverse();
 }
 
 /** True once every living peer has written its record back. */

@@ -4,7 +4,7 @@ import { crash } from './crash.ts';
 import { isGone } from './gone.ts';
 import { hintAll } from './network.ts';
 import type { SimPeer } from './peer.ts';
-import { loseRecord, mayLoseFounding, restoreBackup, takeBackup } from './restore.ts';
+import { loseRecord, loseUniverse, mayLoseFounding, restoreBackup, takeBackup } from './restore.ts';
 import { noFaults } from './scenario.ts';
 import { changeAddress, copyMachine, nameTwice, unplug } from './twins.ts';
 import type { World } from './world.ts';
@@ -73,6 +73,11 @@ const moods: Readonly<Record<World['scenario']['mood'], Mood>> = {
   registry: { crashes: 0.02, cutOffs: 0.01, grave: [restoreBackup, restoreBackup, restoreBackup, loseRecord] },
   disks: { crashes: 0.1, cutOffs: 0.15, grave: [rollBackDisk] },
   records: { crashes: 0.5, cutOffs: 0.15, grave: [deleteIdle] },
+  universe: {
+    crashes: 0.25,
+    cutOffs: 0.1,
+    grave: [loseUniverse, loseUniverse, loseUniverse, deleteNode, rollBackDisk, loseRecord],
+  },
 };
 
 /** Now and then the disks and the registry are copied. */
