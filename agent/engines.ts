@@ -32,10 +32,11 @@ export async function openRegistry(config: Config, log: Logger): Promise<Registr
 
 /** `signal` ends the wait for the API server on a node that has no identity yet. */
 export async function openDiscovery(config: Config, log: Logger, signal: AbortSignal): Promise<Discovery> {
-  const { nodeName, nodes, stateDir } = config;
+  const { nodeName, nodes, stateDir, takeOverAfterMs } = config;
   if (config.discovery === 'kubernetes') {
     const { startKubernetesDiscovery } = await import('#agent/discovery/kubernetes.ts');
-    return startKubernetesDiscovery({ nodeName, stateDir, ...apiOf(config), signal, log });
+    const lookEveryMs = takeOverAfterMs / 2;
+    return startKubernetesDiscovery({ nodeName, stateDir, ...apiOf(config), lookEveryMs, signal, log });
   }
   const { startStaticDiscovery } = await import('#agent/discovery/static.ts');
   return startStaticDiscovery({ nodeName, nodes, stateDir, log });

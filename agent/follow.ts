@@ -58,23 +58,24 @@ export function follow(
     handled = undefined;
     if (!ending.signal.aborted) log.error({ err: toWeftError(error) }, 'the kernel does not follow; trying again');
   });
-  const tellNodes = (): void => {
-    const uids = discovery.nodeUids?.();
-    if (uids !== undefined) ipam.setNodes(uids);
+  const tellGone = (): void => {
+    const uids = discovery.goneUids?.();
+    if (uids !== undefined) ipam.setGone(uids);
   };
   const stops = [
     ipam.onChange(onChange),
     discovery.onChange(() => {
       ipam.setUnderlay(underlayOf(discovery, underlay));
-      tellNodes();
+      tellGone();
       onChange();
     }),
+    discovery.attend?.(ipam) ?? (() => undefined),
   ];
   const timer = setInterval(onChange, config.resyncMs);
   timer.unref();
   const early = setInterval(() => (announce.done() ? clearInterval(early) : onChange()), earlyMs);
   early.unref();
-  tellNodes();
+  tellGone();
   onChange();
   return () => {
     ending.abort();

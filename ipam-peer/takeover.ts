@@ -50,16 +50,30 @@ function weight(dead: string, heir: string): number {
   return (hash ^ (hash >>> 13)) >>> 0;
 }
 
-/** How long this peer lets others go first: nothing for the first three, one step more for each further three. */
-function turnMs(state: State, dead: string, gone: ReadonlySet<string>): number {
+/** Heirs try three at a time: how many threes come before this peer, at most `limit`. Who is gone, or has an heir itself, is none. */
+function turnOf(state: State, dead: string, gone: { has(name: string): boolean }, limit: number): number {
   const { config, peers } = state;
   const own = weight(dead, config.self);
   let before = 0;
-  for (const name of peers.keys()) {
-    if (name !== dead && name !== config.self && !gone.has(name) && weight(dead, name) < own) before++;
+  for (const [name, { record }] of peers) {
+    if (name === dead || name === config.self || gone.has(name) || record.heir !== undefined) continue;
+    if (weight(dead, name) < own && ++before >= 3 * limit) return limit;
   }
-  const turn = Math.floor(before / 3);
-  return turn === 0 ? 0 : Math.max(config.takeOverAfterMs, config.sessionTermMs) + turn * config.takeOverStepMs;
+  return Math.floor(before / 3);
+}
+
+/** How long this peer lets others go first: nothing for the first three, one step more for each further three. */
+function turnMs(state: State, dead: string, gone: ReadonlySet<string>): number {
+  const { takeOverAfterMs, sessionTermMs, takeOverStepMs } = state.config;
+  const turn = turnOf(state, dead, gone, Infinity);
+  return turn === 0 ? 0 : Math.max(takeOverAfterMs, sessionTermMs) + turn * takeOverStepMs;
+}
+
+/** Peers that nobody takes over and for which this one is in the first `turns` threes of heirs: it watches over their nodes. */
+export function wardsOf(state: State, turns: number): readonly Known<PeerRecord>[] {
+  return [...state.peers.values()].filter(
+    ({ stored: { name } }) => needsHeir(state, name) && turnOf(state, name, state.gone, turns) < turns,
+  );
 }
 
 /** When the first dead peer is to be looked at. */

@@ -11,12 +11,31 @@ export interface NodeIdentity {
   readonly machineId?: string;
 }
 
+/** What a peer's record says of its node. */
+export interface PeerNode {
+  readonly name: string;
+  readonly uid: string;
+  readonly underlay: readonly string[];
+  /** Another peer takes its space over, which none does while the node is there. */
+  readonly takenOver: boolean;
+}
+
+export interface PeerNodes {
+  /** Nodes of all other peers. */
+  peerNodes(): readonly PeerNode[];
+  /** Those whose space this node would be among the first 3 × `turns` to take over: it notices when they are gone. */
+  wards(turns: number): readonly PeerNode[];
+  onChange(listener: () => void): () => void;
+}
+
 export interface Discovery {
   readonly self: NodeIdentity;
   /** Every known node, self included. */
   nodes(): readonly NodeIdentity[];
-  /** The uids of all nodes that exist; undefined while no whole list was read, or where nobody lists them. */
-  nodeUids?(): ReadonlySet<string> | undefined;
+  /** The uids of nodes that were looked for and are gone; where nobody can tell there is none. */
+  goneUids?(): ReadonlySet<string>;
+  /** Looks for the nodes of these peers from now on, as far as it has not heard of them; returns how to stop. */
+  attend?(peers: PeerNodes): () => void;
   /** Whether this very node (name and uid) exists, read from the source. Throws WeftError('registry') when nobody answers. */
   nodeExists?(node: { readonly name: string; readonly uid: string }, signal: AbortSignal): Promise<boolean>;
   /** Called after each change; returns the way to stop it. */

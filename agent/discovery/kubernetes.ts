@@ -1,12 +1,13 @@
-// Discovery from Node objects. The own identity (uid, addresses) is also kept on disk, so that an agent starts while the API
-// server is away; the others follow by watch. Of each Node only name, uid and InternalIPs are kept, and listeners hear of a
-// change in those only: kubelets write their Node every few minutes.
+// Discovery from Node objects. The own Node is watched, and its identity (uid, addresses) also kept on disk, so that an agent starts
+// while the API server is away. The others are listed once; afterwards one is read when a peer's record asks for it (node-looks.ts),
+// because a watch on all of them would tell every agent of every kubelet's heartbeat.
 
 import { join } from 'node:path';
-import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Discovery, NodeIdentity } from '#agent/discovery/discovery.ts';
+import { createDirectory, type Directory, identityOf, sameIdentity } from '#agent/discovery/node-directory.ts';
+import { attendPeers, listNodes, nodeExists, nodesPath } from '#agent/discovery/node-looks.ts';
 import { readIfThere, writeDurably } from '#agent/discovery/durable-file.ts';
 import { WeftError } from '#agent/errors.ts';
 import { openKubeApi, type KubeApi } from '#agent/kubernetes/api.ts';
@@ -22,12 +23,14 @@ export interface KubernetesDiscoveryOptions {
   readonly apiServer?: string;
   /** A client to share; closed by who made it. */
   readonly api?: KubeApi;
+  /** Pause between two looks whether the nodes whose space this one would take over are still there. */
+  readonly lookEveryMs?: number;
   /** Ends the wait for a first identity. */
   readonly signal?: AbortSignal;
   readonly log: Pick<Logger, 'info' | 'warn' | 'error'>;
 }
 
-const nodesPath = '/api/v1/nodes';
+const lookEveryMs = 150_000;
 const retryStartMs = 500;
 const retryLimitMs = 15_000;
 /** How long a start waits for the first list of nodes, when the API server answers at all. */
@@ -47,45 +50,30 @@ export async function startKubernetesDiscovery(options: KubernetesDiscoveryOptio
   try {
     const path = join(options.stateDir, 'node-identity.json');
     const { self, answered } = await findSelf(api, path, options);
-    const directory = createDirectory(self, path, options.log);
-    const listed = Promise.withResolvers<void>();
-    let complete = false;
-    const onListed = (): void => {
-      complete = true;
-      listed.resolve();
-    };
-    const following = follow(api, directory, onListed, options.log, life.signal);
-    following.catch((error: unknown) => options.log.error({ err: error }, 'discovery ended'));
-    if (answered) await Promise.race([listed.promise, sleep(firstListMs, undefined, { ref: false })]);
+    const keep = async (identity: NodeIdentity): Promise<void> => await writeIdentity(path, identity);
+    const directory = createDirectory(self, keep, options.log);
+    const listing = listOnce(api, directory, life.signal);
+    const working = Promise.all([followSelf(api, directory, options.log, life.signal), listing]);
+    working.catch((error: unknown) => options.log.error({ err: error }, 'discovery ended'));
+    if (answered) await Promise.race([listing, sleep(firstListMs, undefined, { ref: false })]);
     return {
       get self() {
         return directory.self();
       },
       nodes: directory.nodes,
-      nodeUids: () => (complete ? new Set(directory.nodes().map((node) => node.nodeUid)) : undefined),
+      goneUids: directory.gone,
+      attend: (peers) => attendPeers(peers, { api, directory, lookEveryMs: options.lookEveryMs ?? lookEveryMs }),
       nodeExists: async (node, signal) => await nodeExists(api, node, signal),
       onChange: directory.onChange,
       close: async () => {
         await close();
-        await following;
+        await working;
       },
     };
   } catch (error) {
     await close();
     throw error;
   }
-}
-
-async function nodeExists(
-  api: KubeApi,
-  { name, uid }: { readonly name: string; readonly uid: string },
-  signal: AbortSignal,
-): Promise<boolean> {
-  // Without resourceVersion: a linearizable read.
-  const answer = await api.call({ method: 'GET', path: `${nodesPath}/${name}` }, signal);
-  if (answer.status === 404) return false;
-  if (answer.status !== 200) throw failure(`reading Node ${name}`, answer);
-  return (answer.body as KubeObject).metadata.uid === uid;
 }
 
 async function findSelf(
@@ -103,7 +91,7 @@ async function findSelf(
       if (kept !== undefined && kept.nodeUid !== self.nodeUid) {
         log.warn({ was: kept.nodeUid, is: self.nodeUid }, 'this node was registered anew: it has a new identity');
       }
-      if (!sameIdentity(kept, self)) await writeIdentity(path, self);
+      if (kept === undefined || !sameIdentity(kept, self)) await writeIdentity(path, self);
       return { self, answered: true };
     } catch (error) {
       if (signal.aborted || !(error instanceof WeftError) || error.kind !== 'registry') throw error;
@@ -122,109 +110,41 @@ async function findSelf(
   }
 }
 
-interface Directory {
-  readonly self: () => NodeIdentity;
-  readonly nodes: () => readonly NodeIdentity[];
-  readonly onChange: (listener: () => void) => () => void;
-  /** One Node as it is now; undefined: gone. */
-  readonly put: (name: string, node: NodeIdentity | undefined) => void;
-  readonly names: () => readonly string[];
-  /** Tells listeners if something has changed since the last call. */
-  readonly flush: () => void;
-}
-
-function createDirectory(initial: NodeIdentity, path: string, log: Pick<Logger, 'warn' | 'error'>): Directory {
-  let self = initial;
-  const nodes = new Map<string, NodeIdentity>([[initial.nodeName, initial]]);
-  const listeners = new Set<() => void>();
-  let changed = false;
-  let snapshot: readonly NodeIdentity[] | undefined;
-
-  const putSelf = (node: NodeIdentity | undefined): void => {
-    if (node === undefined || node.nodeUid !== self.nodeUid) {
-      // Who owns space goes by uid: this process keeps the identity that it started with, and is no known node any more.
-      log.error({ uid: self.nodeUid, now: node?.nodeUid ?? 'none' }, 'the Node that this agent stands for is gone');
-      return;
-    }
-    self = node;
-    writeIdentity(path, node).catch((error: unknown) => log.warn({ err: error }, 'cannot keep this node’s identity'));
-  };
-
-  return {
-    self: () => self,
-    nodes: () => (snapshot ??= [...nodes.values()]),
-    onChange: (listener) => {
-      listeners.add(listener);
-      return () => listeners.delete(listener);
-    },
-    put: (name, node) => {
-      if (sameIdentity(nodes.get(name), node)) return;
-      changed = true;
-      snapshot = undefined;
-      if (node === undefined) nodes.delete(name);
-      else nodes.set(name, node);
-      if (name === self.nodeName) putSelf(node);
-    },
-    names: () => [...nodes.keys()],
-    flush: () => {
-      if (!changed) return;
-      changed = false;
-      for (const listener of listeners) listener();
-    },
-  };
-}
-
-async function follow(
+async function followSelf(
   api: KubeApi,
   directory: Directory,
-  onListed: () => void,
   log: Pick<Logger, 'info' | 'warn'>,
   signal: AbortSignal,
 ): Promise<void> {
+  const { nodeName, nodeUid } = directory.self();
   let trouble = false;
   const onTrouble = (error: Error): void => {
     if (!trouble) log.warn({ reason: error.message }, 'nodes are not followed: the API server does not answer');
     trouble = true;
   };
-  for await (const event of followCollection(api, nodesPath, {}, onTrouble, signal)) {
+  const only = { fieldSelector: `metadata.name=${nodeName}` };
+  for await (const event of followCollection(api, nodesPath, only, onTrouble, signal)) {
     if (trouble) log.info({}, 'nodes are followed again');
     trouble = false;
-    if (event.kind === 'listed') {
-      const listed = event.objects.map((object) => identityOf(object));
-      const existing = new Set(listed.map((node) => node.nodeName));
-      for (const name of directory.names()) if (!existing.has(name)) directory.put(name, undefined);
-      for (const node of listed) directory.put(node.nodeName, node);
-      onListed();
-    } else {
-      const node = identityOf(event.object);
-      directory.put(node.nodeName, event.kind === 'deleted' ? undefined : node);
-    }
+    const [object] = event.kind === 'listed' ? event.objects : event.kind === 'changed' ? [event.object] : [];
+    if (object === undefined) directory.lose({ name: nodeName, uid: nodeUid });
+    else directory.put(identityOf(object));
     directory.flush();
   }
 }
 
-function identityOf(object: KubeObject): NodeIdentity {
-  const { status } = object as {
-    readonly status?: {
-      readonly addresses?: readonly { readonly type: string; readonly address: string }[];
-      readonly nodeInfo?: { readonly machineID?: string };
-    };
-  };
-  const internal = (status?.addresses ?? []).filter(
-    ({ type, address }) => type === 'InternalIP' && isIP(address) !== 0,
-  );
-  const machineId = status?.nodeInfo?.machineID;
-  return {
-    nodeName: object.metadata.name,
-    nodeUid: object.metadata.uid,
-    underlayAddresses: internal.map(({ address }) => address),
-    ...(machineId === undefined || machineId === '' ? {} : { machineId }),
-  };
-}
-
-function sameIdentity(a: NodeIdentity | undefined, b: NodeIdentity | undefined): boolean {
-  if (a === undefined || b === undefined) return a === b;
-  return a.nodeUid === b.nodeUid && a.underlayAddresses.join() === b.underlayAddresses.join();
+/** Resolves when every node was listed once, or when the signal aborts. */
+async function listOnce(api: KubeApi, directory: Directory, signal: AbortSignal): Promise<void> {
+  for (let attempt = 0; !signal.aborted; attempt += 1) {
+    try {
+      return await listNodes(api, directory, signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!(error instanceof WeftError)) throw error;
+    }
+    const waitMs = Math.min(retryLimitMs, retryStartMs * 2 ** Math.min(attempt, 10));
+    await sleep(waitMs * (0.5 + Math.random()), undefined, { signal, ref: false }).catch(() => undefined);
+  }
 }
 
 async function writeIdentity(path: string, identity: NodeIdentity): Promise<void> {

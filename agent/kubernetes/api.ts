@@ -16,6 +16,8 @@ export interface KubeRequest {
   readonly body?: unknown;
   /** `application/json` unless a patch says otherwise. */
   readonly contentType?: string;
+  /** `application/json` unless only a part is wanted. */
+  readonly accept?: string;
 }
 
 export interface KubeAnswer {
@@ -165,7 +167,7 @@ function open(
     signal,
     headers: {
       ...credentials.headers,
-      Accept: 'application/json',
+      Accept: call.accept ?? 'application/json',
       'User-Agent': 'weft',
       ...(payload !== undefined && {
         'Content-Type': call.contentType ?? 'application/json',

@@ -1,12 +1,14 @@
 // Drives the pure core: feeds it events one at a time and executes the effects of each, in order, before the next. `persist`
 // is a synchronous commit, so whatever follows it really comes after it; registry requests are sent and their answers come back
 // as events. When a commit fails, nothing after it happens: the core is made anew from what is durable, as after a crash.
+import type { PeerNode } from '#agent/discovery/discovery.ts';
 import { WeftError, toWeftError } from '#agent/errors.ts';
 import type { Registry, WatchEvent } from '#agent/registry/registry.ts';
 import type { Config, CoreEvent, Effect, InUse, Lease, LogLevel, Refusal, Stamp } from '#ipam-peer/events.ts';
-import type { RecordRef } from '#ipam-peer/records.ts';
-import { restore, type State } from '#ipam-peer/state.ts';
+import type { PeerRecord, RecordRef } from '#ipam-peer/records.ts';
+import { restore, type Known, type State } from '#ipam-peer/state.ts';
 import { step } from '#ipam-peer/step.ts';
+import { wardsOf } from '#ipam-peer/takeover.ts';
 import { ask, type RegistryEffect } from './ask.ts';
 import type { Store } from './store.ts';
 
@@ -46,7 +48,9 @@ export interface Driver {
   expect(ticket: number, settle: (outcome: Outcome) => void): void;
   onChange(listener: () => void): () => void;
   /** The uids of all nodes that exist. */
-  setNodes(uids: ReadonlySet<string>): void;
+  setGone(uids: ReadonlySet<string>): void;
+  peerNodes(): readonly PeerNode[];
+  wards(turns: number): readonly PeerNode[];
   /** Starts cycles and watching. */
   start(): void;
   close(): Promise<void>;
@@ -68,7 +72,7 @@ class LiveDriver implements Driver {
   #changed = false;
   #notifiedMs = -Infinity;
   #freed: Lease | undefined;
-  #nodes: ReadonlySet<string> | undefined;
+  #goneUids: ReadonlySet<string> = new Set();
   #gone = '';
   /** Answers to requests of an earlier core are not for this one. */
   #epoch = 0;
@@ -224,14 +228,22 @@ class LiveDriver implements Driver {
     for (const listener of this.#listeners) listener();
   }
 
-  setNodes(uids: ReadonlySet<string>): void {
-    this.#nodes = uids;
+  setGone(uids: ReadonlySet<string>): void {
+    this.#goneUids = new Set(uids);
     this.#tellGone();
+  }
+
+  peerNodes(): readonly PeerNode[] {
+    return [...this.state.peers.values()].map(nodeOf);
+  }
+
+  wards(turns: number): readonly PeerNode[] {
+    return wardsOf(this.state, turns).map(nodeOf);
   }
 
   /** Tells the core whose nodes seem to be gone, when that has changed. */
   #tellGone(): void {
-    const gone = goneOf(this.state, this.#nodes);
+    const gone = goneOf(this.state, this.#goneUids);
     const text = gone.join(' ');
     if (text === this.#gone) return;
     this.#gone = text;
@@ -337,13 +349,17 @@ class LiveDriver implements Driver {
 }
 
 /** Names of the records whose nodes are not in the list, or that a person has declared gone. */
-function goneOf(state: State, nodes: ReadonlySet<string> | undefined): readonly string[] {
+function goneOf(state: State, uids: ReadonlySet<string>): readonly string[] {
   const gone: string[] = [];
   for (const [name, { record }] of state.peers) {
-    if (record.removed === true || nodes?.has(record.node.uid) === false) gone.push(name);
+    if (record.removed === true || uids.has(record.node.uid)) gone.push(name);
   }
-  if (nodes?.has(state.config.node.uid) === false) gone.push(state.config.self);
+  if (uids.has(state.config.node.uid)) gone.push(state.config.self);
   return gone;
+}
+
+function nodeOf({ record }: Known<PeerRecord>): PeerNode {
+  return { ...record.node, underlay: record.underlay, takenOver: record.heir !== undefined };
 }
 
 const reloadPauseMs = 1000;

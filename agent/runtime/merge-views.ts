@@ -1,10 +1,18 @@
 // One view of all pools: the datapath wants each node once, with whatever blocks it owns, and every range that is somebody's. Counts
 // and readiness stay the default pool's.
+import type { PeerNode } from '#agent/discovery/discovery.ts';
 import { parseAddress } from '#ipam-peer/address.ts';
 import { compareCidr, parseCidr } from '#ipam-peer/cidr.ts';
 import { defaultUniverse } from '#ipam-peer/records.ts';
 import type { IpamView, PeerView, PoolView } from './ipam.ts';
 import { basePeerName } from './start.ts';
+
+/** A node has a record in each pool that it takes part in, and is told once. */
+export function mergeNodes(nodes: readonly PeerNode[]): readonly PeerNode[] {
+  const merged = new Map<string, PeerNode>();
+  for (const node of nodes) if (merged.get(node.uid)?.takenOver !== true) merged.set(node.uid, node);
+  return [...merged.values()];
+}
 
 export interface FurtherPool {
   readonly name: string;

@@ -16,7 +16,7 @@ import type { InUse } from '#ipam-peer/events.ts';
 import { defaultUniverse, formatUniverse, parseUniverse } from '#ipam-peer/records.ts';
 import type { Log } from './driver.ts';
 import type { AttachmentKey, IpamView, Lease, LeaseRequest } from './ipam.ts';
-import { mergeViews } from './merge-views.ts';
+import { mergeNodes, mergeViews } from './merge-views.ts';
 import type { RunningIpam } from './start.ts';
 
 /** A pool to be opened. */
@@ -68,7 +68,9 @@ export async function openPools(options: PoolsOptions): Promise<RunningIpam> {
     onChange: (listener) => pools.onChange(listener),
     whenReady: async (signal) => await pools.whenReady(signal),
     setUnderlay: (addresses) => pools.all().forEach((pool) => pool.setUnderlay(addresses)),
-    setNodes: (uids) => pools.setNodes(uids),
+    setGone: (uids) => pools.setGone(uids),
+    peerNodes: () => mergeNodes(pools.all().flatMap((pool) => pool.peerNodes())),
+    wards: (turns) => mergeNodes(pools.all().flatMap((pool) => pool.wards(turns))),
     close: async () => await pools.close(),
   };
 }
@@ -86,7 +88,7 @@ class Pools {
   #following: Promise<void> = Promise.resolve();
   #declaring: Promise<void> = Promise.resolve();
   #main: RunningIpam | undefined;
-  #nodes: ReadonlySet<string> | undefined;
+  #gone: ReadonlySet<string> = new Set();
 
   constructor(options: PoolsOptions) {
     this.#options = options;
@@ -101,9 +103,9 @@ class Pools {
     return [...this.#running.values()];
   }
 
-  setNodes(uids: ReadonlySet<string>): void {
-    this.#nodes = uids;
-    for (const pool of this.all()) pool.setNodes(uids);
+  setGone(uids: ReadonlySet<string>): void {
+    this.#gone = uids;
+    for (const pool of this.all()) pool.setGone(uids);
   }
 
   holder(key: AttachmentKey): RunningIpam | undefined {
@@ -276,7 +278,7 @@ class Pools {
       others: () => (name === defaultUniverse ? [] : this.#othersThan(name)),
       mine: async (leases, signal) => await this.#mine(name, leases, signal),
     });
-    if (this.#nodes !== undefined) pool.setNodes(this.#nodes);
+    pool.setGone(this.#gone);
     pool.onChange(() => {
       this.#changed();
       if (name !== defaultUniverse && isOver(pool.view())) void this.#forget(name, pool);

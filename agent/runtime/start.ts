@@ -1,7 +1,7 @@
 // Starts IPAM for one node: opens the store, restores the core from it, and offers the `Ipam` that the rest of the agent sees.
 // A lease with a free address is one core step and one local commit; the registry is never in its way.
 import { hash, randomUUID } from 'node:crypto';
-import type { NodeIdentity } from '#agent/discovery/discovery.ts';
+import type { NodeIdentity, PeerNodes } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { families, type Family } from '#ipam-peer/address.ts';
@@ -69,11 +69,11 @@ type Told =
   | 'restMs'
   | 'allocateWaitMs';
 
-export interface RunningIpam extends Ipam {
+export interface RunningIpam extends Ipam, PeerNodes {
   /** Underlay addresses changed; the record follows. */
   setUnderlay(addresses: readonly string[]): void;
-  /** The uids of all nodes that exist, from a whole list; peers of others are taken over after a while. */
-  setNodes(uids: ReadonlySet<string>): void;
+  /** The uids of nodes that are gone; their peers are taken over after a while. */
+  setGone(uids: ReadonlySet<string>): void;
   close(): Promise<void>;
 }
 
@@ -183,7 +183,9 @@ function facade(driver: Driver): RunningIpam {
     onChange: (listener) => driver.onChange(listener),
     whenReady: async (signal) => await whenReady(driver, signal),
     setUnderlay: (addresses) => void driver.feed({ kind: 'underlay', addresses }),
-    setNodes: (uids) => driver.setNodes(uids),
+    setGone: (uids) => driver.setGone(uids),
+    peerNodes: () => driver.peerNodes(),
+    wards: (turns) => driver.wards(turns),
     close: async () => await driver.close(),
   };
 }

@@ -51,7 +51,9 @@ for (let index = 1; index <= nodes; index += 1) {
     ...(discovery.nodeExists && { nodeExists: discovery.nodeExists.bind(discovery) }),
     log,
   });
+  const stopAttending = discovery.attend?.(ipam);
   stack.defer(async () => {
+    stopAttending?.();
     await ipam.close();
     await registry.close();
     await discovery.close();

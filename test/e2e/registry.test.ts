@@ -4,12 +4,13 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { NodeIdentity, PeerNode } from '#agent/discovery/discovery.ts';
 import { startKubernetesDiscovery } from '#agent/discovery/kubernetes.ts';
 import { reportNetworkAvailable } from '#agent/discovery/node-condition.ts';
 import type { Registry, RegistryRecord, WatchEvent } from '#agent/registry/registry.ts';
 import { openKubernetesRegistry } from '#agent/registry/kubernetes/kubernetes-registry.ts';
 import { openKubeApi, type KubeApi } from '#agent/kubernetes/api.ts';
-import { listAll } from '#agent/kubernetes/list-watch.ts';
+import { listAll, type KubeObject } from '#agent/kubernetes/list-watch.ts';
 import { startApiServer, type ApiServer } from '#test/support/api-server.ts';
 import { registryContract, sampleValue, until } from '#test/support/registry-contract.ts';
 import { clusterPrograms } from './registry-programs.ts';
@@ -180,12 +181,18 @@ describe('the schema', () => {
 });
 
 describe('nodes', () => {
-  it('are discovered and followed, and the own one is told that its network is up', async () => {
+  it('are discovered, one as its peer asks for it, missed when they are gone; the own one is told that its network is up', async () => {
     await createNode('node1', '192.0.2.1');
     await createNode('node2', '192.0.2.2');
     const stateDir = join(server.directory, 'state');
     const kubeConfig = server.kubeConfig('weft');
-    const discovery = await startKubernetesDiscovery({ nodeName: 'node1', stateDir, kubeConfig, log: log as never });
+    const discovery = await startKubernetesDiscovery({
+      nodeName: 'node1',
+      stateDir,
+      kubeConfig,
+      lookEveryMs: 500,
+      log: log as never,
+    });
     expect(discovery.self.underlayAddresses).toEqual(['192.0.2.1']);
     const known = (): string =>
       discovery
@@ -194,10 +201,21 @@ describe('nodes', () => {
         .toSorted()
         .join();
     expect(known()).toBe('node1,node2');
-    await createNode('node3', '192.0.2.3');
+    const peerOf = ({ nodeName: name, nodeUid: uid, underlayAddresses: underlay }: NodeIdentity): PeerNode => {
+      return { name, uid, underlay, takenOver: false };
+    };
+    const second = discovery.nodes().filter(({ nodeName }) => nodeName === 'node2');
+    const node3 = { nodeName: 'node3', nodeUid: await createNode('node3', '192.0.2.3'), underlayAddresses: [] };
+    const stop = discovery.attend?.({
+      peerNodes: () => [...second, node3].map(peerOf),
+      wards: () => second.map(peerOf),
+      onChange: () => () => undefined,
+    });
     await until(() => known() === 'node1,node2,node3', 'node3', 5000);
     await server.kubectl(['delete', 'node', 'node2']);
     await until(() => known() === 'node1,node3', 'the deletion', 5000);
+    expect(discovery.goneUids?.()).toEqual(new Set(second.map(({ nodeUid }) => nodeUid)));
+    stop?.();
     await reportNetworkAvailable({ nodeName: 'node1', kubeConfig, log: log as never }, signal);
     const path = '{.status.conditions[?(@.type=="NetworkUnavailable")].reason}';
     const shown = await server.kubectl(['get', 'node', 'node1', '-o', `jsonpath=${path}`]);
@@ -261,11 +279,13 @@ async function applyUniverse(name: string): Promise<{ readonly code: number; rea
   return applied;
 }
 
-async function createNode(name: string, address: string): Promise<void> {
+/** Resolves to its uid. */
+async function createNode(name: string, address: string): Promise<string> {
   const status = { addresses: [{ type: 'InternalIP', address }] };
   const node = { apiVersion: 'v1', kind: 'Node', metadata: { name }, status };
   const made = await server.admin.call({ method: 'POST', path: '/api/v1/nodes', body: node }, signal);
   if (made.status !== 201) throw new Error(JSON.stringify(made.body));
+  return (made.body as KubeObject).metadata.uid;
 }
 
 function disposable(registry: Registry): Registry & AsyncDisposable {

@@ -33,7 +33,7 @@ export async function startCore(
   const quiet = (): void => undefined;
   const log = { trace: quiet, debug: quiet, info: quiet, warn: noted, error: noted } as never;
   const stateDir = join(server.directory, `state-${node}`);
-  const discovery = await startKubernetesDiscovery({ nodeName: node, stateDir, kubeConfig, log });
+  const discovery = await startKubernetesDiscovery({ nodeName: node, stateDir, kubeConfig, lookEveryMs: 2000, log });
   const registry = await openKubernetesRegistry({ namespace: 'weft', kubeConfig, log });
   const ipam = await startIpam({
     registry,
@@ -45,16 +45,18 @@ export async function startCore(
     log,
   });
   const tell = (): void => {
-    const uids = discovery.nodeUids?.();
-    if (uids !== undefined) ipam.setNodes(uids);
+    const uids = discovery.goneUids?.();
+    if (uids !== undefined) ipam.setGone(uids);
   };
   discovery.onChange(tell);
   tell();
+  const stopAttending = discovery.attend?.(ipam);
   await ipam.whenReady(AbortSignal.timeout(60_000));
   return {
     agent,
     ipam,
     stop: async () => {
+      stopAttending?.();
       await ipam.close();
       await registry.close();
       await discovery.close();

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { viasLimit } from '#ipam-peer/records.ts';
+import { wardsOf } from '#ipam-peer/takeover.ts';
 import type { RegistryRequest } from '#test/sim/registry-model.ts';
 import { peersOf } from '#ipam-peer/view.ts';
 import { Bench, cidrs, type Hand } from './harness.ts';
@@ -274,4 +275,31 @@ test('a block that is empty for an hour is given back to the holder of its buddy
   bench.settle(8_000_000);
   expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/23'], ['10.32.2.0/23']]);
   expectOwned(bench);
+});
+
+describe('who watches over a node', () => {
+  const watchers = (hands: readonly Hand[], name: string): number =>
+    hands.filter(({ sim }) => {
+      const wards = sim.state === undefined ? [] : wardsOf(sim.state, 1);
+      return wards.some(({ record }) => record.node.name === name);
+    }).length;
+
+  test('are the three who would take over first; others step in for those that are taken over themselves', () => {
+    const names = ['n1', 'n2', 'n3', 'n4', 'n5', 'n6'];
+    const { bench, hands } = cluster(names);
+    expect(names.map((name) => watchers(hands, name))).toEqual([3, 3, 3, 3, 3, 3]);
+    hand(hands, 1).sim.crash();
+    bench.deleteNode('n2');
+    bench.settle(longMs);
+    const alive = hands.filter((_, index) => index !== 1);
+    expect(names.map((name) => watchers(alive, name))).toEqual([3, 0, 3, 3, 3, 3]);
+  });
+
+  test('with more turns are more; with two peers the other', () => {
+    const { hands } = cluster(['n1', 'n2', 'n3', 'n4', 'n5']);
+    const states = hands.flatMap(({ sim }) => sim.state ?? []);
+    expect(states.map((state) => wardsOf(state, 2).length)).toEqual([4, 4, 4, 4, 4]);
+    const pair = cluster(['n1', 'n2']).hands.flatMap(({ sim }) => sim.state ?? []);
+    expect(pair.map((state) => wardsOf(state, 1).length)).toEqual([1, 1]);
+  });
 });
