@@ -1,7 +1,8 @@
 // What the admission policies cost in a large cluster: `node test/e2e/admission-cost.ts [COUNT]` makes COUNT Nodes and Peers (5,000)
 // on a real API server and prints the median time of an agent's writes: one that no policy compares, one that adds a block
-// (compared with each Peer), one that becomes an heir (compared with each Node). docs/security.md has the figures.
+// (compared with each Peer of the same part), one that becomes an heir (compared with each Node). docs/security.md has the figures.
 import type { KubeRequest } from '#agent/kubernetes/api.ts';
+import { peerLabels } from '#agent/registry/kubernetes/peer-labels.ts';
 import { addNode, addNodeAgent, done, type NodeAgent } from './support/node-agents.ts';
 import { startGuardedServer, policiesAct } from './support/privilege-world.ts';
 import { creation, peerOf, peers, refTo, stored, withSpec } from './support/weft-objects.ts';
@@ -50,7 +51,8 @@ for (let at = 0; at < count; at += batch) {
       const name = `${node}.${uid.slice(0, 8)}`;
       const cidr = `10.${64 + (index >> 10)}.${(index >> 2) & 255}.${(index & 3) * 64}/26`;
       const spec = { schema: 1, node: { name: node, uid }, seq: 1, blocks: [{ cidr }], underlay: ['192.0.2.1'] };
-      const body = { apiVersion: 'weft.network/v1alpha1', kind: 'Peer', metadata: { name }, spec };
+      const metadata = { name, labels: peerLabels(undefined, spec) };
+      const body = { apiVersion: 'weft.network/v1alpha1', kind: 'Peer', metadata, spec };
       await insist({ method: 'POST', path: peers, body });
     }),
   );

@@ -7,6 +7,7 @@ import { openKubernetesRegistry } from '#agent/registry/kubernetes/kubernetes-re
 import type { RegistryRecord } from '#agent/registry/registry.ts';
 import type { ApiServer } from '#test/support/api-server.ts';
 import { until } from './cluster/host.ts';
+import { type Attempt, blockAttempts, blocksOfEverySize } from './support/block-attempts.ts';
 import { done, type NodeAgent } from './support/node-agents.ts';
 import { snapshot, startPrivilegeWorld, type PrivilegeWorld } from './support/privilege-world.ts';
 import {
@@ -52,7 +53,7 @@ afterAll(async () => {
 });
 
 describe('with the token of node a, the API server refuses', () => {
-  it.each<readonly [what: string, by: string, request: () => Promise<KubeRequest>]>([
+  it.each<Attempt>([
     ['to become the heir of a living node', 'weft-takeover', async () => withSpec(b, { heir: refTo(await stored(a)) })],
     ['to name an heir for itself', 'heir', async () => withSpec(a, { heir: refTo(await stored(b)) })],
     [
@@ -111,26 +112,7 @@ describe('with the token of node a, the API server refuses', () => {
       'weft-peers',
       async () => withMetadata(a, { ownerReferences: [owner(b)] }),
     ],
-    [
-      'to take a block of another',
-      'weft-blocks',
-      async () => withSpec(a, { blocks: blocks('10.32.0.0/16', '10.33.0.0/24') }),
-    ],
-    [
-      'to take a range that holds another’s block',
-      'weft-blocks',
-      async () => withSpec(a, { blocks: blocks('10.32.0.0/15') }),
-    ],
-    [
-      'to take what was granted to another',
-      'weft-blocks',
-      async () => withSpec(a, { blocks: blocks('10.32.0.0/16', '10.33.128.0/17') }),
-    ],
-    [
-      'to take the space of a gone node without being its heir',
-      'weft-blocks',
-      async () => withSpec(a, { blocks: blocks('10.32.0.0/16', '10.34.0.0/16') }),
-    ],
+    ...blockAttempts(() => world),
     ['to delete another’s record', 'weft-peers', async () => removal(await stored(b))],
     ['to delete its own record', 'weft-peers', async () => removal(await stored(a))],
     ['to delete a gone node’s record without being its heir', 'weft-peers', async () => removal(await stored(gone))],
@@ -298,6 +280,14 @@ describe('a token that names no node', () => {
 });
 
 describe('what an agent needs is allowed', () => {
+  it('blocks of every size, with the labels that the agent gives them', async () => {
+    for (const list of [blocksOfEverySize(4), blocksOfEverySize(6)]) {
+      const own = (await stored(a)).spec['blocks'] as readonly object[];
+      await done(a.api, await withSpec(a, { blocks: [...own, ...blocks(...list)] }));
+      await done(a.api, await withSpec(a, { blocks: own }));
+    }
+  });
+
   it('a record and a session in each pool, and to found one', async () => {
     const blue = `${b.record}.pool-blue`;
     const made = (await done(b.api, creation(poolPeerOf(b, 'blue')))).body as Stored;
@@ -338,7 +328,7 @@ describe('what an agent needs is allowed', () => {
     const granting = [...((await stored(b)).spec['granting'] as readonly object[]), given];
     await change(b, { blocks: blocks('10.33.0.0/18'), granting });
     const via = { ...refTo(await stored(b)), id: 7 };
-    await allowed(a, () => withSpec(a, { blocks: [{ cidr: '10.32.0.0/16' }, { cidr: '10.33.64.0/18', via }] }));
+    await allowed(a, () => withSpec(a, { blocks: [{ cidr: '10.32.0.0/18' }, { cidr: '10.33.64.0/18', via }] }));
 
     await allowed(a, async () =>
       withSpec(gone, { heir: refTo(await stored(a)), seq: Number((await stored(gone)).spec['seq']) + 1 }),
@@ -348,7 +338,7 @@ describe('what an agent needs is allowed', () => {
       const dead = refTo(await stored(gone));
       return update(
         a,
-        { ...own.spec, blocks: [...(own.spec['blocks'] as readonly object[]), { cidr: '10.34.0.0/16', via: dead }] },
+        { ...own.spec, blocks: [...(own.spec['blocks'] as readonly object[]), { cidr: '10.34.0.0/18', via: dead }] },
         own,
       );
     });

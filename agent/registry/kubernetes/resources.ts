@@ -2,6 +2,7 @@
 // has no room for it: the value is an annotation, and what the Lease knows (holder, term) is filled in from it for kubectl.
 
 import type { KubeObject, ObjectMeta } from '#agent/kubernetes/list-watch.ts';
+import { peerLabels } from '#agent/registry/kubernetes/peer-labels.ts';
 import type { RecordKind, RegistryRecord, RecordValue } from '#agent/registry/registry.ts';
 
 /** What a write says about the object: with uid and resourceVersion it is a compare-and-swap; the rest must not get lost. */
@@ -38,7 +39,11 @@ function customResource(kind: RecordKind, objectKind: string, plural: string): R
     kind,
     path: `/apis/${apiVersion}/${plural}`,
     query: {},
-    objectOf: (metadata, spec) => ({ apiVersion, kind: objectKind, metadata, spec }),
+    objectOf: (meta, spec) => {
+      const { labels: kept, ...rest } = meta;
+      const labels = kind === 'peer' ? peerLabels(kept, spec) : kept;
+      return { apiVersion, kind: objectKind, metadata: { ...rest, ...(labels !== undefined && { labels }) }, spec };
+    },
     recordOf: (object) => {
       const { spec } = object as { readonly spec?: RecordValue };
       // An object made by hand may lack its spec: the reader of the record says what is wrong with it.

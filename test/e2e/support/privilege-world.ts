@@ -43,10 +43,8 @@ export interface PrivilegeWorld extends AsyncDisposable {
 /** An API server with everything of deploy/base that an agent's requests meet. */
 export async function startGuardedServer(): Promise<ApiServer> {
   const server = await startApiServer(await clusterPrograms());
-  const files = ['namespace.yaml', 'crd.yaml', 'rbac.yaml', 'admission.yaml'].flatMap((name) => [
-    '-f',
-    join(deploy, name),
-  ]);
+  const names = ['namespace.yaml', 'crd.yaml', 'rbac.yaml', 'admission.yaml', 'admission-blocks.yaml'];
+  const files = names.flatMap((name) => ['-f', join(deploy, name)]);
   const applied = await server.kubectl(['apply', ...files]);
   if (applied.code !== 0) throw new Error(applied.output);
   const crds = ['crd/peers.weft.network', 'crd/universes.weft.network'];
@@ -63,10 +61,10 @@ export async function startPrivilegeWorld(): Promise<PrivilegeWorld> {
   const stranger = await addStranger(server);
   await policiesAct(server, a, b);
   for (const agent of [a, b, gone, inherited]) await done(agent.api, creation(peerOf(agent)));
-  await give(a, '10.32.0.0/16');
-  await give(b, '10.33.0.0/16');
+  await give(a, '10.32.0.0/18');
+  await change(b, { blocks: blocks('10.33.0.0/16', '10.36.4.0/24', 'fd00:32:0:1234::/64') });
   await change(b, { granting: [{ id: 1, cidr: '10.33.128.0/17', to: refTo(await stored(gone)) }] });
-  await give(gone, '10.34.0.0/16');
+  await give(gone, '10.34.0.0/18');
   await give(inherited, '10.35.0.0/16');
   await done(b.api, creation(session(b), leases));
   await done(gone.api, creation(session(gone), leases));

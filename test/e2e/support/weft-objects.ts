@@ -1,5 +1,6 @@
 // Requests about Weft's objects as a test sends them: what a Peer looks like, and a whole object put back with one thing changed.
 import type { KubeRequest } from '#agent/kubernetes/api.ts';
+import { peerLabels } from '#agent/registry/kubernetes/peer-labels.ts';
 import { done, type NodeAgent } from './node-agents.ts';
 
 export const peers: string = '/apis/weft.network/v1alpha1/peers';
@@ -43,8 +44,15 @@ export async function withMetadata(agent: NodeAgent, metadata: object): Promise<
   };
 }
 
+/** With the labels that belong to such a record, as an agent writes it. */
 export function update(agent: NodeAgent, spec: object, now: Stored): KubeRequest {
-  return { method: 'PUT', path: `${peers}/${agent.record}`, body: { ...now, spec } };
+  return { method: 'PUT', path: `${peers}/${agent.record}`, body: labelled({ ...now, spec: { ...spec } }) };
+}
+
+function labelled(peer: Stored): Stored {
+  const { labels: before, ...rest } = peer.metadata;
+  const labels = peerLabels(before as Readonly<Record<string, string>> | undefined, peer.spec);
+  return { ...peer, metadata: { ...rest, ...(labels !== undefined && { labels }) } };
 }
 
 export function removal({ metadata: { name, uid, resourceVersion } }: Stored): KubeRequest {
@@ -62,7 +70,8 @@ export function patch(path: string, body: object): KubeRequest {
 
 export async function replacement(agent: NodeAgent, path: string, spec: object): Promise<KubeRequest> {
   const now = (await done(agent.admin, { method: 'GET', path })).body as Stored;
-  return { method: 'PUT', path, body: { ...now, spec: { ...now.spec, ...spec } } };
+  const body = { ...now, spec: { ...now.spec, ...spec } };
+  return { method: 'PUT', path, body: path.startsWith(peers) ? labelled(body) : body };
 }
 
 export function nodeStatus(name: string, status: object): KubeRequest {

@@ -39,15 +39,32 @@ describe('deploy/weft.yaml', () => {
   });
 
   test('has a binding that denies for each admission policy', async () => {
-    const objects = loadAllYaml(await read('base/admission.yaml')) as readonly {
+    const texts = [await read('base/admission.yaml'), await read('base/admission-blocks.yaml')];
+    const objects = texts.flatMap((text) => loadAllYaml(text)) as readonly {
       readonly kind: string;
       readonly metadata: { readonly name: string };
       readonly spec: { readonly policyName?: string; readonly validationActions?: readonly string[] };
     }[];
     const policies = objects.filter(({ kind }) => kind === 'ValidatingAdmissionPolicy');
-    const bound = objects.filter(({ spec }) => spec.validationActions?.join() === 'Deny');
+    const bindings = objects.filter(({ kind }) => kind === 'ValidatingAdmissionPolicyBinding');
     expect(policies.length).toBeGreaterThan(5);
-    expect(bound.map(({ spec }) => spec.policyName)).toEqual(policies.map(({ metadata }) => metadata.name));
+    expect(new Set(bindings.map(({ spec }) => spec.policyName))).toEqual(
+      new Set(policies.map(({ metadata }) => metadata.name)),
+    );
+    expect(bindings.filter(({ spec }) => spec.validationActions?.join() !== 'Deny')).toEqual([]);
+  });
+
+  test('compares blocks within each of the sixteen parts, and wide ones with all', async () => {
+    const text = await read('base/admission-blocks.yaml');
+    const pairs = (loadAllYaml(text) as readonly { readonly spec: { readonly [field: string]: unknown } }[])
+      .filter(({ spec }) => spec['policyName'] === 'weft-blocks')
+      .map(({ spec }) => {
+        const key = (selector: unknown): string =>
+          /"key":"weft.network\/space-(\w+)","operator":"Exists"/.exec(JSON.stringify(selector ?? {}))?.[1] ?? 'any';
+        return `${key(spec['matchResources'])} with ${key(spec['paramRef'])}`;
+      });
+    const parts = Array.from({ length: 16 }, (_, part) => `${part} with ${part}`);
+    expect(pairs).toEqual(['wide with any', 'any with wide', ...parts]);
   });
 });
 
