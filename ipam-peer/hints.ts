@@ -103,7 +103,7 @@ function markInterest(state: State, peer: Known<PeerRecord>): void {
   const before = state.interest.delete(stored.name);
   if (concerns) state.interest.add(stored.name);
   if (before || concerns) state.interestVersion++;
-  if (self !== undefined && sameRef(record.heir, self)) state.heirOf.add(stored.name);
+  if (self !== undefined && isIncarnation(record.heir, self, was)) state.heirOf.add(stored.name);
   else state.heirOf.delete(stored.name);
 }
 

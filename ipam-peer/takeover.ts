@@ -17,6 +17,7 @@ import {
   blocksLimit,
   type Grant,
   isDeadSource,
+  isIncarnation,
   isVia,
   type PeerRecord,
   type RecordRef,
@@ -25,7 +26,7 @@ import {
 } from './records.ts';
 import { parseSession } from './session-record.ts';
 import { isUnseeded, stillHolds } from './source.ts';
-import { type Cycle, type Foreign, type Gone, type Known, say, selfRef, setFence, type State } from './state.ts';
+import { type Cycle, type Foreign, type Gone, type Known, say, setFence, type State } from './state.ts';
 
 /** Event `nodes`. */
 export function noteNodes(state: State, gone: readonly string[], nowMs: number): void {
@@ -91,7 +92,8 @@ function needsHeir(state: State, name: string): boolean {
   if (dead === undefined) return false;
   const { heir } = dead.record;
   if (heir === undefined) return true;
-  return !sameRef(heir, selfRef(state)) && !sameRef(state.peers.get(heir.name)?.stored, heir);
+  const known = heir.name === state.config.self ? state.confirmed : state.peers.get(heir.name);
+  return known === undefined || !isIncarnation(heir, known.stored, known.record.was);
 }
 
 /** Names of dead peers whose sessions and nodes this cycle reads. */
@@ -139,9 +141,14 @@ function leadsTo({ blocks, trail }: PeerRecord): readonly RecordRef[] {
   return [...blocks.flatMap(({ via }) => (via !== undefined && via.id === undefined ? [via] : [])), ...(trail ?? [])];
 }
 
+/** The heir is this peer, or an earlier record of it that its own goes on from. */
+function isOwnHeir({ self, base }: Draft, { heir }: PeerRecord): boolean {
+  return isIncarnation(heir, self, base.was);
+}
+
 /** Records read in this cycle that name this peer as their heir. */
 function inherited(draft: Draft): readonly Known<PeerRecord>[] {
-  return readPeers(draft).filter(({ record }) => sameRef(record.heir, draft.self));
+  return readPeers(draft).filter(({ record }) => isOwnHeir(draft, record));
 }
 
 /**
@@ -242,7 +249,10 @@ function isLedTo({ stored, record }: Known<PeerRecord>, carriers: readonly (read
 /** Into the trail goes a dead heir that another record waits for and that nothing else leads to; it leaves when its record is gone. */
 function keepTrail(draft: Draft, dead: readonly Known<PeerRecord>[], others: readonly (readonly Block[])[]): void {
   const kept = draft.trail.filter((ref) => look(draft, ref) !== 'gone');
-  const awaited = dead.filter(({ stored }) => readPeers(draft).some(({ record }) => sameRef(record.heir, stored)));
+  const heirsRead = readPeers(draft).map(({ record }) => record.heir);
+  const awaited = dead.filter(({ stored, record }) =>
+    heirsRead.some((heir) => isIncarnation(heir, stored, record.was)),
+  );
   const more = awaited
     .filter((one) => !isLedTo(one, [draft.blocks, ...others]) && !kept.some((ref) => sameRef(ref, one.stored)))
     .map(({ stored }): RecordRef => ({ name: stored.name, uid: stored.uid }))
@@ -359,7 +369,7 @@ function mayReplaceHeir(
   carriers: readonly Known<PeerRecord>[] | undefined,
   lists: readonly (readonly Block[])[],
 ): boolean {
-  const closed = heir && carriers?.find(({ stored }) => sameRef(stored, heir));
-  if (closed === undefined || !sameRef(closed.record.heir, draft.self)) return false;
-  return isLedTo(closed, lists) || draft.base.trail?.some((ref) => sameRef(ref, heir)) === true;
+  const closed = heir && carriers?.find(({ stored, record }) => isIncarnation(heir, stored, record.was));
+  if (closed === undefined || !isOwnHeir(draft, closed.record)) return false;
+  return isLedTo(closed, lists) || draft.base.trail?.some((ref) => sameRef(ref, closed.stored)) === true;
 }

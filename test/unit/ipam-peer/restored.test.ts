@@ -115,3 +115,24 @@ describe('a backup that is older than a takeover', () => {
     expect(heir.cuts).toHaveLength(1);
   });
 });
+
+// Seed 3500345: the heir's own record was deleted by hand and made again; the dead record named the earlier one, and nobody ended it.
+test('an heir whose record was made again goes on with what it had inherited', () => {
+  const bench = new Bench();
+  const [one, two] = ['n1', 'n2'].map((name) => {
+    const hand = bench.peer(name).start();
+    bench.settle(10_000);
+    return hand;
+  });
+  if (one === undefined || two === undefined) throw new Error('two peers');
+  two.sim.crash();
+  one.holding = (request) => request.kind === 'update' && bench.record('n2').heir !== undefined;
+  bench.deleteNode('n2');
+  bench.settle(700_000);
+  expect(bench.record('n2').heir?.uid).toBe(bench.registry.peers.get('n1.x')?.stored.uid);
+  bench.registry.remove('n1.x');
+  one.holding = () => false;
+  bench.settle(6_000_000);
+  expect([...bench.registry.peers.keys()]).toEqual(['n1.x']);
+  expect(one.blocks()).toEqual(['10.32.0.0/12']);
+});
