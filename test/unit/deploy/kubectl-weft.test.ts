@@ -59,6 +59,11 @@ test('asks the agent of one node, and hands options on', async () => {
   expect(await asked()).toContain('--namespace weft exec weft-a --container agent -- weft status --json\n');
 });
 
+test('hands the name of another node on too', async () => {
+  await run('ipam', 'a', 'reclaim', 'c');
+  expect(await asked()).toContain('exec weft-a --container agent -- weft ipam reclaim c\n');
+});
+
 test('asks every node in order, says which it could not ask, and fails then', async () => {
   const { code, out, err } = await run('ipam');
   expect(code).toBe(1);
