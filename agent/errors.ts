@@ -71,7 +71,7 @@ export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
     nextStep: 'Run `weft ipam` to see who holds the space; free addresses or add a pool.',
   },
   unknownPool: {
-    cniCode: 105,
+    cniCode: 106,
     retryable: true,
     nextStep: 'Name a pool that `weft ipam` lists, or make the Universe of that name.',
   },

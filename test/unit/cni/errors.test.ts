@@ -21,3 +21,8 @@ test('codes below 100 are CNI’s, the others Weft’s own', () => {
     expect(nextStep).toMatch(/^[A-Z`].*\.$/);
   }
 });
+
+test('no two of Weft’s own codes are the same', () => {
+  const own = Object.values(errorCatalogue).flatMap(({ cniCode }) => (cniCode >= 100 ? [cniCode] : []));
+  expect(own).toEqual([...new Set(own)]);
+});
