@@ -172,13 +172,13 @@ class Exchange implements Caller {
       if (parsed.bodyBytes > bodyLimitBytes) return this.#refuse(`its body is larger than ${bodyLimitBytes} bytes`);
       this.#head = parsed;
     }
-    const { start, bodyBytes, ...rest } = this.#head;
+    const { start, bodyBytes, method, target, contentType } = this.#head;
     if (this.#gotBytes < start + bodyBytes) return;
     if (this.#gotBytes > start + bodyBytes) return this.#refuse('more came than its Content-Length says');
     const body = this.#joined().subarray(start);
     this.#parts = [];
     this.#state = 'at work';
-    this.#handlers.onRequest({ ...rest, body }, this);
+    this.#handlers.onRequest({ method, target, contentType, body }, this);
   }
 
   answer({ status, body }: HttpAnswer): void {

@@ -35,7 +35,7 @@ import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
 import { Shaper } from './shaper.ts';
 import { forgetFlows } from './udp-flows.ts';
-import { busyNamesIn, busyNamesOf, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
+import { busyNamesIn, isBusy, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
 import { watchKernel } from './watch.ts';
 
 /** The part of pino's logger that the datapath uses. */
@@ -178,7 +178,7 @@ class NodeDatapath implements KernelDatapath {
     }
     this.#pods.begin(lease);
     try {
-      if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
+      if (isBusy(this.#busyNames, lease)) await this.#rounds.current;
       const plan = this.#plan(lease);
       this.#ports.made(lease);
       const link = await attachPodLink(this.#context, request, plan, signal);
@@ -194,7 +194,7 @@ class NodeDatapath implements KernelDatapath {
   async detach(lease: Lease): Promise<void> {
     this.#pods.begin(lease);
     try {
-      if (busyNamesOf(lease).some((name) => this.#busyNames.has(name))) await this.#rounds.current;
+      if (isBusy(this.#busyNames, lease)) await this.#rounds.current;
       this.#pods.detached(lease);
       this.#expected?.detached(lease);
       detachPodLink(this.#context, lease, this.#desired?.bridge !== undefined);

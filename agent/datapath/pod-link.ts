@@ -20,15 +20,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { WeftError } from '#agent/errors.ts';
 import { scope } from '#agent/netlink/addr.ts';
-import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
-import type { AddressFamilySpec } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, setLink, withOperstate } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 import { type OpenNetns, openNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
 import { putNeighbour } from '#agent/netlink/peer-writes.ts';
-import { addAddress, addLinkRoute, addVeth, setUp } from '#agent/netlink/pod-writes.ts';
+import { addAddress, addLinkRoute, addVeth, setAlias, setUp } from '#agent/netlink/pod-writes.ts';
 import { delRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
@@ -53,6 +51,8 @@ const loopbackIfindex = 1;
 const operstateUp = 6;
 /** How often a link is looked at, a millisecond apart, before ADD goes on without its carrier. */
 const carrierLooks = 200;
+
+const gatewayAddress = { 4: partsOf(gatewayCidr(4)), 6: partsOf(gatewayCidr(6)) } as const;
 
 export interface PodLinkContext {
   readonly io: KernelIo;
@@ -215,6 +215,7 @@ function existingInterface(io: KernelIo, request: PodLinkRequest): WeftError {
   return new WeftError('interfaceExists', `the pod already has an interface named ${lease.ifname}`);
 }
 
+/** IPv6 makes no address by itself on the host end: it saves duplicate detection and multicast reports per pod. */
 function hostRequests(
   settings: DatapathSettings,
   lease: Lease,
@@ -223,7 +224,10 @@ function hostRequests(
 ): readonly NetlinkRequest<unknown>[] {
   if (plan.port) return portRequests(lease, ifindex, plan, plan.port);
   const requests: NetlinkRequest<unknown>[] = [
-    setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease), ...afSpecOf(lease, plan) }),
+    setAlias({ ifiIndex: ifindex, ifalias: aliasOf(lease), quietIpv6: plan.ipv6 }),
+    ...(needsRouteLocalnet(lease)
+      ? [setLink({ ifiIndex: ifindex, afSpec: { inet: { conf: { routeLocalnet: 1 } } } })]
+      : []),
     setUp(ifindex),
     ...familiesOf(lease.addresses).map((family) => addGatewayAddress(ifindex, family)),
   ];
@@ -244,9 +248,8 @@ function portRequests(
   { bridgeIfindex }: BridgePort,
 ): readonly NetlinkRequest<unknown>[] {
   const lladdr = podMac(lease);
-  const quiet = plan.ipv6 ? { afSpec: { inet6: { addrGenMode: addrGenMode.none } } } : {};
   return [
-    setLink({ ifiIndex: ifindex, ifalias: aliasOf(lease, 'bridge'), ...quiet }),
+    setAlias({ ifiIndex: ifindex, ifalias: aliasOf(lease, 'bridge'), quietIpv6: plan.ipv6 }),
     portSettings({ ifiIndex: ifindex }),
     setUp(ifindex),
     newPortEntry(ifindex, lladdr),
@@ -255,22 +258,7 @@ function portRequests(
 }
 
 function addGatewayAddress(ifindex: number, family: Family): NetlinkRequest<never> {
-  const cidr = gatewayCidr(family);
-  const [address, prefixLength] = [addressOf(cidr), prefixLengthOf(cidr)];
-  return addAddress({ ifindex, address, prefixLength, scope: scope.link });
-}
-
-/** No IPv6 address of the kernel's making on the host end: it saves duplicate detection and multicast reports per pod. */
-function afSpecOf(lease: Lease, plan: PodLinkPlan): { readonly afSpec?: AddressFamilySpec } {
-  const quiet = plan.ipv6;
-  const localnet = needsRouteLocalnet(lease);
-  if (!quiet && !localnet) return {};
-  return {
-    afSpec: {
-      ...(localnet ? { inet: { conf: { routeLocalnet: 1 } } } : {}),
-      ...(quiet ? { inet6: { addrGenMode: addrGenMode.none } } : {}),
-    },
-  };
+  return addAddress({ ifindex, ...gatewayAddress[family], scope: scope.link });
 }
 
 /** Runtimes make namespaces with IPv6 off; a pod that is given an IPv6 address has it on. */
@@ -324,8 +312,11 @@ export async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: Ab
 }
 
 function addPodAddress(ifindex: number, cidr: string): NetlinkRequest<never> {
-  const [address, prefixLength] = [addressOf(cidr), prefixLengthOf(cidr)];
-  return addAddress({ ifindex, address, prefixLength, scope: scope.universe });
+  return addAddress({ ifindex, ...partsOf(cidr), scope: scope.universe });
+}
+
+function partsOf(cidr: string): { readonly address: string; readonly prefixLength: number } {
+  return { address: addressOf(cidr), prefixLength: prefixLengthOf(cidr) };
 }
 
 /** Takes back whatever of an attach was done. The deletion is awaited: the caller reports a clean failure. */

@@ -136,12 +136,13 @@ export function elementName(set: SetName, key: string): string {
   return `${set} ${keyOf(key)}`;
 }
 
-/** Names by which an attach or detach finds out that a round is writing something of its pod. */
-export function busyNamesOf(lease: Lease): readonly string[] {
-  return [lease.hostIfname, ...podElements(lease).map(({ set, key }) => elementName(set, key))];
+/** Whether a round is writing something of the lease's pod, by the names of what it writes. */
+export function isBusy(names: ReadonlySet<string>, lease: Lease): boolean {
+  if (names.size === 0) return false;
+  return names.has(lease.hostIfname) || podElements(lease).some(({ set, key }) => names.has(elementName(set, key)));
 }
 
-/** Pod links and elements that the operations are about, as `busyNamesOf` has them: thousands of peers have none. */
+/** Pod links and elements that the operations are about, as `isBusy` asks for them: thousands of peers have none. */
 export function busyNamesIn(operations: readonly Operation[]): ReadonlySet<string> {
   const names = new Set<string>();
   for (const operation of operations) {

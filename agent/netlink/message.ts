@@ -144,23 +144,28 @@ export function writeMessage(writer: Writer, request: NetlinkRequest<unknown>, f
   writer.pad();
 }
 
+/** The header of the message that begins there. Throws WeftError `kernel` where its length leaves the buffer. */
+export function readHeader(bytes: Buffer, at: number): MessageHeader {
+  const rest = bytes.length - at;
+  if (rest < messageHeaderBytes) throw malformed(`${rest} bytes where a message should begin`);
+  const length = readU32(bytes, at);
+  if (length < messageHeaderBytes || length > rest) throw malformed(`message of length ${length} in ${rest} bytes`);
+  return {
+    length,
+    type: readU16(bytes, at + 4),
+    flags: readU16(bytes, at + 6),
+    sequence: readU32(bytes, at + 8),
+    port: readU32(bytes, at + portAt),
+    start: at + messageHeaderBytes,
+    end: at + length,
+  };
+}
+
 /** Each message of a buffer of whole datagrams. Throws WeftError `kernel` where a length leaves its enclosure. */
 export function* readMessages(bytes: Buffer): Generator<MessageHeader, void, void> {
-  let at = 0;
-  while (at < bytes.length) {
-    const rest = bytes.length - at;
-    if (rest < messageHeaderBytes) throw malformed(`${rest} bytes where a message should begin`);
-    const length = readU32(bytes, at);
-    if (length < messageHeaderBytes || length > rest) throw malformed(`message of length ${length} in ${rest} bytes`);
-    yield {
-      length,
-      type: readU16(bytes, at + 4),
-      flags: readU16(bytes, at + 6),
-      sequence: readU32(bytes, at + 8),
-      port: readU32(bytes, at + portAt),
-      start: at + messageHeaderBytes,
-      end: at + length,
-    };
-    at += align(length);
+  for (let at = 0; at < bytes.length;) {
+    const header = readHeader(bytes, at);
+    yield header;
+    at += align(header.length);
   }
 }

@@ -4,6 +4,7 @@
 import { addressFlag, addressMessage } from './addr.ts';
 import { formatOf, orFail, writeAddress, writeHeader, writeMac, writeNumber, writeText } from './direct-writes.ts';
 import { addressFamily, familyOf } from './ip-text.ts';
+import { addrGenMode } from './link-af-spec.ts';
 import { linkEndsFormat, linkFlag, linkMessage, type LinkEnds } from './link.ts';
 import { messageFlag, type NetlinkRequest } from './message.ts';
 import { routeMessage, routeTable, routeType } from './route.ts';
@@ -68,6 +69,32 @@ const upFormat = formatOf<{ readonly ifiIndex: number }>('link', (writer, { ifiI
 /** As setLink: brings the link up. */
 export function setUp(ifiIndex: number): NetlinkRequest<never> {
   return { name: 'setLink', type: linkMessage.new, flags: 0, format: upFormat, message: { ifiIndex } };
+}
+
+export interface LinkName {
+  readonly ifiIndex: number;
+  readonly ifalias: string;
+  /** The kernel makes no IPv6 address by itself. Refused where IPv6 is off. */
+  readonly quietIpv6: boolean;
+}
+
+const aliasFormat = formatOf<LinkName>('link', (writer, { ifiIndex, ifalias, quietIpv6 }) => {
+  const at = writeHeader(writer, 16);
+  writer.setU32(at + 4, ifiIndex);
+  writeText(writer, 20, ifalias);
+  if (!quietIpv6) return;
+  const spec = writer.open(26);
+  const inet6 = writer.open(addressFamily.inet6);
+  const mode = writer.open(8);
+  writer.u8(addrGenMode.none);
+  writer.close(mode);
+  writer.close(inet6);
+  writer.close(spec);
+});
+
+/** As setLink: names the link for people and for a lost state directory. */
+export function setAlias(message: LinkName): NetlinkRequest<never> {
+  return { name: 'setLink', type: linkMessage.new, flags: 0, format: aliasFormat, message };
 }
 
 export interface PodAddress {

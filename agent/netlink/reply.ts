@@ -8,7 +8,7 @@ import {
   controlType,
   messageFlag,
   messageHeaderBytes,
-  readMessages,
+  readHeader,
   type MessageHeader,
   type NetlinkRequest,
 } from './message.ts';
@@ -92,7 +92,9 @@ export class ReplyCollector {
 
   /** Takes a buffer of whole datagrams. Throws WeftError `kernel` when one is malformed. */
   take(bytes: Buffer): void {
-    for (const header of readMessages(bytes)) {
+    for (let at = 0; at < bytes.length;) {
+      const header = readHeader(bytes, at);
+      at += align(header.length);
       const index = header.sequence - this.#firstSequence;
       const request = this.#requests[index];
       if (request === undefined) continue; // left over from an exchange that failed half-way

@@ -36,6 +36,9 @@ function frame(name: string, type: number): NetlinkRequest<unknown> {
   return { name, type, flags: 0, format: batchFormat, message: { resId: networkOrder16(nfnetlinkSubsystem.nftables) } };
 }
 
+const begin = frame('nftables transaction', batchBegin);
+const end = frame('nftables transaction', batchEnd);
+
 export function openTransaction(requests: readonly NetlinkRequest<unknown>[]): readonly NetlinkRequest<unknown>[] {
-  return [frame('nftables transaction', batchBegin), ...requests, frame('nftables transaction', batchEnd)];
+  return [begin, ...requests, end];
 }

@@ -3,10 +3,11 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 
 import { addressFlag, addressFormat, newAddress } from '#agent/netlink/addr.ts';
+import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { linkFlag, linkFormat, newLink, setLink } from '#agent/netlink/link.ts';
 import { neighbourFormat, neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
 import { putNeighbour } from '#agent/netlink/peer-writes.ts';
-import { addAddress, addLinkRoute, addVeth, setUp } from '#agent/netlink/pod-writes.ts';
+import { addAddress, addLinkRoute, addVeth, setAlias, setUp } from '#agent/netlink/pod-writes.ts';
 import { newRoute, routeFormat, routeTo } from '#agent/netlink/route.ts';
 import { elementListFormat, newSetElement, setKey, verdictCode } from '#agent/netlink/set-element.ts';
 import { writeMessage } from '#agent/netlink/message.ts';
@@ -43,6 +44,13 @@ it('reads both ends of the pair that the kernel tells of, and no more', () => {
 it('a link brought up', () => {
   check([ifindex], (ifiIndex) => {
     same(linkFormat, setUp(ifiIndex), setLink({ ifiIndex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }));
+  });
+});
+
+it('a link’s alias', () => {
+  check([ifindex, ifname, fc.boolean()], (ifiIndex, ifalias, quietIpv6) => {
+    const quiet = quietIpv6 ? { afSpec: { inet6: { addrGenMode: addrGenMode.none } } } : {};
+    same(linkFormat, setAlias({ ifiIndex, ifalias, quietIpv6 }), setLink({ ifiIndex, ifalias, ...quiet }));
   });
 });
 
