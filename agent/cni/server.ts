@@ -171,8 +171,9 @@ class CniHandler {
       outcome = toWeftError(thrown);
       caller.answer(errorAnswer(outcome.retryable ? 503 : 400, outcome, answerVersion(body.stdin)));
     }
-    // Nobody waits for the log.
-    this.#tell(call, body, outcome, performance.now() - startedMs);
+    const durationMs = performance.now() - startedMs;
+    // Nobody waits for the log, but those that came in the same turn of the loop wait for their answers.
+    setImmediate(() => this.#tell(call, body, outcome, durationMs));
   }
 
   async #execute(call: CniCall, signal: AbortSignal): Promise<Readonly<Record<string, unknown>> | undefined> {

@@ -127,12 +127,6 @@ export function parseAlias(alias: string): LinkAlias | undefined {
   };
 }
 
-/** Name of a pod link's host end: the prefix and 40 bits of a hash of the attachment's key; fits IFNAMSIZ. */
-export function hostIfnameOf(prefix: string, key: Pick<Lease, 'containerId' | 'ifname'>): string {
-  const hash = createHash('sha256').update(`${key.containerId}/${key.ifname}`).digest('hex');
-  return `${prefix}${hash.slice(0, 10)}`;
-}
-
 function hexByte(value: number): string {
   return value.toString(16).padStart(2, '0');
 }

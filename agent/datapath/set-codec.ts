@@ -1,7 +1,7 @@
 // Elements of the sets of set-shapes.ts as nfnetlink has them: keys and data are registers, each field padded to 4 bytes.
 import { readIp } from '#agent/netlink/ip-text.ts';
-import { setKey, verdictCode } from '#agent/netlink/set-element.ts';
-import type { ElementSpec, KeyField, SetElement } from '#agent/netlink/set-element.ts';
+import { keyOf, keyWriter, verdictCode, writeIfname } from '#agent/netlink/set-element.ts';
+import type { ElementSpec, SetElement } from '#agent/netlink/set-element.ts';
 
 import { cidrBounds, cidrOfBounds } from './cidr.ts';
 import { shapeOf } from './set-shapes.ts';
@@ -24,31 +24,41 @@ export function elementSpec(set: SetName, element: string): ElementSpec {
   const { key, data, interval } = shapeOf(set);
   const [keyText = '', dataText = ''] = element.split(' : ');
   if (interval) return intervalSpec(key, keyText);
-  const spec: ElementSpec = { key: setKey(...fieldsFrom(key, keyText)) };
+  const spec: ElementSpec = { key: keyFrom(key, keyText) };
   if (data === undefined) return spec;
   if (data === 'accept') return { ...spec, verdict: 'accept' };
-  return { ...spec, value: setKey(...fieldsFrom(data, dataText)) };
+  return { ...spec, value: keyFrom(data, dataText) };
 }
 
 /** A block is the range from its first to its last address. */
 function intervalSpec(key: readonly Field[], text: string): ElementSpec {
   const texts = text.split(' . ');
   const { low, high } = cidrBounds(texts.at(-1) ?? '');
-  const bound = (last: string): Uint8Array => setKey(...fieldsFrom(key, [...texts.slice(0, -1), last].join(' . ')));
+  const bound = (last: string): Uint8Array => keyFrom(key, [...texts.slice(0, -1), last].join(' . '));
   return { key: bound(low), keyEnd: bound(high) };
 }
 
-function fieldsFrom(fields: readonly Field[], text: string): readonly KeyField[] {
-  const texts = text.split(' . ');
-  return fields.map((field, index): KeyField => {
-    const value = texts[index] ?? '';
-    if (field === 'ifname') return { ifname: value };
-    if (field === 'inet_service') return { port: Number(value) };
-    if (field === 'inet_proto') {
-      return { protocol: isProtocol(value) ? protocolNumber[value] : Number(value) };
-    }
-    return field === 'ether_addr' ? { ether: value } : { ip: value };
-  });
+/** As setKey: each field of a concatenation padded to 4 bytes. */
+function keyFrom(fields: readonly Field[], text: string): Uint8Array {
+  const writer = keyWriter;
+  writer.length = 0;
+  let from = 0;
+  for (const field of fields) {
+    const end = text.indexOf(' . ', from);
+    writeField(field, end === -1 ? text.slice(from) : text.slice(from, end));
+    if (fields.length > 1) writer.pad();
+    from = end === -1 ? text.length : end + 3;
+  }
+  return keyOf(writer);
+}
+
+function writeField(field: Field, text: string): void {
+  const writer = keyWriter;
+  if (field === 'ifname') writeIfname(writer, text);
+  else if (field === 'inet_service') writer.be16(Number(text));
+  else if (field === 'inet_proto') writer.u8(isProtocol(text) ? protocolNumber[text] : Number(text));
+  else if (field === 'ether_addr') writer.lladdr(text);
+  else writer.ip(text);
 }
 
 function isProtocol(text: string): text is keyof typeof protocolNumber {

@@ -71,23 +71,24 @@ const accepted: NetlinkReply<never> = { ok: true, answers: [] };
 
 /** Of an exchange in which the kernel accepted everything. */
 export function acceptedReplies(count: number): readonly NetlinkReply<never>[] {
-  return Array.from<NetlinkReply<never>>({ length: count }).fill(accepted);
+  const replies: NetlinkReply<never>[] = [];
+  for (let at = 0; at < count; at += 1) replies.push(accepted);
+  return replies;
 }
 
 /** One exchange's requests and what has come back for them. */
 export class ReplyCollector {
   readonly #requests: readonly NetlinkRequest<unknown>[];
   readonly #firstSequence: number;
-  readonly #answers: (unknown[] | undefined)[];
-  readonly #errors: (NetlinkError | undefined)[];
+  /** By the request's position; nothing where nothing has come. */
+  readonly #answers: (unknown[] | undefined)[] = [];
+  readonly #errors: (NetlinkError | undefined)[] = [];
   /** A dump was cut by a change: what it returned is not one state of the kernel. */
   interrupted = false;
 
   constructor(requests: readonly NetlinkRequest<unknown>[], firstSequence: number) {
     this.#requests = requests;
     this.#firstSequence = firstSequence;
-    this.#answers = Array.from({ length: requests.length });
-    this.#errors = Array.from({ length: requests.length });
   }
 
   /** Takes a buffer of whole datagrams. Throws WeftError `kernel` when one is malformed. */

@@ -115,7 +115,7 @@ export type KeyField =
 const ifnameBytes = 16;
 
 /** Where keys are put together. */
-const keyWriter = new Writer(64);
+export const keyWriter: Writer = new Writer(64);
 
 /** A key's bytes, each field padded to 4 bytes as in a concatenation; a lone field is not padded. Throws WeftError. */
 export function setKey(...fields: readonly KeyField[]): Uint8Array {
@@ -130,12 +130,17 @@ export function setKey(...fields: readonly KeyField[]): Uint8Array {
     else writeIfname(writer, field.ifname);
     if (fields.length > 1) writer.pad();
   }
-  const key = new Uint8Array(writer.length);
-  for (let i = 0; i < key.length; i += 1) key[i] = writer.bytes[i] ?? 0;
+  return keyOf(writer);
+}
+
+/** What has been written, as a key of its own. */
+export function keyOf({ bytes, length }: Writer): Uint8Array {
+  const key = new Uint8Array(length);
+  for (let i = 0; i < length; i += 1) key[i] = bytes[i] ?? 0;
   return key;
 }
 
-function writeIfname(writer: Writer, ifname: string): void {
+export function writeIfname(writer: Writer, ifname: string): void {
   const at = writer.length;
   writer.string(ifname);
   const rest = at + ifnameBytes - writer.length;

@@ -88,10 +88,11 @@ export class NetlinkSocket implements Disposable {
 
   /** Sends all and returns one reply each, in order; a refused request does not stop those behind it. */
   batch<const Requests extends readonly NetlinkRequest<unknown>[]>(requests: Requests): RepliesOf<Requests> {
-    const replies: NetlinkReply<unknown>[] = [];
+    let replies: readonly NetlinkReply<unknown>[] = [];
     for (let from = 0; from < requests.length;) {
       const chunk = this.#encode(requests, from, sharedWriter);
-      replies.push(...this.#exchange(chunk));
+      const some = this.#exchange(chunk);
+      replies = from === 0 ? some : [...replies, ...some];
       from += chunk.requests.length;
     }
     return replies as RepliesOf<Requests>;

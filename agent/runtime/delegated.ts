@@ -1,13 +1,13 @@
 // Leases whose addresses another plugin gave (`ipam.type`): no address of theirs is the pool's, so the core knows nothing of them. They
 // are durable beside its state, in a file that exists only where there has been one, and look like any other lease to CNI and datapath.
 
-import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 
 import { WeftError } from '#agent/errors.ts';
 import { overlaps, parseCidr } from '#ipam-peer/cidr.ts';
 import { segmentPrefix } from '#agent/datapath/segment-plan.ts';
 import { type AttachmentKey, isOnSegment, type Lease, type LeaseRequest, unknownDelegate } from './ipam.ts';
+import { randomGeneration } from './random.ts';
 import { hostIfname, type RunningIpam } from './start.ts';
 import { openStore, type Store } from './store.ts';
 
@@ -98,17 +98,16 @@ class DelegatedLeases {
   }
 
   add({ containerId, ifname, addresses, owner, link, delegate }: LeaseRequest): Lease {
+    const generation = randomGeneration();
     const lease: Lease = {
       containerId,
       ifname,
-      generation: randomBytes(8).toString('hex'),
+      generation,
       addresses,
       owner,
       state: 'pending',
       sinceMs: Date.now(),
-      hostIfname: isOnSegment({ delegate })
-        ? hostIfname({ containerId, ifname }, segmentPrefix)
-        : hostIfname({ containerId, ifname }),
+      hostIfname: hostIfname(generation, isOnSegment({ delegate }) ? segmentPrefix : undefined),
       ...(link === undefined ? {} : { link }),
       ...(delegate === undefined ? {} : { delegate }),
     };

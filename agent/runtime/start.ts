@@ -1,6 +1,6 @@
 // Starts IPAM for one node: opens the store, restores the core from it, and offers the `Ipam` that the rest of the agent sees.
 // A lease with a free address is one core step and one local commit; the registry is never in its way.
-import { hash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import type { NodeIdentity, PeerNodes } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import type { Registry } from '#agent/registry/registry.ts';
@@ -11,7 +11,7 @@ import { defaultUniverse, viasLimit } from '#ipam-peer/records.ts';
 import { familiesOf, leaseKey } from '#ipam-peer/state.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { type Driver, type Log, makeDriver, type Outcome } from './driver.ts';
-import type { AttachmentKey, Ipam, IpamView, Lease, LeaseRequest } from './ipam.ts';
+import type { Ipam, IpamView, Lease, LeaseRequest } from './ipam.ts';
 import { randomGeneration, randomUnit } from './random.ts';
 import { openStore } from './store.ts';
 
@@ -116,9 +116,9 @@ export function peerName(node: NodeIdentity, universe: string = defaultUniverse)
   return name;
 }
 
-/** Host end of an attachment's veth, the same for the same key: `weftp` and 10 hex digits (15 bytes, the kernel's limit). */
-export function hostIfname(key: AttachmentKey, prefix = 'weftp'): string {
-  return `${prefix}${hash('sha256', leaseKey(key)).slice(0, 10)}`;
+/** Host end of an attachment's veth: the prefix and the first 10 digits of the lease's generation (15 bytes, the kernel's limit). */
+export function hostIfname(generation: string, prefix = 'weftp'): string {
+  return `${prefix}${generation.slice(0, 10)}`;
 }
 
 /**
@@ -193,14 +193,15 @@ function facade(driver: Driver): RunningIpam {
 async function lease(driver: Driver, ticket: number, request: LeaseRequest, signal: AbortSignal): Promise<Lease> {
   signal.throwIfAborted();
   const { containerId, ifname, owner, addresses } = request;
+  const generation = randomGeneration();
   const wish = {
     containerId,
     ifname,
     owner,
     addresses,
-    generation: randomGeneration(),
+    generation,
     sinceMs: Date.now(),
-    hostIfname: hostIfname(request),
+    hostIfname: hostIfname(generation),
     ...(request.link !== undefined && { link: request.link }),
     ...(request.pool !== undefined && { pool: request.pool }),
   };

@@ -3,7 +3,7 @@
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
 import type { DatapathLog, KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
 import type { PodLink, PodLinkRequest } from '#agent/datapath/datapath.ts';
-import { hostIfnameOf } from '#agent/datapath/identity.ts';
+import { hostIfnameOf } from '#test/support/pod-names.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';

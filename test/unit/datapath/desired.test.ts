@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { canonicalCidr, cidrContains, subtractCidrs } from '#agent/datapath/cidr.ts';
 import { type DirectInput, noDirect } from '#agent/datapath/direct.ts';
 import { desiredState } from '#agent/datapath/desired.ts';
-import { aliasOf, hostIfnameOf, linkLocalOf, parseAlias, podMacOf, vtepMac } from '#agent/datapath/identity.ts';
+import { aliasOf, linkLocalOf, parseAlias, podMacOf, vtepMac } from '#agent/datapath/identity.ts';
 import { renderRuleset } from '#agent/datapath/ruleset.ts';
 import type { RulesetInput } from '#agent/datapath/ruleset.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
@@ -178,14 +178,6 @@ describe('identity', () => {
     for (const alias of ['', 'weft:1', 'weft:2 a b c d', 'somebody else', 'weft:1 a b c d e']) {
       expect(parseAlias(alias)).toBeUndefined();
     }
-  });
-
-  it('names of host ends fit the kernel and differ by key', () => {
-    const names = ['a', 'b'].flatMap((containerId) =>
-      ['eth0', 'net1'].map((ifname) => hostIfnameOf('weftp', { containerId, ifname })),
-    );
-    expect(new Set(names).size).toBe(4);
-    expect(Math.max(...names.map((name) => name.length))).toBeLessThanOrEqual(15);
   });
 });
 

@@ -4,7 +4,7 @@ import * as fc from 'fast-check';
 import { desiredState } from '#agent/datapath/desired.ts';
 import { diff } from '#agent/datapath/diff.ts';
 import { noDirect } from '#agent/datapath/direct.ts';
-import { hostIfnameOf } from '#agent/datapath/identity.ts';
+import { hostIfnameOf } from '#test/support/pod-names.ts';
 import type { ActualState, DesiredState } from '#agent/datapath/objects.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';

@@ -63,14 +63,15 @@ describe('a new cluster', () => {
 });
 
 describe('lease', () => {
-  test('two at once get two addresses, each with the same host interface name every time', async () => {
+  test('two at once get two addresses, each with a host interface named after its generation', async () => {
     await using nodes = await IpamNodes.create();
     const ipam = await nodes.start('node1');
     await ipam.whenReady(soon());
     const [a, b] = await Promise.all([ipam.lease(request('a'), soon()), ipam.lease(request('b'), soon())]);
     expect(new Set([...a.addresses, ...b.addresses]).size).toBe(2);
-    expect(a.hostIfname).toBe(hostIfname({ containerId: 'a', ifname: 'eth0' }));
+    expect(a.hostIfname).toBe(hostIfname(a.generation));
     expect(a.hostIfname).toMatch(/^weftp[0-9a-f]{10}$/);
+    expect(b.hostIfname).not.toBe(a.hostIfname);
     expect(a.generation).toMatch(/^[0-9a-f]{16}$/);
     expect((await failure(ipam.lease(request('a'), soon()))).kind).toBe('attachmentExists');
     expect(ipam.view()).toMatchObject({ leasedAddresses: 2, restingAddresses: 0 });
