@@ -29,6 +29,11 @@ export interface Step {
 export function step(state: State, event: CoreEvent): Step {
   state.effects = [];
   state.nowMs = event.nowMs;
+  if (event.kind === 'activate') {
+    // A pod waits for it, and nothing becomes due by it: what is due has its timer.
+    activate(state, event);
+    return { state, effects: state.effects };
+  }
   rested(state, event.nowMs);
   driveIdentity(state);
   take(state, event);
@@ -38,7 +43,7 @@ export function step(state: State, event: CoreEvent): Step {
   return { state, effects: state.effects };
 }
 
-function take(state: State, event: CoreEvent): void {
+function take(state: State, event: Exclude<CoreEvent, { readonly kind: 'activate' }>): void {
   switch (event.kind) {
     case 'wake':
       // The timer that was set has gone off, or was lost: it is set anew.
@@ -60,9 +65,6 @@ function take(state: State, event: CoreEvent): void {
       return;
     case 'cancel':
       cancel(state, event.ticket);
-      return;
-    case 'activate':
-      activate(state, event);
       return;
     case 'free':
       free(state, event, event.nowMs);

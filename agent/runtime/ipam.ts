@@ -65,7 +65,7 @@ export interface Lease extends AttachmentKey {
   readonly state: 'pending' | 'active';
   /** Milliseconds since the epoch. */
   readonly sinceMs: number;
-  /** Host end of the veth, known from the moment of the lease (derived from the key). */
+  /** Host end of the veth, known from the moment of the lease (derived from the generation). */
   readonly hostIfname: string;
   readonly link?: LinkOptions;
   /** The plugin that gave the addresses; absent: the pool. */

@@ -91,6 +91,21 @@ describe('attach, detach and check', () => {
     await ping(netns, host.underlay);
   });
 
+  it('a link in the way of a limit fails the attach, which leaves nothing', async () => {
+    await using netns = await TestNetns.create('pod');
+    const limit = { bitsPerSecond: 8_000_000, burstBits: 800_000 };
+    const lease = { ...host.lease('limited', netns), link: { bandwidth: { ingress: limit, egress: limit } } };
+    const shaper = lease.hostIfname.replace(/^weftp/, 'weftb');
+    await host.netns.exec(['ip', 'link', 'add', shaper, 'type', 'bridge']);
+    const before = [await snapshot(host.netns), await snapshot(netns)];
+    const failed = host.datapath.attach({ lease, netnsPath: netns.path }, soon());
+    await expect(failed).rejects.toThrow(`${shaper} is there, but it is no ifb of ours`);
+    expect([await snapshot(host.netns), await snapshot(netns)]).toEqual(before);
+    await host.netns.exec(['ip', 'link', 'delete', shaper]);
+    await host.datapath.attach({ lease, netnsPath: netns.path }, soon());
+    await ping(netns, host.underlay);
+  });
+
   it('can carry a packet in both directions before ADD answers', async () => {
     // A link that came up without a carrier drops what is sent (qdisc noop) until the kernel's link watch has run,
     // which also sets the operational state (RFC 2863).
