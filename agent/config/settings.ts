@@ -312,7 +312,8 @@ const properties = {
     maximum: 3_600_000,
     unit: 'ms',
     default: 20_000,
-    description: "How often the kernel's state is compared with what it should be when nothing has told of a change.",
+    description:
+      "How often the kernel's state is compared with what it should be when nothing has told of a change; 20 ms for each of Weft's kernel objects where that is longer, up to 120 s.",
   }),
   metricsListen: Type.String({
     group: 'Observation',

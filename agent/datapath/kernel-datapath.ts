@@ -13,7 +13,7 @@ import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } fro
 import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
 import { DirectPaths } from './direct-paths.ts';
-import { Due } from './due.ts';
+import { comparePauseMs, Due } from './due.ts';
 import { Expected } from './expected.ts';
 import { ensureForwarding, hasIpv6 } from './forwarding.ts';
 import { roundFindings, type RoundOutcome } from './findings.ts';
@@ -74,8 +74,6 @@ export function createDatapath(options: DatapathOptions): KernelDatapath {
 /** How long after a refusal the next round begins, and for how long notifications are gathered before one. */
 const retryMs = 1000;
 const gatherMs = 20;
-/** What the time between two full comparisons grows by per object of ours in the kernel: reading one takes some microseconds. */
-const perObjectMs = 1;
 
 class NodeDatapath implements KernelDatapath {
   readonly #options: DatapathOptions;
@@ -160,7 +158,8 @@ class NodeDatapath implements KernelDatapath {
         onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
       }),
     );
-    this.#watch.use(new QuickLooks(common));
+    const onForeign = (): void => this.#due.within(this.#settings.comparePeriodMs);
+    this.#watch.use(new QuickLooks({ ...common, onForeign }));
     await this.reconcile(view, leases);
   }
 
@@ -323,7 +322,7 @@ class NodeDatapath implements KernelDatapath {
       this.#report({ desired, reading, refusals, notForwarding: this.#notForwarding, foreign: more });
     } finally {
       const objects = this.#expected?.size ?? 0;
-      this.#due.within(retry ? retryMs : Math.max(this.#settings.comparePeriodMs, objects * perObjectMs));
+      this.#due.within(retry ? retryMs : comparePauseMs(this.#settings.comparePeriodMs, objects));
     }
   }
 

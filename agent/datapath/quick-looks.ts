@@ -1,9 +1,11 @@
 // What no notification tells of, looked at for next to nothing: nftables' generation number says whether anybody but this agent
-// has changed any ruleset (one message), sysctls are a few files and one dump of links. A full comparison reads every object; with
+// has changed any ruleset (one message), sysctls are small files and two links. A full comparison reads every object; with
 // thousands of peers it is the last resort, these looks find what people do.
-import { dumpLinks } from '#agent/netlink/link.ts';
+import { getLink } from '#agent/netlink/link.ts';
+import type { Link } from '#agent/netlink/link.ts';
+import type { NetlinkReply } from '#agent/netlink/reply.ts';
 
-import { overlayFrom, podLinkFrom } from './actual.ts';
+import { overlayFrom } from './actual.ts';
 import { bridgeFrom } from './bridge-io.ts';
 import { looseRpFilter } from './diff.ts';
 import type { Expected } from './expected.ts';
@@ -22,6 +24,8 @@ export interface QuickLooksOptions {
   readonly desired: () => DesiredState | undefined;
   /** `reason` is for the log. */
   readonly onChange: (reason: string) => void;
+  /** Somebody has changed a ruleset, but not ours: a foreign chain may drop pods now. */
+  readonly onForeign: () => void;
 }
 
 /** Every look at the generation, and every how many of them one at the sysctls. */
@@ -71,6 +75,7 @@ export class QuickLooks implements Disposable {
     // What was written while it was read is looked at again.
     if (io.nftWrites() !== own) this.#generation = undefined;
     else if (wanted && !sameFirewall(found, wanted)) return 'the nft table was changed';
+    this.#options.onForeign();
     return undefined;
   }
 
@@ -81,21 +86,28 @@ export class QuickLooks implements Disposable {
     const families = desired.routes.some(({ dst }) => dst.includes(':')) ? ([4, 6] as const) : ([4] as const);
     const off = families.find((family) => io.readSysctl(forwardingSwitches[family]) !== '1');
     if (off !== undefined) return `forwarding of IPv${off} was switched off`;
-    const quiet = new Set(desired.podLinks.flatMap((link) => (link.ignoresAdvertisements ? [link.ifname] : [])));
-    for (const link of io.route.dump(dumpLinks())) {
-      const ifname = link.ifname ?? '';
-      if (quiet.has(ifname) && !podLinkFrom(link, settings).ignoresAdvertisements) return `accept_ra of ${ifname}`;
-      if (ifname === desired.bridge?.ifname && !bridgeFrom(io, link).settled) return `settings of ${ifname}`;
-      if (ifname !== settings.overlayDevice) continue;
-      const { rpFilter, quietIpv6 } = overlayFrom(link);
-      if (rpFilter !== looseRpFilter || !quietIpv6) return `sysctls of ${ifname}`;
+    for (const { ifname, ignoresAdvertisements } of desired.podLinks) {
+      // A file of a link that is gone, or has no IPv6, is not there.
+      const value = ignoresAdvertisements ? io.readSysctl(`net/ipv6/conf/${ifname}/accept_ra`) : undefined;
+      if (value !== undefined && value !== '0') return `accept_ra of ${ifname}`;
     }
+    const devices = [settings.overlayDevice, ...(desired.bridge ? [desired.bridge.ifname] : [])];
+    const [overlay, bridge] = io.route.batch(devices.map((ifname) => getLink({ ifname }))).map(linkIn);
+    if (bridge && !bridgeFrom(io, bridge).settled) return `settings of ${bridge.ifname}`;
+    if (!overlay) return undefined;
+    const { rpFilter, quietIpv6 } = overlayFrom(overlay);
+    if (rpFilter !== looseRpFilter || !quietIpv6) return `sysctls of ${overlay.ifname}`;
     return undefined;
   }
 
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
   }
+}
+
+/** Undefined where the link is not there: a notification has told of that. */
+function linkIn(reply: NetlinkReply<Link>): Link | undefined {
+  return reply.ok ? reply.answers[0] : undefined;
 }
 
 function sameFirewall(found: ActualFirewall, wanted: Expected): boolean {

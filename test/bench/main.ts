@@ -1,4 +1,4 @@
-// `npm run bench`: every bench, or those named by `--only NAME[,NAME…]`, in namespaces of its own. A table for people; with `--json`
+// `npm run bench`: every bench but `profile`, or those named by `--only NAME[,NAME…]`, in namespaces of its own. A table for people; with `--json`
 // one JSON document on stdout, everything else on stderr.
 
 import { spawn } from 'node:child_process';
@@ -11,6 +11,7 @@ import type { Bench, Figures } from '#test/bench/figures.ts';
 import { tableOf } from '#test/bench/figures.ts';
 import { benchIpam } from '#test/bench/ipam.ts';
 import { benchPeers } from '#test/bench/peers.ts';
+import { benchProfile } from '#test/bench/profile.ts';
 
 /** A bench's figures go into the document under the names that it gives them. */
 const benches: Readonly<Record<string, Bench>> = {
@@ -19,8 +20,12 @@ const benches: Readonly<Record<string, Bench>> = {
   ipam: benchIpam,
   peers: benchPeers,
   datapath: benchDatapath,
+  profile: benchProfile,
   agent: benchAgent,
 };
+
+/** Runs only by its name: perf is not everywhere. */
+const named: readonly string[] = ['profile'];
 
 const insideMark = 'BENCH_INSIDE';
 
@@ -30,7 +35,7 @@ interface Options {
 }
 
 function parseArguments(argv: readonly string[]): Options {
-  let names = Object.keys(benches);
+  let names = Object.keys(benches).filter((name) => !named.includes(name));
   let json = false;
   for (let at = 0; at < argv.length; at++) {
     const argument = argv[at] ?? '';

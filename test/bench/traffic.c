@@ -2,10 +2,13 @@
 //
 //   traffic server ADDRESS                                  prints "ready"; serves until killed
 //   traffic burst ADDRESS tcp|udp|rr STREAMS MILLISECONDS   prints one line of JSON
+//   traffic path ADDRESS WINDOWS MICROSECONDS               the same: what one datagram's way costs
 //
 //   tcp  each stream sends as fast as it can; the server answers with the number of bytes that came
 //   udp  datagrams of 64 bytes as fast as they go; counted where they arrive
 //   rr   one byte there, one byte back, over and over
+//   path datagrams of 64 bytes that nobody reads, in windows of the sender's own CPU time, on one CPU at real-time priority: the kernel
+//        works off each whole way in the sender's name, so the fastest window says what the way costs, whatever else runs
 //
 // CPU is what both processes used, the kernel's work in their name included (softirqs run in the sender's, as a rule).
 #define _GNU_SOURCE
@@ -14,6 +17,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -26,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum port { PORT_SINK = 5201, PORT_ECHO, PORT_COUNT, PORT_DATAGRAM };
+enum port { PORT_SINK = 5201, PORT_ECHO, PORT_COUNT, PORT_DATAGRAM, PORT_DISCARD };
 #define CHUNK (128u << 10)
 #define BATCH 64
 #define DATAGRAM_BYTES 64
@@ -152,6 +156,14 @@ static void *accept_all(void *argument) {
   return NULL;
 }
 
+/* Its small buffer is full after a few datagrams: the kernel drops the others where it would have kept them. */
+static void never_read(const char *address) {
+  struct sockaddr_in place = place_of(address, PORT_DISCARD);
+  int room = 4096, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+  if (bind(fd, (struct sockaddr *)&place, sizeof place) != 0) die("bind");
+}
+
 static int serve(char *address) {
   static struct service services[3];
   services[0] = (struct service){listen_on(address, PORT_SINK), serve_sink};
@@ -160,6 +172,7 @@ static int serve(char *address) {
   pthread_t thread;
   for (int i = 0; i < 3; i++) pthread_create(&thread, NULL, accept_all, &services[i]);
   pthread_create(&thread, NULL, receive_datagrams, address);
+  never_read(address);
   puts("ready");
   fflush(stdout);
   pthread_join(thread, NULL);
@@ -206,18 +219,53 @@ static uint64_t burst_rr(const char *address) {
   return turns;
 }
 
-static void burst_udp(const char *address) {
-  struct sockaddr_in place = place_of(address, PORT_DATAGRAM);
+static int datagrams_to(const char *address, enum port port) {
+  struct sockaddr_in place = place_of(address, port);
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (connect(fd, (struct sockaddr *)&place, sizeof place) != 0) die("connect");
+  return fd;
+}
+
+static int send_batch(int fd) {
   static char data[DATAGRAM_BYTES];
-  struct iovec part = {data, sizeof data};
-  struct mmsghdr messages[BATCH] = {0};
+  static struct iovec part = {data, sizeof data};
+  static struct mmsghdr messages[BATCH];
   for (int i = 0; i < BATCH; i++) messages[i].msg_hdr = (struct msghdr){.msg_iov = &part, .msg_iovlen = 1};
-  while (now_ns() < until_ns) {
-    if (sendmmsg(fd, messages, BATCH, 0) < 0 && errno != ENOBUFS && errno != ECONNREFUSED) die("sendmmsg");
-  }
+  int sent = sendmmsg(fd, messages, BATCH, 0);
+  if (sent < 0 && errno != ENOBUFS && errno != ECONNREFUSED) die("sendmmsg");
+  return sent < 0 ? 0 : sent;
+}
+
+static void burst_udp(const char *address) {
+  int fd = datagrams_to(address, PORT_DATAGRAM);
+  while (now_ns() < until_ns) send_batch(fd);
   close(fd);
+}
+
+static uint64_t own_cpu_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int path(const char *address, int windows, uint64_t window_ns) {
+  cpu_set_t last;
+  CPU_ZERO(&last);
+  CPU_SET((size_t)sysconf(_SC_NPROCESSORS_ONLN) - 1, &last);
+  struct sched_param priority = {.sched_priority = 20};
+  if (sched_setaffinity(0, sizeof last, &last) != 0 || sched_setscheduler(0, SCHED_FIFO, &priority) != 0) die("sched");
+  int fd = datagrams_to(address, PORT_DISCARD);
+  double fastest = 1e9;
+  uint64_t packets = 0, began = own_cpu_ns();
+  for (int i = 0; i < windows; i++) {
+    uint64_t sent = 0, from = own_cpu_ns(), now = from;
+    for (; now - from < window_ns; now = own_cpu_ns()) sent += (uint64_t)send_batch(fd);
+    packets += sent;
+    if (sent > 0 && (double)(now - from) / (double)sent < fastest) fastest = (double)(now - from) / (double)sent;
+  }
+  printf("{\"packets\":%llu,\"cpuNs\":%llu,\"fastestNs\":%.1f}\n", (unsigned long long)packets,
+         (unsigned long long)(own_cpu_ns() - began), fastest);
+  return 0;
 }
 
 static void ask_count(const char *address, uint64_t answer[2]) {
@@ -253,6 +301,7 @@ int main(int argc, char **argv) {
     int streams = atoi(argv[4]);
     return burst(argv[2], argv[3], streams < 1 ? 1 : streams > 64 ? 64 : streams, atoi(argv[5]));
   }
-  fprintf(stderr, "usage: traffic server ADDRESS | traffic burst ADDRESS tcp|udp|rr STREAMS MILLISECONDS\n");
+  if (argc == 5 && strcmp(argv[1], "path") == 0) return path(argv[2], atoi(argv[3]), (uint64_t)atoi(argv[4]) * 1000u);
+  fprintf(stderr, "usage: traffic server ADDRESS | traffic burst ADDRESS tcp|udp|rr STREAMS MILLISECONDS | traffic path ADDRESS WINDOWS MICROSECONDS\n");
   return 2;
 }

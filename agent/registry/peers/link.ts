@@ -2,10 +2,12 @@
 // whether a voter answers is logged when it changes, not for each call.
 
 import { Agent, request } from 'node:https';
+import { createSecureContext } from 'node:tls';
 import type { PeerCertificate } from 'node:tls';
 import type { Logger } from 'pino';
 import { WeftError } from '#agent/errors.ts';
 import type { TlsFiles } from '#agent/registry/peers/tls.ts';
+import { Turns } from '#agent/registry/peers/turns.ts';
 import type { Voter } from '#agent/registry/peers/voter.ts';
 import {
   acceptorPath,
@@ -63,39 +65,61 @@ export function localLink(name: string, voter: Voter): VoterLink {
 
 export function remoteLink(voter: VoterAddress, tls: TlsFiles, log: Pick<Logger, 'info' | 'warn'>): FellowLink {
   const agent = new Agent({
-    ...tls,
+    // Made once: it reads the three files, which takes longer than the rest of a connection that comes to nothing.
+    secureContext: createSecureContext({ ...tls, minVersion: 'TLSv1.3' }),
     keepAlive: true,
     maxSockets: 64,
-    minVersion: 'TLSv1.3',
     checkServerIdentity: (_host: string, certificate: PeerCertificate) => checkName(voter, certificate),
   });
+  const turns = new Turns();
   let answering: boolean | undefined;
-  const call = async (path: string, body: unknown, timeoutMs: number, signal: AbortSignal): Promise<unknown> => {
+  const attempt = async (path: string, body: unknown, ends: AbortSignal, signal: AbortSignal): Promise<unknown> => {
     try {
-      const answer = await post(agent, voter, path, body, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]));
+      const answer = await post(agent, voter, path, body, ends);
       if (answering === false) log.info({ voter: voter.name }, 'voter answers again');
       answering = true;
+      turns.heard();
       return answer;
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
+      if (cause instanceof Refusal) turns.heard();
+      else if (!signal.aborted) turns.missed();
       if (answering !== false && !signal.aborted) {
         answering = false;
         log.warn({ voter: voter.name, address: `${voter.address}:${voter.port}`, reason }, 'voter does not answer');
       }
+      throw cause;
+    }
+  };
+  const call = async (
+    path: string,
+    body: unknown,
+    signal: AbortSignal,
+    timeoutMs: number = callTimeoutMs,
+  ): Promise<unknown> => {
+    const ends = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
+    const one = async (): Promise<unknown> => await attempt(path, body, ends, signal);
+    try {
+      // Nobody waits for a call that may take much longer than others.
+      return await (timeoutMs > callTimeoutMs ? one() : turns.run(one, ends));
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
       throw new WeftError('registry', `voter ${voter.name} at ${voter.address}:${voter.port}: ${reason}`, { cause });
     }
   };
   return {
     name: voter.name,
-    acceptor: async (body, signal) =>
-      checked(voter, parseAcceptorReply(await call(acceptorPath, body, callTimeoutMs, signal))),
+    acceptor: async (body, signal) => checked(voter, parseAcceptorReply(await call(acceptorPath, body, signal))),
     changes: async (body, signal) =>
-      checked(voter, parseChangesAnswer(await call(changesPath, body, callTimeoutMs + body.waitMs, signal))),
-    hello: async (body, signal) => checked(voter, parseHelloReply(await call(helloPath, body, callTimeoutMs, signal))),
-    copy: async (body, signal) => checked(voter, parseCopyAnswer(await call(copyPath, body, copyTimeoutMs, signal))),
+      checked(voter, parseChangesAnswer(await call(changesPath, body, signal, callTimeoutMs + body.waitMs))),
+    hello: async (body, signal) => checked(voter, parseHelloReply(await call(helloPath, body, signal))),
+    copy: async (body, signal) => checked(voter, parseCopyAnswer(await call(copyPath, body, signal, copyTimeoutMs))),
     close: () => agent.destroy(),
   };
 }
+
+/** An answer, if not the one that was asked for. */
+class Refusal extends Error {}
 
 function checkName(voter: VoterAddress, certificate: PeerCertificate): Error | undefined {
   const name: unknown = certificate.subject?.CN;
@@ -125,7 +149,7 @@ function post(agent: Agent, voter: VoterAddress, path: string, body: unknown, si
         incoming.on('error', reject);
         incoming.on('end', () => {
           const text = Buffer.concat(chunks).toString();
-          if (incoming.statusCode !== 200) reject(new Error(`HTTP ${incoming.statusCode}: ${text.slice(0, 500)}`));
+          if (incoming.statusCode !== 200) reject(new Refusal(`HTTP ${incoming.statusCode}: ${text.slice(0, 500)}`));
           else {
             try {
               resolve(JSON.parse(text));

@@ -1,6 +1,10 @@
 // Hosts whose own firewall drops what Weft needs: in each backend pods reach each other and the outside, with two tagged rules and
 // nothing else changed; firewalld is named with the command that helps.
+import { setTimeout as sleep } from 'node:timers/promises';
+
 import { afterEach, describe, expect, it } from 'vitest';
+
+import type { PeerView } from '#agent/runtime/ipam.ts';
 
 import type { TestNetns } from '#test/support/netns.ts';
 
@@ -100,6 +104,33 @@ describe('firewalls of the host', { timeout: 60_000 }, () => {
           () => false,
         ),
       10_000,
+    );
+  });
+
+  it('is opened soon also among a thousand nodes, where comparisons are rare', async () => {
+    const [host, near, far, neighbour] = await threePods();
+    const many = Array.from({ length: 1000 }, (_, number): PeerView => ({
+      name: `node${number}.0123abcd`,
+      nodeName: `node${number}`,
+      self: false,
+      underlayAddress: `198.18.${number >> 8}.${number & 255}`,
+      overlayAddresses: [],
+      blocks: [`10.46.${number >> 6}.${(number & 63) << 2}/30`],
+    }));
+    if (lab) lab.viewPatch = (view) => ({ ...view, peers: [...view.peers, ...many] });
+    await host.reconcile();
+    // The last comparison that was asked for while there were few.
+    await until('no comparison comes', async () => {
+      const before = host.datapath.status().reconciles;
+      await sleep(1000);
+      return host.datapath.status().reconciles === before;
+    });
+    await host.netns.exec(['sh', '-ec', backends[0]?.[1] ?? '']);
+    await until('pods pass', async () =>
+      everyWay(near, far, neighbour).then(
+        () => true,
+        () => false,
+      ),
     );
   });
 

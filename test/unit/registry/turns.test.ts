@@ -1,0 +1,84 @@
+// Calls to a voter that answers, that is silent, and that answers again: how many of them reach it.
+
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { describe, expect, it } from 'vitest';
+
+import { Turns } from '#agent/registry/peers/turns.ts';
+
+/** A voter: how many calls it got, and what it does with them. */
+class Voter {
+  readonly turns = new Turns();
+  calls = 0;
+  answers = false;
+  readonly tookMs: number;
+
+  constructor(tookMs = 20) {
+    this.tookMs = tookMs;
+  }
+
+  async call(signal: AbortSignal = AbortSignal.timeout(2000)): Promise<string> {
+    return await this.turns.run(async () => {
+      this.calls++;
+      await sleep(this.tookMs, undefined, { signal });
+      if (this.answers) {
+        this.turns.heard();
+        return 'answer';
+      }
+      this.turns.missed();
+      throw new Error('no answer');
+    }, signal);
+  }
+}
+
+async function outcomes(voter: Voter, count: number): Promise<ReadonlySet<string>> {
+  const calls = Array.from({ length: count }, async () => await voter.call().catch((error: unknown) => String(error)));
+  return new Set(await Promise.all(calls));
+}
+
+describe('calls to a voter', () => {
+  it('all go at once while it answers', async () => {
+    const voter = new Voter();
+    voter.answers = true;
+    expect(await outcomes(voter, 20)).toEqual(new Set(['answer']));
+    expect(voter.calls).toBe(20);
+  });
+
+  it('are one try where it is silent, and all have its end', async () => {
+    const voter = new Voter();
+    await expect(voter.call()).rejects.toThrow('no answer');
+    expect(await outcomes(voter, 20)).toEqual(new Set(['Error: no answer']));
+    expect(voter.calls).toBe(2);
+  });
+
+  it('all go once one is answered again', async () => {
+    const voter = new Voter();
+    await expect(voter.call()).rejects.toThrow('no answer');
+    voter.answers = true;
+    expect(await outcomes(voter, 20)).toEqual(new Set(['answer']));
+    expect(voter.calls).toBe(21);
+  });
+
+  it('go on when the caller whose try it was gives up', async () => {
+    const voter = new Voter(200);
+    await expect(voter.call()).rejects.toThrow('no answer');
+    voter.answers = true;
+    const leaver = new AbortController();
+    const left = voter.call(leaver.signal);
+    const other = voter.call();
+    await sleep(180);
+    leaver.abort(new Error('left'));
+    await expect(left).rejects.toThrow('aborted');
+    expect(await other).toBe('answer');
+    expect(voter.calls).toBe(3);
+  });
+
+  it('end by their own signal while they wait', async () => {
+    const voter = new Voter(1000);
+    voter.turns.missed();
+    void voter.call().catch(() => undefined);
+    await sleep(150);
+    await expect(voter.call(AbortSignal.timeout(30))).rejects.toThrow('timeout');
+    expect(voter.calls).toBe(1);
+  });
+});
