@@ -253,7 +253,7 @@ async function decided(
 ): Promise<RegistryRecord> {
   let outcome = await write();
   for (let time = 0; outcome.kind === 'unknown' && time < 5; time++) {
-    const found = await find();
+    const found = await find().catch(() => undefined);
     if (found !== undefined) return found;
     outcome = await write();
   }

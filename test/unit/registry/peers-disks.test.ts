@@ -45,7 +45,7 @@ async function create(registry: Registry, name: string, seq = 0): Promise<Regist
   for (let tries = 0; tries < 10; tries += 1) {
     const outcome = await registry.create('peer', name, sampleValue('peer', seq), signal);
     if (outcome.kind === 'ok') return outcome.record;
-    const there = await registry.get('peer', name, signal);
+    const there = await registry.get('peer', name, signal).catch(() => undefined);
     if (there !== undefined) return there;
   }
   throw new Error(`no ${name}`);
