@@ -65,8 +65,8 @@ const later: readonly number[] = [3000, 6000, 10_000, 15_000];
 export const profiles: readonly Profile[] = [
   {
     name: 'boots at once',
-    seeds: 250,
-    peers: 7,
+    seeds: 280,
+    peers: 4,
     override: { ...bare, bootWithinMs: 0, busyMs: 100, timing: { ...bare.timing, serveDelayMs: 60 } },
     askAfterMs: soon,
   },
@@ -94,7 +94,7 @@ export const profiles: readonly Profile[] = [
   },
   {
     name: 'space comes back',
-    seeds: 52,
+    seeds: 50,
     peers: 8,
     override: {
       ...bare,
@@ -113,21 +113,21 @@ export const profiles: readonly Profile[] = [
   },
   {
     name: 'heirs die',
-    seeds: 55,
+    seeds: 45,
     peers: 6,
     override: { ...bare, busyMs: 30_000, faults: { ...noFaults, faultEveryMs: 1000, heirsDie: 1 } },
     askAfterMs: later,
   },
   {
     name: 'heirs die before they carry',
-    seeds: 75,
+    seeds: 80,
     peers: 6,
     override: { ...bare, busyMs: 30_000, faults: { ...noFaults, faultEveryMs: 600, ambush: 1 } },
     askAfterMs: later,
   },
   {
     name: 'records too large for their heirs',
-    seeds: 24,
+    seeds: 20,
     peers: 4,
     override: {
       ...bare,
@@ -141,7 +141,7 @@ export const profiles: readonly Profile[] = [
   },
   {
     name: 'donors die',
-    seeds: 46,
+    seeds: 34,
     peers: 6,
     override: { ...bare, busyMs: 30_000, faults: { ...noFaults, faultEveryMs: 1000, donorsDie: 0.8 } },
     askAfterMs: later,
@@ -161,7 +161,7 @@ export const profiles: readonly Profile[] = [
   },
   {
     name: 'nodes with pods are deleted',
-    seeds: 80,
+    seeds: 68,
     peers: 4,
     override: {
       ...small,
@@ -220,7 +220,7 @@ export const profiles: readonly Profile[] = [
   },
   {
     name: 'pods come and go over a bad network',
-    seeds: 80,
+    seeds: 88,
     peers: 8,
     override: {
       ...small,
@@ -230,7 +230,7 @@ export const profiles: readonly Profile[] = [
       workEveryMs: 100,
       busyMs: 10_000,
       halves: false,
-      faults: { ...rough, unknown: 0.3, hintLost: 0.2, hintTwice: 0.4, faultEveryMs: 1000 },
+      faults: { ...rough, unknown: 0.4, hintLost: 0.2, hintTwice: 0.4, faultEveryMs: 1000 },
     },
     askAfterMs: later,
   },

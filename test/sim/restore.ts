@@ -1,5 +1,6 @@
 // The registry goes back: a backup is restored, or a record with space in it is deleted by hand. Until every living peer has written its
 // record back, records do not tell who owns what; that no address is used twice is checked all the same.
+import { parsePeer } from '#ipam-peer/records.ts';
 import { isGone } from './gone.ts';
 import type { SimPeer } from './peer.ts';
 import type { World } from './world.ts';
@@ -9,7 +10,8 @@ function isWhole(world: World): boolean {
   for (const { record } of world.registry.peers.values()) {
     if (record.heir !== undefined || world.registry.goneNodes.has(record.node.uid)) return false;
   }
-  if (world.twins.size > 0) return false;
+  // A disk that is not believed any more cannot write its record back.
+  if (world.twins.size > 0 || world.nowMs < world.twinsHeardUntilMs) return false;
   return world.peers.every((peer) => {
     const known = world.registry.peers.get(peer.name);
     const disk = peer.disk.peer;
@@ -84,6 +86,12 @@ export function loseUniverse(world: World): void {
   registry.removeUniverse();
 }
 
+/** A record that held nothing is not written back: there is nothing to say. */
+function isEmpty({ record }: SimPeer['disk']['peer']): boolean {
+  const parsed = parsePeer(record);
+  return !parsed.ok || parsed.record.blocks.length + parsed.record.granting.length === 0;
+}
+
 /** True once every living peer has written its record back. */
 export function isRestored(world: World): boolean {
   return world.peers.every((peer) => {
@@ -94,7 +102,7 @@ export function isRestored(world: World): boolean {
     return (
       disk.back !== true &&
       known.record.suspect !== true &&
-      known.record.seq >= disk.seq &&
+      (known.record.seq >= disk.seq || isEmpty(disk)) &&
       known.stored.uid === (disk.uid ?? known.stored.uid)
     );
   });

@@ -59,9 +59,13 @@ function plugIn(world: World, peer: SimPeer, twin: SimPeer): void {
   world.agenda.add(world.nowMs + random.between(10, 8000), { kind: 'heal', peer });
 }
 
+/** No request is on its way for longer (network.ts). */
+const latestMs = 10_000;
+
 /** The second machine is found and stopped for good; its disk and its pods are thrown away. */
 export function unplug(world: World, twin: SimPeer): void {
   if (!world.twins.delete(twin)) return;
+  world.twinsHeardUntilMs = world.nowMs + latestMs;
   world.note(`${twin.name}${twin.tag} is stopped`);
   twin.crash();
   twin.retired = true;

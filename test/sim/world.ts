@@ -77,6 +77,8 @@ export class World {
   readonly peers: readonly SimPeer[];
   /** Further machines that go by the name of one of the peers. */
   readonly twins: Set<SimPeer> = new Set<SimPeer>();
+  /** Until then a write of the session by one that was stopped may arrive. */
+  twinsHeardUntilMs: number = -Infinity;
   /** Machines to which something happened in this step. */
   readonly touched: Set<SimPeer> = new Set<SimPeer>();
   readonly checks: Checks;
