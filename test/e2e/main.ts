@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import { ensureDebianProgram } from './cluster/debian-program.ts';
+import { lockFile } from './cluster/host.ts';
 import { ensureImages } from './cluster/images.ts';
 import { ensureExtra, ensurePrograms } from './cluster/programs.ts';
 import { runInSandbox, workDirectory } from './cluster/sandbox.ts';
@@ -115,6 +116,8 @@ async function main(): Promise<number> {
   const registry = asked && shapes.some(({ settings }) => isPlain(settings));
   const clusters = chosen.only === 'registry' ? [] : shapes;
   if (process.getuid?.() !== 0) throw new Error('the test cluster needs root: it makes namespaces and runs containers');
+  // A second run would take the first one's logs away, which its specs read.
+  await using _own = await lockFile(`${report}.lock`, () => say('another run of this tree; waiting for it to end'));
   await rm(report, { recursive: true, force: true });
   await mkdir(report, { recursive: true });
   const beganMs = performance.now();
