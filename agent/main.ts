@@ -161,7 +161,8 @@ async function start(given: Start): Promise<void> {
   stack.defer(() => ipam.close());
   const segment = stack.use(new Segment(datapathSettings(config, parts.underlay), step('segment')));
   parts.segment = segment;
-  // Its links before anything is given back through them.
+  // A lost state directory: the links know whose they are. And they must be right before anything is given back through them.
+  ipam.keepForeign(segment.leasesOfLinks(Date.now()));
   segment.sync(ipam.leases());
   await undoPendingLeases({ ipam, datapath, segment }, log);
   const begin = async (): Promise<void> => {

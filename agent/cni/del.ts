@@ -36,7 +36,8 @@ export async function del(
   if (lease.delegate !== undefined) {
     const { type } = lease.delegate;
     const told = delegate !== undefined && (type === '' || type === delegate.type) ? delegate : lease.delegate;
-    if (told.type !== '') await delegateDel(told);
+    // One that was found on a link alone does not say what to call it with.
+    if (told.stdin !== '') await delegateDel(told);
   }
   if (isOnSegment(lease)) await parts.segment?.detach(lease);
   const released = parts.ipam.release(key, lease.generation);

@@ -9,7 +9,7 @@
 // Nothing of the host is in that segment: the bridge has no address, answers no ARP, and what it would hand to the host, or the host to
 // it, is dropped. So the node draws nobody's traffic, and to it these pods are neighbours behind their router like any other
 // machine. A pod says nothing in another's name: its own MAC, the address of its lease, and questions to DHCP servers.
-import type { AttachmentKey, Lease } from '#agent/runtime/ipam.ts';
+import { type AttachmentKey, dhcpPlugin, type Lease, unknownDelegate } from '#agent/runtime/ipam.ts';
 import { addressOf, prefixLengthOf } from './cidr.ts';
 import { hashedMac } from './identity.ts';
 import { renderTable, type Chain, type RenderedTable } from './ruleset.ts';
@@ -26,9 +26,42 @@ export function segmentMac({ containerId, ifname }: AttachmentKey): string {
   return hashedMac(`segment/${containerId}/${ifname}`);
 }
 
-/** What the host end of a pod's link says for whoever looks: whose it is. At most 255 bytes (linux/if.h, IFALIASZ). */
-export function segmentAlias({ containerId, ifname, generation }: Lease): string {
-  return `weft:1:segment ${containerId} ${ifname} ${generation}`;
+const aliasMagic = 'weft:1:segment';
+
+/** What the host end of a pod's link says: whose it is, by which a lost lease is made anew. At most 255 bytes (linux/if.h, IFALIASZ). */
+export function segmentAlias({ containerId, ifname, generation, addresses }: Omit<KeptLink, 'hostIfname'>): string {
+  const rest = `${ifname} ${generation} ${addresses.join(',') || '-'}`;
+  // CNI has no limit for an id; the kernel has one for an alias.
+  return `${aliasMagic} ${containerId.slice(0, 254 - aliasMagic.length - 1 - rest.length)} ${rest}`;
+}
+
+/** What of a lease is on its link. */
+type KeptLink = Pick<Lease, 'containerId' | 'ifname' | 'generation' | 'addresses' | 'hostIfname'>;
+
+/**
+ * The lease of a link whose alias says it, as if made at `nowMs` (since the epoch); what the plugin was called with is lost. Undefined where
+ * the alias is none of ours, or of a link that had no address yet. `mac` undefined: not known.
+ */
+export function leaseOfLink(
+  { ifname: hostIfname = '', ifalias = '' }: { readonly ifname?: string; readonly ifalias?: string },
+  mac: string | undefined,
+  nowMs: number,
+): Lease | undefined {
+  const [magic, containerId, ifname, generation, addresses, ...more] = ifalias.split(' ');
+  if (magic !== aliasMagic || more.length > 0) return undefined;
+  if (!containerId || !ifname || !generation || !addresses || addresses === '-') return undefined;
+  return {
+    containerId,
+    ifname,
+    generation,
+    addresses: addresses.split(','),
+    hostIfname,
+    owner: { network: 'weft', netnsPath: '', netnsInode: 0n },
+    state: 'active',
+    sinceMs: nowMs,
+    link: { mac: mac ?? segmentMac({ containerId, ifname }) },
+    delegate: { ...unknownDelegate, type: dhcpPlugin },
+  };
 }
 
 /** One pod's port; `addresses` are those that it may send from. */

@@ -23,6 +23,7 @@ import type { Finding } from './objects.ts';
 import { awaitCarrier, openPodNetns } from './pod-link.ts';
 import { removePodRules } from './pod-routes.ts';
 import {
+  leaseOfLink,
   segmentAlias,
   segmentDevice,
   type SegmentGift,
@@ -74,6 +75,16 @@ export class Segment implements Disposable {
     return this.#links().flatMap(({ ifname = '' }) => (ifname.startsWith(segmentPrefix) ? [ifname] : []));
   }
 
+  /** The leases that the pods' links tell of. Throws NetlinkError. */
+  leasesOfLinks(nowMs: number): readonly Lease[] {
+    const links = this.#links();
+    const bridge = links.find(({ ifname }) => ifname === segmentDevice);
+    const pods = links.filter(({ ifname = '' }) => ifname.startsWith(segmentPrefix));
+    if (bridge === undefined || pods.length === 0) return [];
+    const macs = new Map([...this.#entries(bridge)].map(([mac, ifindex]) => [ifindex, mac]));
+    return pods.flatMap((pod) => leaseOfLink(pod, macs.get(pod.ifiIndex), nowMs) ?? []);
+  }
+
   /** Brings the kernel to the leases. Throws NetlinkError. */
   sync(leases: readonly Lease[]): void {
     const known = this.#pods;
@@ -101,7 +112,9 @@ export class Segment implements Disposable {
     const problem = this.#uplink(links, bridge);
     const missing = this.#ports(links, bridge);
     this.#report([
-      ...(problem === undefined ? [] : [uplinkFinding(this.#settings.dhcpUplink, problem)]),
+      ...(problem === undefined
+        ? []
+        : [{ name: 'uplinkUnusable', subject: this.#settings.dhcpUplink, message: problem } as const]),
       ...missing.map((subject): Finding => ({
         name: 'podLinkMissing',
         subject,
@@ -144,6 +157,7 @@ export class Segment implements Disposable {
   /** Gives the pod its addresses and routes, and the right to send from them. Returns the routes really made. */
   give(lease: Lease, netnsPath: string, gift: SegmentGift): readonly PodRoute[] {
     this.#put(lease);
+    this.#kernel().route.batchOrThrow([setLink({ ifname: lease.hostIfname, ifalias: segmentAlias(lease) })]);
     return givePod(lease, netnsPath, gift);
   }
 
@@ -362,10 +376,6 @@ export class Segment implements Disposable {
   #load(): void {
     if (!this.#isLoaded()) this.#kernel().nft.run(this.#rendered().text);
   }
-}
-
-function uplinkFinding(subject: string, message: string): Finding {
-  return { name: 'uplinkUnusable', subject, message };
 }
 
 /** The MAC asked for, else the attachment's. */

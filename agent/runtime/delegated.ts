@@ -39,7 +39,7 @@ export function withDelegatedLeases(ipam: RunningIpam, path: string): IpamWithDe
       const { ranges } = ipam.view();
       for (const lease of found) {
         if (ipam.find(lease) !== undefined || delegated.find(lease) !== undefined) continue;
-        if (rangeOf(lease.addresses, ranges) === undefined) delegated.put({ ...lease, delegate: unknownDelegate });
+        if (rangeOf(lease.addresses, ranges) === undefined) delegated.put({ delegate: unknownDelegate, ...lease });
       }
     },
     close: async () => {

@@ -1,6 +1,6 @@
 // Addresses of a DHCP server outside (`ipam.type: dhcp`): the reference plugin and its daemon, a real server, the real shim and agent.
 
-import { writeFile } from 'node:fs/promises';
+import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -18,8 +18,11 @@ let host: AgentHost;
 let hostNetns: TestNetns;
 let segment: DhcpSegment;
 
+/** A disk that does not know its own session waits for that session's end. */
+const fast = { dhcpUplink: 'lan0', resyncMs: 1000, collectMs: 1000, sessionTermMs: 2000 };
+
 beforeAll(async () => {
-  ({ host, hostNetns } = await createCniHost({ dhcpUplink: 'lan0', resyncMs: 1000 }, false));
+  ({ host, hostNetns } = await createCniHost(fast, false));
   segment = await DhcpSegment.create(hostNetns);
   await segment.startServer();
   await segment.startDaemon();
@@ -238,6 +241,31 @@ test(
     await expect.poll(empty, soon).toEqual(before);
   },
 );
+
+test('an agent that has lost its state directory knows such pods by their links', slow, async () => {
+  await using pod = await TestNetns.create('pod');
+  const other = await TestNetns.create('pod');
+  const before = await dump();
+  const mac = '02:00:00:00:77:01';
+  const added = await call('ADD', pod, { runtimeConfig: { mac } });
+  expect(await call('ADD', other)).toMatchObject({ code: 0 });
+  const during = await dump();
+  await host.stop('SIGKILL');
+  const state = join(host.directory, 'state');
+  for (const name of await readdir(state)) if (/^(state|delegated)\.db/.test(name)) await rm(join(state, name));
+  await host.start();
+  await expect.poll(dump, soon).toEqual(during);
+  expect(await reaches(segment.neighbour, addressOf(added))).toBe(true);
+  const releases = await segment.told('release');
+  expect(await call('DEL', pod)).toMatchObject({ code: 0 });
+  expect(await segment.told('release')).toBe(releases + 1);
+  // One whose DEL never comes is taken back when its link has gone with the pod; the server's lease ends by itself.
+  await segment.stopDaemon();
+  await other[Symbol.asyncDispose]();
+  await expect.poll(dump, soon).toEqual(before);
+  await expect.poll(() => host.leasedAddresses(), soon).toBe(0);
+  await segment.startDaemon();
+});
 
 test('without the setting the uplink is free again, and such an ADD is refused with what to set', slow, async () => {
   await using pod = await TestNetns.create('pod');

@@ -1,7 +1,14 @@
 // The segment of pods with `ipam.type: dhcp`: what its table says, which link can be its uplink, what becomes of a server's routes.
 import { describe, expect, it } from 'vitest';
 
-import { routesOf, segmentMac, segmentRuleset, uplinkProblem } from '#agent/datapath/segment-plan.ts';
+import {
+  leaseOfLink,
+  routesOf,
+  segmentAlias,
+  segmentMac,
+  segmentRuleset,
+  uplinkProblem,
+} from '#agent/datapath/segment-plan.ts';
 import type { UplinkFacts } from '#agent/datapath/segment-plan.ts';
 
 const port = { ifname: 'weftsaa', mac: '02:00:00:00:00:01', addresses: ['192.168.7.20'] };
@@ -12,6 +19,33 @@ describe('the MAC', () => {
     expect(mac).toMatch(/^[0-9a-f][26ae](:[0-9a-f]{2}){5}$/);
     expect(segmentMac({ containerId: 'a', ifname: 'eth0' })).toBe(mac);
     expect(segmentMac({ containerId: 'a', ifname: 'net1' })).not.toBe(mac);
+  });
+});
+
+describe('the alias of a link', () => {
+  const kept = { containerId: 'c1', ifname: 'net1', generation: '00ff', addresses: ['192.168.7.20'] };
+  const told = (alias: string): unknown => leaseOfLink({ ifname: 'weftsaa', ifalias: alias }, port.mac, 7);
+  it('says whose the link is, once it has an address', () => {
+    expect(told(segmentAlias(kept))).toMatchObject({
+      ...kept,
+      hostIfname: 'weftsaa',
+      link: { mac: port.mac },
+      sinceMs: 7,
+    });
+    expect(told(segmentAlias({ ...kept, addresses: [] }))).toBeUndefined();
+    for (const alias of ['', 'mine', 'weft:1 c1 eth0 00ff 10.0.0.1', `${segmentAlias(kept)} more`])
+      expect(told(alias)).toBeUndefined();
+  });
+
+  it('is never longer than the kernel takes', () => {
+    const longest = segmentAlias({
+      ...kept,
+      containerId: 'c'.repeat(200),
+      ifname: 'i'.repeat(15),
+      generation: 'f'.repeat(16),
+    });
+    expect(longest.length).toBeLessThanOrEqual(255);
+    expect(segmentAlias({ ...kept, containerId: 'c'.repeat(300) }).length).toBeLessThanOrEqual(255);
   });
 });
 
