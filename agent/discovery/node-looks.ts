@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { PeerNode, PeerNodes } from '#agent/discovery/discovery.ts';
 import { type Directory, identityOf } from '#agent/discovery/node-directory.ts';
 import { WeftError } from '#agent/errors.ts';
-import type { KubeApi } from '#agent/kubernetes/api.ts';
+import type { KubeAnswer, KubeApi } from '#agent/kubernetes/api.ts';
 import { failure, listAll, type KubeObject } from '#agent/kubernetes/list-watch.ts';
 
 export const nodesPath: string = '/api/v1/nodes';
@@ -44,9 +44,18 @@ export async function nodeExists(
   signal: AbortSignal,
 ): Promise<boolean> {
   const answer = await api.call({ method: 'GET', path: `${nodesPath}/${name}`, accept: metadataOnly }, signal);
-  if (answer.status === 404) return false;
+  if (isMissing(answer, name)) return false;
   if (answer.status !== 200) throw failure(`reading Node ${name}`, answer);
   return (answer.body as KubeObject).metadata.uid === uid;
+}
+
+/** The API server says so of this very Node: a proxy before it, or one that is only starting, says 404 to every path. */
+function isMissing({ status, body }: KubeAnswer, name: string): boolean {
+  const { reason, details } = (body ?? {}) as {
+    readonly reason?: string;
+    readonly details?: { readonly name?: string };
+  };
+  return status === 404 && reason === 'NotFound' && details?.name === name;
 }
 
 /** Looks as the peers ask for it until it is stopped. */
@@ -122,8 +131,9 @@ class Newcomers {
     for (const node of ripe) {
       if (!this.#isWanted(node)) continue;
       const answer = await api.call({ method: 'GET', path: `${nodesPath}/${node.name}` }, this.#signal);
-      if (answer.status !== 200 && answer.status !== 404) throw failure(`reading Node ${node.name}`, answer);
-      const found = answer.status === 200 ? identityOf(answer.body as KubeObject) : undefined;
+      const missing = isMissing(answer, node.name);
+      if (answer.status !== 200 && !missing) throw failure(`reading Node ${node.name}`, answer);
+      const found = missing ? undefined : identityOf(answer.body as KubeObject);
       if (found !== undefined) directory.put(found);
       if (found?.nodeUid !== node.uid) directory.lose(node);
       this.#note(node);
