@@ -168,7 +168,8 @@ export class AgentHost implements AsyncDisposable {
   }
 
   async #until(what: string, holds: () => Promise<boolean>): Promise<void> {
-    const deadlineMs = performance.now() + 120_000;
+    // An agent that cannot start ends; this is for one that hangs. An emulated processor takes a minute for it.
+    const deadlineMs = performance.now() + 600_000;
     while (!(await holds())) {
       if (this.#ended !== '' || performance.now() > deadlineMs) {
         throw new Error(`no agent that ${what} (${this.#ended || 'it runs'}):\n${await this.log()}`);

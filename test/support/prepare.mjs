@@ -44,6 +44,11 @@ const stages = {
     native: true,
     root: true,
   },
+  vm: {
+    debian: [...compilers, ...hostTools, 'qemu-system-x86', 'debootstrap', 'e2fsprogs'],
+    native: true,
+    root: true,
+  },
   e2e: {
     debian: [...compilers, ...hostTools, ...clusterTools],
     native: true,

@@ -3,7 +3,7 @@
 // kernel's timers. The simulations only compute: they take what the others leave.
 // A file that fails is run once more, alone: one that then passes is named as flaky, the others are shown again at the end.
 // `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
-// The project `runtimes` needs Go and container runtimes and is not part of it: `npm run test:runtimes`.
+// The projects `runtimes` and `vm` need more than a bare machine has and are not part of it: `npm run test:runtimes`, `test:vm`.
 import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { addUp, type FileReport, runVitest } from './vitest-run.ts';
 
 const usualProjects = ['unit', 'sim', 'netns'] as const;
-const allProjects = [...usualProjects, 'runtimes'] as const;
+const allProjects = [...usualProjects, 'runtimes', 'vm'] as const;
 type Project = (typeof allProjects)[number];
 
 /** Files that take longest, by what their paths contain: they begin first. In the order of the seconds that they took. */
@@ -51,9 +51,9 @@ function netnsPieces(): readonly Piece[] {
 }
 
 async function runPiece({ project, rest, beside = false }: Piece, lab: string): Promise<readonly FileReport[]> {
-  const isPure = project === 'unit' || project === 'sim';
+  const hasNetns = project === 'netns' || project === 'runtimes';
   return await runVitest(project, rest, {
-    ...(isPure ? {} : { lab }),
+    ...(hasNetns ? { lab } : {}),
     quiet: beside,
     nice: beside && project === 'sim',
   });
