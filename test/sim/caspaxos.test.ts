@@ -8,7 +8,7 @@ import type { Plant } from './caspaxos-voters.ts';
 import { runWorld, type Counters, type WorldOptions } from './caspaxos-world.ts';
 import { findViolation } from './linearizable.ts';
 
-const seeds = Number(process.env['WEFT_SIM_SEEDS'] ?? 500);
+const seeds = Number(process.env['WEFT_SIM_SEEDS'] ?? 300);
 const firstSeed = Number(process.env['WEFT_SIM_FIRST_SEED'] ?? 1);
 
 function optionsOf(seed: number, plant: Plant): WorldOptions {

@@ -61,7 +61,7 @@ export function runSeed(options: RunOptions): RunResult {
     steps: world.steps,
     counters: world.counters,
     violation,
-    trace: world.trace,
+    trace: violation === '' && options.keepTrace !== true ? [] : world.trace,
     end: world.peers.map((peer) => peer.describe()),
     records: [...world.registry.peers.values()].map(({ stored }) => `${stored.name} ${JSON.stringify(stored.value)}`),
   };

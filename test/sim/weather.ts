@@ -80,12 +80,15 @@ const moods: Readonly<Record<World['scenario']['mood'], Mood>> = {
   },
 };
 
+/** Where disks are set back or machines copied. */
+const goesBack: ReadonlySet<World['scenario']['mood']> = new Set(['any', 'twins', 'disks']);
+
 /** Now and then the disks and the registry are copied. */
 export function save(world: World): void {
   if (world.calm) return;
   const everyMs = world.scenario.mood === 'registry' ? 100 : 1250;
   world.agenda.add(world.nowMs + everyMs * world.random.between(0.4, 1.6), { kind: 'save' });
-  saveDisks(world);
+  if (goesBack.has(world.scenario.mood)) saveDisks(world);
   takeBackup(world);
 }
 

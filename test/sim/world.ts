@@ -95,8 +95,7 @@ export class World {
   restoring: boolean = false;
   /** Copies of disks, some time ago. */
   readonly backups: Map<SimPeer, readonly Backup[]> = new Map<SimPeer, readonly Backup[]>();
-  /** The last lines of what happened; all of them when `keepTrace`. */
-  readonly trace: string[] = [];
+  readonly #notes: { readonly atMs: number; readonly text: string }[] = [];
   readonly #keepTrace: boolean;
   readonly agenda: Agenda<Happening> = new Agenda();
 
@@ -155,8 +154,13 @@ export class World {
   }
 
   note(text: string): void {
-    this.trace.push(`${this.nowMs.toFixed(1)} ${text}`);
-    if (!this.#keepTrace && this.trace.length > 2000) this.trace.splice(0, 1000);
+    this.#notes.push({ atMs: this.nowMs, text });
+    if (!this.#keepTrace && this.#notes.length > 2000) this.#notes.splice(0, 1000);
+  }
+
+  /** The last lines of what happened; all of them when `keepTrace`. */
+  get trace(): readonly string[] {
+    return this.#notes.map(({ atMs, text }) => `${atMs.toFixed(1)} ${text}`);
   }
 
   #happen(what: Happening): void {
