@@ -97,17 +97,16 @@ export class Segment implements Disposable {
       }),
     );
     const isWanted = this.isConfigured || ours.length > 0;
-    // Hosts that never had one pay nothing; after a start what a predecessor left must go.
     if (!isWanted && !this.#isUsed) return;
     const links = this.#links();
-    const strays = links.filter(({ ifname = '' }) => ifname.startsWith(segmentPrefix) && !this.#isOurs(ifname));
+    const made = links.filter(({ ifname = '' }) => ifname === segmentDevice || ifname.startsWith(segmentPrefix));
+    // After a start what a predecessor left must go; hosts that never had one pay nothing from here on, nor open anything.
+    this.#isUsed = isWanted || made.length > 0 || this.#io !== undefined;
+    if (!this.#isUsed) return;
+    const strays = made.filter(({ ifname = '' }) => ifname !== segmentDevice && !this.#isOurs(ifname));
     const io = this.#kernel();
     if (strays.length > 0) io.route.batchOrThrow(strays.map(({ ifiIndex }) => delLink({ ifiIndex })));
-    if (!isWanted) {
-      this.#remove(links);
-      return;
-    }
-    this.#isUsed = true;
+    if (!isWanted) return this.#remove(links);
     const bridge = this.#bridge(links);
     const problem = this.#uplink(links, bridge);
     const missing = this.#ports(links, bridge);
