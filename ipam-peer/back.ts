@@ -9,7 +9,7 @@
 // what was heard) nobody grants, takes over or takes back: the records do not tell who owns what.
 import { type Cidr, coalesce, contains, formatCidrs, intersect, overlaps, subtract } from './cidr.ts';
 import type { StoredRecord } from './events.ts';
-import { formatPeer, isDeadSource, isIncarnation, parsePeer, type PeerRecord } from './records.ts';
+import { formatPeer, isDeadSource, isIncarnation, parsePeer, type PeerRecord, type RecordRef } from './records.ts';
 import { request, startWriting } from './requests.ts';
 import { type Cycle, emit, type Known, persistPeer, refreshUsable, sayOnce, setFence, type State } from './state.ts';
 import type { Conflict } from './universe-state.ts';
@@ -231,11 +231,14 @@ export function suspicionEndMs(state: State): number {
 }
 
 /**
- * True while a record that is missing may still be made again by its agent, with what it had taken. An heir deletes only what is settled;
- * whose record went otherwise, or before this process looked, is waited for.
+ * True while a record that was read to be missing may still be made again by its agent, with what it had taken, or was made again since.
+ * An heir deletes only what is settled; whose record went otherwise, or before this process looked, is waited for.
  */
-export function mayComeBack(state: State, name: string): boolean {
-  if (state.buried.has(name) || state.peers.has(name)) return false;
+export function mayComeBack(state: State, ref: RecordRef): boolean {
+  const { name } = ref;
+  const known = state.peers.get(name);
+  if (known !== undefined) return isIncarnation(ref, known.stored, known.record.was);
+  if (state.buried.has(name)) return false;
   const sinceMs = state.vanished.get(name) ?? state.nowMs;
   state.vanished.set(name, sinceMs);
   return state.nowMs < sinceMs + state.config.suspicionMs;

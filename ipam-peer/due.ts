@@ -85,7 +85,7 @@ function shouldAsk(state: State, family: Family, record: PeerRecord): boolean {
 function looksSettled(state: State, grant: Grant, self: RecordRef): boolean {
   const target = state.peers.get(grant.to.name);
   if (target === undefined || !isIncarnation(grant.to, target.stored, target.record.was)) {
-    return state.listed && !isSuspicious(state, state.nowMs) && !mayComeBack(state, grant.to.name);
+    return state.listed && !isSuspicious(state, state.nowMs) && !mayComeBack(state, grant.to);
   }
   const was = state.confirmed?.record.was;
   return target.record.blocks.some((block) => isVia(block.via, self, grant.id, was));

@@ -11,7 +11,7 @@ export function settle(draft: Draft): void {
     const target = look(draft, grant.to);
     if (target === 'unread') return true;
     if (target === 'gone') {
-      if (isSuspicious(draft.state, draft.nowMs) || mayComeBack(draft.state, grant.to.name)) return true;
+      if (isSuspicious(draft.state, draft.nowMs) || mayComeBack(draft.state, grant.to)) return true;
       draft.blocks.push({ cidr: grant.cidr });
       draft.news.push(`took ${formatCidr(grant.cidr)} back: ${grant.to.name} is gone and had not taken it`);
     } else if (!target.blocks.some((block) => isVia(block.via, draft.self, grant.id, draft.base.was))) {

@@ -198,7 +198,7 @@ function isCarried(
 /** A grant that nobody can take any more. */
 function isVoid(draft: Draft, grant: Grant, donor: RecordRef): boolean {
   if (look(draft, grant.to) !== 'gone' || isTakenByName(draft, grant, donor)) return false;
-  return !mayComeBack(draft.state, grant.to.name);
+  return !mayComeBack(draft.state, grant.to);
 }
 
 /** A target that was made again carries the grant by its number all the same. */

@@ -136,3 +136,39 @@ test('an heir whose record was made again goes on with what it had inherited', (
   expect([...bench.registry.peers.keys()]).toEqual(['n1.x']);
   expect(one.blocks()).toEqual(['10.32.0.0/12']);
 });
+
+// Seed 3014504: the donor read that the taker's record was gone, waited for another answer of that cycle, and took the space back after the
+// taker had written its record back: two owners.
+test('a taker whose record was made again since it was read to be gone keeps its space', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const two = bench.peer('n2').start();
+  one.holding = (request) =>
+    request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
+  bench.settle(10_000);
+  expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
+  two.holding = () => true;
+  bench.registry.remove('n2.x');
+  const three = bench.peer('n3').start();
+  one.holding = (request) => request.kind === 'get' && request.name === 'n3.x';
+  one.held.length = 0;
+  bench.settle(20_000);
+  one.held.length = 0;
+  for (let rounds = 0; rounds < 100 && one.held.length === 0; rounds++) bench.settle(200);
+  const [late] = one.held;
+  if (late === undefined) throw new Error('the donor reads nobody');
+  two.holding = () => false;
+  two.held.length = 0;
+  two.sim.crash();
+  two.start();
+  bench.settle(8000);
+  expect(two.log).toContain('wrote the record of this node back');
+  one.holding = () => false;
+  one.answer(late);
+  bench.settle(3_000_000);
+  const universe = bench.registry.universe?.record;
+  expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
+  expect(two.blocks()).toContain('10.40.0.0/13');
+  expect(three.blocks()).not.toEqual([]);
+});
