@@ -144,6 +144,8 @@ export function rollBackDisk(world: World, peer: SimPeer): void {
   if (saved === undefined || session === undefined || saved.identity !== peer.name || peer.retired) return;
   const now = parseSession(world.registry.sessions.get(peer.name)?.value);
   if (!now.ok || now.record.sessionId === session.id || now.record.sessionId === session.next) return;
+  // After a restore of the registry its session may be older than the copy, until it is renewed.
+  if (now.record.renewals <= (session.held ?? session.renewals ?? 0)) return;
   peer.rollBack(saved.disk);
   crash(world, peer, 'diskRolledBack');
 }
