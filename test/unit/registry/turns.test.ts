@@ -2,20 +2,19 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 
 import { Turns } from '#agent/registry/peers/turns.ts';
+
+/** Longer than any test: who waits for it is cut off. */
+const foreverMs = 3_600_000;
 
 /** A voter: how many calls it got, and what it does with them. */
 class Voter {
   readonly turns = new Turns();
   calls = 0;
   answers = false;
-  readonly tookMs: number;
-
-  constructor(tookMs = 20) {
-    this.tookMs = tookMs;
-  }
+  tookMs = 20;
 
   async call(signal: AbortSignal = AbortSignal.timeout(2000)): Promise<string> {
     return await this.turns.run(async () => {
@@ -60,13 +59,15 @@ describe('calls to a voter', () => {
   });
 
   it('go on when the caller whose try it was gives up', async () => {
-    const voter = new Voter(200);
+    const voter = new Voter();
     await expect(voter.call()).rejects.toThrow('no answer');
     voter.answers = true;
+    voter.tookMs = foreverMs;
     const leaver = new AbortController();
     const left = voter.call(leaver.signal);
-    const other = voter.call();
-    await sleep(180);
+    const other = voter.call(new AbortController().signal);
+    await vi.waitFor(() => expect(voter.calls).toBe(2));
+    voter.tookMs = 20;
     leaver.abort(new Error('left'));
     await expect(left).rejects.toThrow('aborted');
     expect(await other).toBe('answer');
@@ -74,11 +75,15 @@ describe('calls to a voter', () => {
   });
 
   it('end by their own signal while they wait', async () => {
-    const voter = new Voter(1000);
+    const voter = new Voter();
+    voter.tookMs = foreverMs;
     voter.turns.missed();
-    void voter.call().catch(() => undefined);
-    await sleep(150);
+    const leaver = new AbortController();
+    const trying = voter.call(leaver.signal);
+    await vi.waitFor(() => expect(voter.calls).toBe(1));
     await expect(voter.call(AbortSignal.timeout(30))).rejects.toThrow('timeout');
     expect(voter.calls).toBe(1);
+    leaver.abort();
+    await expect(trying).rejects.toThrow('aborted');
   });
 });
