@@ -7,7 +7,7 @@ import { copyFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promis
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-import { cacheDirectory, goEnvironment } from '#test/e2e/cluster/programs.ts';
+import { cacheDirectory, ensureProgram, goEnvironment } from '#test/e2e/cluster/programs.ts';
 import { lockFile, run } from '#test/e2e/cluster/host.ts';
 
 const libcniVersion = '1.3.1';
@@ -25,6 +25,13 @@ export interface Programs {
   readonly nerdctl: string;
   /** A tar of a root file system that holds `/web` alone. */
   readonly image: string;
+}
+
+/** Builds whatever the tests of this folder ask for, theirs and the cluster's containerd: before they run, because their namespace has no network. */
+export async function ensureForAll(say: (line: string) => void): Promise<void> {
+  say('the programs of the runtime tests, where they are not there yet (once per machine, minutes on two cores)');
+  await ensurePrograms();
+  for (const name of ['containerd', 'containerd-shim-runc-v2', 'ctr', 'pause']) await ensureProgram(name, say);
 }
 
 /** Builds what the cache lacks. Two at once: the second waits. Throws with Go's words. */

@@ -9,6 +9,8 @@ import { globSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 
+import { ensureForAll } from '#test/runtimes/programs.ts';
+
 import { addUp, type FileReport, runVitest } from './vitest-run.ts';
 
 const usualProjects = ['unit', 'sim', 'netns'] as const;
@@ -112,6 +114,7 @@ process.env['NODE_COMPILE_CACHE'] = join(process.cwd(), '.cache/compile');
 spawnSync(process.execPath, ['-e', "import('./agent/main.ts')"]);
 const flaky: string[] = [];
 const { projects, rest } = parseArguments(process.argv.slice(2));
+if (projects.includes('runtimes')) await ensureForAll((line) => console.log(`weft: ${line}`));
 const reports = await runAgain(await runAll(projects, rest));
 for (const failure of flaky) console.log(`flaky: passed only when run again, alone: ${failure}`);
 for (const { failures } of reports) for (const failure of failures) console.log(`failed: ${failure}`);
