@@ -23,9 +23,10 @@ const stages = {
   check: { debian: [], native: false, root: false },
   native: { debian: compilers, native: true, root: false },
   lab: { debian: [...compilers, ...hostTools], native: true, root: true },
-  // The reference plugins that Weft works with, and what they execute; python3 sends what Node cannot (raw sockets, broadcasts).
+  // The reference plugins that Weft works with, and what they execute; python3 sends what Node cannot (raw sockets, broadcasts); busybox
+  // is the DHCP server.
   test: {
-    debian: [...compilers, ...hostTools, 'containernetworking-plugins', 'iptables', 'python3'],
+    debian: [...compilers, ...hostTools, 'containernetworking-plugins', 'iptables', 'python3', 'busybox'],
     native: true,
     root: true,
   },

@@ -78,7 +78,8 @@ test('a live pod keeps its address whatever the agent sees of its namespace; one
 
   host.program = [...inContainer, 'sh', '-ec', container, 'sh', root, host.directory, ...onHost];
   await host.start();
-  const mountsOf = ['nsenter', `--mount=/proc/${host.pid}/ns/mnt`, '--'];
+  // By the root that this process has there: entering a mount namespace alone leads to the machine's root, out of a chroot.
+  const mountsOf = ['nsenter', `--mount=/proc/${host.pid}/ns/mnt`, `--root=/proc/${host.pid}/root`, '--'];
   // As where propagation is missing: the path is there, and no namespace is seen on it.
   await run([...mountsOf, 'umount', join(root, plain.path)]);
   const [later, gone, goneToo] = (await pods(3)) as [TestNetns, TestNetns, TestNetns];
