@@ -136,7 +136,10 @@ async function ipvs(): Promise<void> {
     const deadlineMs = performance.now() + patienceMs;
     for (;;) {
       const rules = await netns.exec(['ipvsadm', '-Ln']).catch(() => '');
-      if ([`${a}:${port}`, `${c}:${port}`, ':30080'].every((part) => rules.includes(part))) return;
+      // Its masquerade comes after the services, at the end of the same round.
+      const translated = await netns.exec(['iptables-save', '-t', 'nat']).catch(() => '');
+      const parts = [`${a}:${port}`, `${c}:${port}`, ':30080', '-j MASQUERADE'];
+      if (parts.every((part) => `${rules}${translated}`.includes(part))) return;
       assert.ok(performance.now() < deadlineMs, `kube-proxy has made no rules:\n${await proxy.log()}`);
       await sleep(3000);
     }
@@ -154,8 +157,7 @@ async function ipvs(): Promise<void> {
     'pod to a pod of the same node': b,
     'pod to a pod of another node': a,
     'pod of another node': c,
-    // In this mode the Service's address is one of the node's own, and what the pod sees.
-    'node to its own pod': '10.96.0.10',
+    'node to its own pod': here.wireAddress(4),
     'node to a pod of another node': here.overlayOf(4),
     'outside to a NodePort, pod on another node': here.overlayOf(4),
   });
