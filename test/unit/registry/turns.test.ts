@@ -65,8 +65,8 @@ describe('calls to a voter', () => {
     voter.tookMs = foreverMs;
     const leaver = new AbortController();
     const left = voter.call(leaver.signal);
-    const other = voter.call(new AbortController().signal);
     await vi.waitFor(() => expect(voter.calls).toBe(2));
+    const other = voter.call(new AbortController().signal);
     voter.tookMs = 20;
     leaver.abort(new Error('left'));
     await expect(left).rejects.toThrow('aborted');
