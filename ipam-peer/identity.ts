@@ -3,7 +3,7 @@
 // the others with its address, every lease of the earlier identity is cut off the network and dropped.
 import { parseAddress } from './address.ts';
 import { containsAddress } from './cidr.ts';
-import type { Delta, Lease } from './events.ts';
+import type { Delta, DurablePeer, Lease } from './events.ts';
 import { parsePeer } from './records.ts';
 import { emit, leaseKey, persistPeer, refreshUsable, release, say, type State } from './state.ts';
 
@@ -13,28 +13,31 @@ export function driveIdentity(state: State): void {
   if (durable.self !== undefined && durable.self !== config.self) {
     const news = `this machine was ${durable.self} and is ${config.self} now: its ${state.leases.size} earlier leases are cut`;
     say(state, 'warn', news);
-    for (const text of durable.overlay) release(state, text);
     const { session: _earlier, ...kept } = durable;
     state.durable = kept;
-    persistPeer(state, {
-      uid: undefined,
-      seq: 0,
-      blocks: [],
-      doubt: undefined,
-      overlay: [],
-      self: config.self,
-      cutting: state.leases.size > 0,
-      lostRests: false,
-      record: {},
-      founding: [],
-      back: false,
-    });
+    disown(state, { self: config.self, cutting: state.leases.size > 0, lostRests: false });
     refreshUsable(state);
   }
   if (state.durable.cutting === true && !state.cutAsked) {
     state.cutAsked = true;
     emit(state, { kind: 'cut', leases: outsideLeases(state) });
   }
+}
+
+/** What the disk tells of this peer's record and space is its own no more; its overlay addresses rest. */
+export function disown(state: State, also: Partial<DurablePeer> = {}): void {
+  for (const text of state.durable.overlay) release(state, text);
+  persistPeer(state, {
+    uid: undefined,
+    seq: 0,
+    blocks: [],
+    doubt: undefined,
+    overlay: [],
+    record: {},
+    founding: [],
+    back: false,
+    ...also,
+  });
 }
 
 /** Leases on addresses that are not this node's by its disk. */

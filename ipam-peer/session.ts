@@ -7,10 +7,11 @@
 // Without an answer from the registry a start goes on with what its disk allows; nothing is written to the registry before the
 // session is held.
 import type { Answer, StoredRecord } from './events.ts';
+import { disown } from './identity.ts';
 import { parsePeer } from './records.ts';
 import { formatSession, parseSession, type SessionRecord } from './session-record.ts';
 import type { Session } from './session-state.ts';
-import { emit, isObserving, persistPeer, refreshUsable, release, say, setFence, type State } from './state.ts';
+import { emit, isObserving, persistPeer, refreshUsable, say, setFence, type State } from './state.ts';
 
 /** True when this process may write to the registry for its node. */
 export function isHeld(state: State): boolean {
@@ -218,16 +219,6 @@ function watchStranger(state: State, stored: StoredRecord, record: SessionRecord
 function strangerIsDead(state: State): void {
   if (state.durable.uid === undefined) return;
   say(state, 'warn', 'another session went on from a later disk than this one: the leases are taken from the kernel');
-  for (const text of state.durable.overlay) release(state, text);
-  persistPeer(state, {
-    uid: undefined,
-    seq: 0,
-    blocks: [],
-    doubt: undefined,
-    overlay: [],
-    record: {},
-    founding: [],
-    back: false,
-  });
+  disown(state);
   state.recovery = 'none';
 }

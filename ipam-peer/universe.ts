@@ -9,8 +9,9 @@ import { parseAddress } from './address.ts';
 import { isSuspicious } from './back.ts';
 import { type Cidr, coalesce, formatCidrs, overlaps, sameCidrs, subtract } from './cidr.ts';
 import type { StoredRecord } from './events.ts';
+import { disown } from './identity.ts';
 import { parsePeer, parseUniverse, type PeerRecord, type UniverseRecord } from './records.ts';
-import { emit, type Known, persistPeer, refreshUsable, release, sayOnce, setFence, type State } from './state.ts';
+import { emit, type Known, persistPeer, refreshUsable, sayOnce, setFence, type State } from './state.ts';
 
 /** Event `universe`: what is known by its version already is no news. Before the first reading every cycle reads it. */
 export function hintOfUniverse(state: State, stored: StoredRecord | undefined, nowMs: number): void {
@@ -141,18 +142,7 @@ export function leave(state: State): void {
   }
   track.leaving = false;
   if (durable.uid !== undefined) {
-    for (const address of durable.overlay) release(state, address);
-    persistPeer(state, {
-      uid: undefined,
-      seq: 0,
-      blocks: [],
-      doubt: undefined,
-      overlay: [],
-      record: {},
-      founding: [],
-      back: false,
-      universe: undefined,
-    });
+    disown(state, { universe: undefined });
     state.confirmed = undefined;
     state.backSinceMs = Infinity;
     state.conflicts = [];

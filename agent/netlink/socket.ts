@@ -2,6 +2,7 @@
 // of a chunk asks for an acknowledgement: the kernel works in order, and errors come unasked. Synchronous by default, because a
 // round trip costs less than a promise; slow requests go to a pool thread on a second socket of the same namespace.
 
+import { abortable } from '#agent/abortable.ts';
 import { nativeAddon, type NativeAddon } from '#agent/native/addon.ts';
 
 import { messageFlag, messageHeaderBytes, portAt, writeMessage, type NetlinkRequest } from './message.ts';
@@ -338,18 +339,4 @@ function dumpResult<Answer>(
     errno: errno.EINTR,
     extendedAck: `the dump was interrupted ${attempt} times`,
   });
-}
-
-/** Rejects with the signal's reason as soon as it aborts; `work` goes on and its outcome is dropped. */
-async function abortable<Result>(work: Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
-  if (signal === undefined) return work;
-  const { promise, reject } = Promise.withResolvers<never>();
-  const abort = (): void => reject(signal.reason as Error);
-  signal.addEventListener('abort', abort, { once: true });
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    signal.removeEventListener('abort', abort);
-    work.catch(() => undefined);
-  }
 }

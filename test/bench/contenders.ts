@@ -35,8 +35,19 @@ export interface Burst {
 export const contenderNames = ['bare', 'hostGw', 'flannel', 'weftVxlan', 'weftDirect'] as const;
 export type ContenderName = (typeof contenderNames)[number];
 
+/** All contenders, each with its server. */
+export async function startContenders(stack: AsyncDisposableStack, traffic: string): Promise<readonly Contender[]> {
+  const contenders: Contender[] = [];
+  for (const name of contenderNames) {
+    const contender = await makeContender(stack, name);
+    stack.use(await startServer(traffic, contender));
+    contenders.push(contender);
+  }
+  return contenders;
+}
+
 /** The pods can be used once `startServer` has run. */
-export async function makeContender(stack: AsyncDisposableStack, name: ContenderName): Promise<Contender> {
+async function makeContender(stack: AsyncDisposableStack, name: ContenderName): Promise<Contender> {
   if (name === 'bare') return bare(stack);
   if (name === 'hostGw' || name === 'flannel') return byHand(stack, name);
   const overlayMode = name === 'weftVxlan' ? 'vxlan' : 'direct';
@@ -125,10 +136,7 @@ function flannelRules(self: number): string {
     .join('; ');
 }
 
-export async function startServer(
-  traffic: string,
-  { name, client, server, address }: Contender,
-): Promise<AsyncDisposable> {
+async function startServer(traffic: string, { name, client, server, address }: Contender): Promise<AsyncDisposable> {
   const child = spawn('nsenter', [`--net=${server.path}`, '--', traffic, 'server', address], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });

@@ -3,15 +3,7 @@
 // by others. CPU per byte, packet and request is what both processes used, the kernel's work in their name included: it depends less on
 // what else runs.
 
-import {
-  buildTraffic,
-  type Burst,
-  type Contender,
-  contenderNames,
-  makeContender,
-  runBurst,
-  startServer,
-} from '#test/bench/contenders.ts';
+import { buildTraffic, type Burst, runBurst, startContenders } from '#test/bench/contenders.ts';
 import { type Figures, rounded } from '#test/bench/figures.ts';
 import { run } from '#test/support/netns.ts';
 
@@ -30,12 +22,7 @@ export async function benchDatapath(say: (line: string) => void): Promise<Figure
   await run(['ip', 'link', 'set', 'lo', 'up']);
   const traffic = buildTraffic();
   await using stack = new AsyncDisposableStack();
-  const contenders: Contender[] = [];
-  for (const name of contenderNames) {
-    const contender = await makeContender(stack, name);
-    stack.use(await startServer(traffic, contender));
-    contenders.push(contender);
-  }
+  const contenders = await startContenders(stack, traffic);
   const bursts = new Map<string, Burst[]>();
   for (const [name, { kind, streams }] of Object.entries(kinds)) {
     say(`${name}: ${rounds} rounds of ${contenders.length} bursts …`);

@@ -6,7 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { buildTraffic, type Contender, contenderNames, makeContender, startServer } from '#test/bench/contenders.ts';
+import { buildTraffic, type Contender, startContenders } from '#test/bench/contenders.ts';
 import { type Figures, rounded } from '#test/bench/figures.ts';
 import { run } from '#test/support/netns.ts';
 
@@ -46,12 +46,7 @@ export async function benchProfile(say: (line: string) => void): Promise<Figures
   const directory = await mkdtemp(join(tmpdir(), 'weft-profile-'));
   try {
     await using stack = new AsyncDisposableStack();
-    const contenders: Contender[] = [];
-    for (const name of contenderNames) {
-      const contender = await makeContender(stack, name);
-      stack.use(await startServer(traffic, contender));
-      contenders.push(contender);
-    }
+    const contenders = await startContenders(stack, traffic);
     const fastest = new Map(contenders.map(({ name }): [string, number] => [name, Number.POSITIVE_INFINITY]));
     say(`${rounds} rounds of ${contenders.length} contenders …`);
     for (let round = 0; round < rounds; round++) {

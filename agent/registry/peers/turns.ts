@@ -4,6 +4,8 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { abortable } from '#agent/abortable.ts';
+
 const pauseStartMs = 100;
 const pauseLimitMs = 2000;
 /** The pause as a part of the time that the voter has been silent. */
@@ -35,7 +37,7 @@ export class Turns {
       signal.throwIfAborted();
       if (this.#silentSinceMs === undefined) return await call();
       if (this.#trying !== undefined) {
-        const end = await orAborted(this.#trying, signal);
+        const end = await abortable(this.#trying, signal);
         if (end.kind === 'silent') throw end.cause;
         continue;
       }
@@ -60,16 +62,5 @@ export class Turns {
       this.#trying = undefined;
       ended.resolve(end);
     }
-  }
-}
-
-async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  const aborted = Promise.withResolvers<never>();
-  const abort = (): void => aborted.reject(signal.reason as Error);
-  signal.addEventListener('abort', abort, { once: true });
-  try {
-    return await Promise.race([promise, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', abort);
   }
 }
