@@ -45,13 +45,13 @@ export async function answeringLease(node: ClusterNode, name: string, not?: Leas
 /** Kills what holds the pod's namespaces: the kubelet makes a new sandbox. */
 export async function crashSandbox(node: ClusterNode, name: string): Promise<void> {
   const filters = `labels."io.kubernetes.pod.name"==${name}-${node.name},labels."io.cri-containerd.kind"==sandbox`;
-  // A sandbox has its network before its process runs.
+  // A sandbox answers pings before its process runs: killed while that is only created, making the sandbox would fail.
   await until(`the sandbox of ${name} on ${node.name} is killed`, 60_000, async () => {
     const ids = (await node.run(['ctr', '-n', 'k8s.io', 'containers', 'ls', '-q', filters])).trim().split('\n');
-    for (const id of ids) {
-      if ((await node.attempt(['ctr', '-n', 'k8s.io', 'tasks', 'kill', '-s', 'KILL', id])).code === 0) return true;
-    }
-    return false;
+    const tasks = (await node.run(['ctr', '-n', 'k8s.io', 'tasks', 'ls'])).split('\n').map((row) => row.split(/\s+/));
+    const running = tasks.find(([id = '', , status]) => status === 'RUNNING' && ids.includes(id))?.[0];
+    if (running === undefined) return false;
+    return (await node.attempt(['ctr', '-n', 'k8s.io', 'tasks', 'kill', '-s', 'KILL', running])).code === 0;
   });
 }
 
