@@ -26,6 +26,7 @@ export type FindingName =
   | 'universeReplaced'
   | 'blocksInTwoRecords'
   | 'badBlock'
+  | 'blockOutsideRange'
   | 'duplicateBlock'
   | 'duplicateLease'
   | 'duplicateHostPort'
@@ -149,6 +150,14 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'Pods of one node cannot be reached',
     cause: 'The record of that node names a block that is no CIDR.',
     nextStep: 'Look at that record (kubectl get weftpeers -o yaml) and at who has written it.',
+  },
+  blockOutsideRange: {
+    severity: 'error',
+    symptom: 'A node claims addresses that are not for pods',
+    cause:
+      'The record of that node has a block that lies outside the ranges of its pool, or in a reserved part. No agent writes that. No packet is sent there on its account.',
+    nextStep:
+      'Look at that record (kubectl get weftpeers -o yaml) and at who has written it: the token of that node may be in the wrong hands (docs/security.md).',
   },
   duplicateBlock: {
     severity: 'error',

@@ -45,8 +45,15 @@ export function effectiveOwners(
 }
 
 /** What the universe has to share: its ranges less what is reserved. */
-export function spaceOf(universe: UniverseRecord | undefined): readonly Cidr[] {
+export function spaceOf(universe: Pick<UniverseRecord, 'ranges' | 'reserved'> | undefined): readonly Cidr[] {
   return universe === undefined ? [] : subtract(universe.ranges, universe.reserved);
+}
+
+/** True for a block that lies in the space of the universe; a record may claim more (an enemy's hand). */
+export function isShared(universe: Pick<UniverseRecord, 'ranges' | 'reserved'>, block: Cidr): boolean {
+  return (
+    subtract([block], universe.ranges).length === 0 && !universe.reserved.some((reserved) => overlaps(reserved, block))
+  );
 }
 
 /** Invariants 1 and 2 over the records: no address with two owners, and once founded none without. Empty: all is well. */

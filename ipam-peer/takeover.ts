@@ -11,7 +11,7 @@
 import { type Cidr, contains, overlaps } from './cidr.ts';
 import { isSuspicious, mayComeBack } from './back.ts';
 import { type Draft, look, readPeers } from './draft.ts';
-import { spaceOf } from './invariants.ts';
+import { isShared, spaceOf } from './invariants.ts';
 import {
   type Block,
   blocksLimit,
@@ -23,6 +23,7 @@ import {
   type RecordRef,
   sameRef,
   trailLimit,
+  type UniverseRecord,
 } from './records.ts';
 import { parseSession } from './session-record.ts';
 import { isUnseeded, stillHolds } from './source.ts';
@@ -171,17 +172,29 @@ function lineage(draft: Draft): readonly Known<PeerRecord>[] | undefined {
   return [...known.values()];
 }
 
-/** What a dead record owns as blocks: those it has, and the ranges of a founder that died before it wrote them. */
+/**
+ * What a dead record owns as blocks: those it has, and the ranges of a founder that died before it wrote them. What it claims beyond the
+ * universe goes with it.
+ */
 function heldBy({ state }: Draft, { record, stored }: Known<PeerRecord>): readonly Block[] {
   const universe = state.universe?.record;
-  if (!isUnseeded(universe, stored, record)) return record.blocks;
-  return [...record.blocks, ...spaceOf(universe).map((cidr): Block => ({ cidr }))];
+  const blocks = sharedOf(universe, record.blocks);
+  if (!isUnseeded(universe, stored, record)) return blocks;
+  return [...blocks, ...spaceOf(universe).map((cidr): Block => ({ cidr }))];
+}
+
+function sharedOf<T extends { readonly cidr: Cidr }>(
+  universe: UniverseRecord | undefined,
+  list: readonly T[],
+): readonly T[] {
+  return universe === undefined ? list : list.filter(({ cidr }) => isShared(universe, cidr));
 }
 
 /** Space of a dead record that nobody carries yet, grants that are void included. */
 function uncarried(draft: Draft, dead: Known<PeerRecord>, carriers: readonly (readonly Block[])[]): readonly Cidr[] {
   const { record, stored } = dead;
-  const voids = record.granting.filter((grant) => isVoid(draft, grant, stored));
+  const granting = sharedOf(draft.state.universe?.record, record.granting);
+  const voids = granting.filter((grant) => isVoid(draft, grant, stored));
   return [...heldBy(draft, dead), ...voids].map(({ cidr }) => cidr).filter((cidr) => !isCarried(cidr, dead, carriers));
 }
 
@@ -296,7 +309,8 @@ function finish(
   isTight: boolean,
 ): Foreign | undefined {
   const { record, stored } = dead;
-  const granting = record.granting.filter((grant) => {
+  const universe = draft.state.universe?.record;
+  const granting = sharedOf(universe, record.granting).filter((grant) => {
     const target = look(draft, grant.to);
     if (target === 'unread') return true;
     if (target === 'gone') return !isTakenByName(draft, grant, stored) && !isCarried(grant.cidr, dead, carriers);
@@ -307,7 +321,8 @@ function finish(
   const left = isTight ? held.filter((block) => !isOver(block)) : held;
   if (granting.length < record.granting.length || left.length < held.length) {
     // A founder that died before it wrote the ranges is seeded with what is left of them.
-    const parts = left.length < held.length && { blocks: left, seeded: record.seeded || held !== record.blocks };
+    const seeded = record.seeded || isUnseeded(universe, stored, record);
+    const parts = left.length < held.length && { blocks: left, seeded };
     return { kind: 'settle', dead, record: { ...record, granting, ...parts, seq: record.seq + 1 } };
   }
   const isTrailOver = (record.trail ?? []).every((ref) => look(draft, ref) === 'gone');

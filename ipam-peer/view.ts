@@ -3,6 +3,8 @@
 import { families, type Family } from './address.ts';
 import { type Cidr, compareCidr, contains, formatCidr } from './cidr.ts';
 import { waitingFor } from './allocate.ts';
+import type { DurableUniverse } from './events.ts';
+import { isShared } from './invariants.ts';
 import { type Block, isVia, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { freeAddresses } from './space.ts';
 import { familiesOf, type Known, type State } from './state.ts';
@@ -15,6 +17,8 @@ export interface PeerSummary {
   readonly underlay: readonly string[];
   readonly overlay: readonly string[];
   readonly blocks: readonly string[];
+  /** What the record of another claims and the Universe does not have: none of its blocks, or its node could draw anybody's packets. */
+  readonly outside?: readonly string[];
   /** Its node is gone, as far as this peer has heard. */
   readonly gone?: true;
   /** Name of the record that takes its space over. */
@@ -91,13 +95,17 @@ function summaryOf(state: State, peer: Known<PeerRecord>, all: ReadonlyMap<strin
   });
   const carried = carriedByHeir(record, ref, all);
   const kept = record.blocks.filter(({ cidr }) => !carried.some((block) => contains(block.cidr, cidr)));
+  const universe = self ? undefined : state.durable.universe;
+  const asWritten = inTransit.length === 0 && carried.length === 0;
+  const { blocks, outside } = asWritten ? textsOf(record, universe) : splitTexts([...kept, ...inTransit], universe);
   return {
     name: stored.name,
     nodeName: record.node.name,
     self,
     underlay: self ? state.underlay : record.underlay,
     overlay: self ? state.durable.overlay : record.overlay,
-    blocks: inTransit.length === 0 && carried.length === 0 ? textsOf(record) : formatted([...kept, ...inTransit]),
+    blocks,
+    ...(outside.length > 0 && { outside }),
     ...(state.gone.has(stored.name) && { gone: true as const }),
     ...(record.heir !== undefined && { heir: record.heir.name }),
   };
@@ -113,22 +121,30 @@ function carriedByHeir(
   return known?.record.blocks.filter(({ via }) => sameRef(via, ref)) ?? [];
 }
 
-/** Texts of a record's blocks; records are never changed in place, and there may be thousands. */
-const knownTexts: WeakMap<PeerRecord, readonly string[]> = new WeakMap();
+interface Texts {
+  readonly blocks: readonly string[];
+  readonly outside: readonly string[];
+}
 
-function textsOf(record: PeerRecord): readonly string[] {
+/** Texts of a record's blocks; records are never changed in place, and there may be thousands. */
+const knownTexts: WeakMap<PeerRecord, Texts & { readonly universe: DurableUniverse | undefined }> = new WeakMap();
+
+function textsOf(record: PeerRecord, universe: DurableUniverse | undefined): Texts {
   const known = knownTexts.get(record);
-  if (known !== undefined) return known;
-  const texts = formatted(record.blocks);
+  if (known !== undefined && known.universe === universe) return known;
+  const texts = { ...splitTexts(record.blocks, universe), universe };
   knownTexts.set(record, texts);
   return texts;
 }
 
-function formatted(blocks: readonly { readonly cidr: Cidr }[]): readonly string[] {
-  return blocks
-    .map((block) => block.cidr)
-    .toSorted(compareCidr)
-    .map(formatCidr);
+/** Without a Universe everything counts: there is nothing to measure it by. */
+function splitTexts(blocks: readonly { readonly cidr: Cidr }[], universe: DurableUniverse | undefined): Texts {
+  const sorted = blocks.map((block) => block.cidr).toSorted(compareCidr);
+  const isOutside = (block: Cidr): boolean => universe !== undefined && !isShared(universe, block);
+  return {
+    blocks: sorted.filter((block) => !isOutside(block)).map(formatCidr),
+    outside: sorted.filter(isOutside).map(formatCidr),
+  };
 }
 
 function available(state: State, served: readonly Family[]): number {

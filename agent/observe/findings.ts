@@ -112,12 +112,18 @@ function conflictFindings({ pools }: Known): readonly Finding[] {
 
 function peerFindings({ peers }: Known): readonly Finding[] {
   const unreachable = peers.filter((peer) => peer.blocks.length > 0 && peer.underlayAddress === undefined);
-  return unreachable.map(({ nodeName }) => ({
-    name: 'peerWithoutUnderlay',
-    severity: 'warning',
-    message: `Pods on ${nodeName} cannot be reached: no underlay address of it is known.`,
-    nextStep: 'Check that the node still exists and has an InternalIP, or is listed under `nodes`.',
-  }));
+  return [
+    ...unreachable.map(({ nodeName }) => ({
+      name: 'peerWithoutUnderlay' as const,
+      severity: 'warning' as const,
+      message: `Pods on ${nodeName} cannot be reached: no underlay address of it is known.`,
+      nextStep: 'Check that the node still exists and has an InternalIP, or is listed under `nodes`.',
+    })),
+    ...peers.flatMap(({ name, outside }) => {
+      const message = `its record claims ${outside?.join(', ')}, which is none of its pool's space.`;
+      return outside === undefined ? [] : [findingOf({ name: 'blockOutsideRange', subject: name, message })];
+    }),
+  ];
 }
 
 /** A condition with what the catalogue knows of it. */

@@ -97,6 +97,8 @@ export interface PeerView {
   readonly overlayAddresses: readonly string[];
   /** Blocks whose effective owner this peer is, CIDR strings, sorted. */
   readonly blocks: readonly string[];
+  /** What its record claims outside the pool's space; routed nowhere. Absent: nothing. */
+  readonly outside?: readonly string[];
   /** Its node is gone; absent: as far as is known it is not. */
   readonly gone?: true;
   /** Record name of the peer that takes its space over; absent: nobody does. */

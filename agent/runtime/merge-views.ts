@@ -55,6 +55,7 @@ function joined(known: PeerView, more: PeerView): PeerView {
     underlayAddress: known.underlayAddress ?? more.underlayAddress,
     overlayAddresses: withFamilies(known.overlayAddresses, more.overlayAddresses),
     blocks: sorted([...known.blocks, ...more.blocks]),
+    ...((known.outside ?? more.outside) && { outside: [...(known.outside ?? []), ...(more.outside ?? [])] }),
   };
 }
 

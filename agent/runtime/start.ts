@@ -265,6 +265,7 @@ function view(driver: Driver): IpamView {
       underlayAddress: peer.underlay[0],
       overlayAddresses: peer.overlay,
       blocks: peer.blocks,
+      ...(peer.outside && { outside: peer.outside }),
       ...(peer.gone && { gone: peer.gone }),
       ...(peer.heir !== undefined && { heir: peer.heir }),
     })),

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { formatCidr } from '#ipam-peer/cidr.ts';
 import { summary } from '#ipam-peer/view.ts';
 import type { RegistryRequest } from '#test/sim/registry-model.ts';
-import { Bench, type Hand } from './harness.ts';
+import { Bench, cidr, cidrs, type Hand } from './harness.ts';
 
 function isOwnWrite(request: RegistryRequest): boolean {
   return request.kind === 'update' && request.record === 'peer';
@@ -56,6 +56,51 @@ describe('records of others', () => {
     two.release();
     bench.settle();
     expect(shown()).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+  });
+});
+
+describe('a record that claims what is none of the universe’s space', () => {
+  test('draws nobody’s packets: the claim is shown apart, in the ranges’ reserved parts too', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1', { reserved: cidrs('10.43.0.0/16') }).start();
+    bench.settle();
+    const two = bench.peer('n2').start();
+    bench.settle(10_000);
+    two.sim.crash();
+    const { blocks } = bench.record('n2');
+    const claims = cidrs('192.0.2.0/24', '10.43.7.0/24', '198.51.100.0/24', 'fd00:32::/64').map((block) => ({
+      cidr: block,
+    }));
+    bench.edit('n2', { blocks: [...blocks, ...claims] });
+    bench.settle(10_000);
+    const shown = one.sim.state && summary(one.sim.state).peers.find(({ name }) => name === 'n2.x');
+    expect(shown?.blocks).toEqual(blocks.map((block) => formatCidr(block.cidr)));
+    expect(shown?.outside).toEqual(['10.43.7.0/24', '192.0.2.0/24', '198.51.100.0/24', 'fd00:32::/64']);
+  });
+
+  test('leaves its heir what the universe has, and nothing else', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1').start();
+    bench.settle();
+    const two = bench.peer('n2').start();
+    bench.settle(10_000);
+    two.sim.crash();
+    const { blocks } = bench.record('n2');
+    const granting = [
+      {
+        id: 90,
+        cidr: cidr('198.51.100.0/24'),
+        to: { name: 'n1.x', uid: bench.registry.peers.get('n1.x')?.stored.uid ?? '' },
+      },
+      { id: 91, cidr: cidr('203.0.113.0/24'), to: { name: 'n9.x', uid: 'nobody' } },
+    ];
+    bench.edit('n2', { blocks: [...blocks, ...cidrs('192.0.2.0/24').map((block) => ({ cidr: block }))], granting });
+    bench.deleteNode('n2');
+    bench.settle(700_000);
+    expect(bench.registry.peers.has('n2.x')).toBe(false);
+    expect(one.blocks()).toEqual(['10.32.0.0/12']);
+    expect(one.sim.state && summary(one.sim.state).ended).toBeUndefined();
+    expect(one.allocate('after').lease).toBeDefined();
   });
 });
 

@@ -82,6 +82,16 @@ describe('findings', () => {
   });
 });
 
+it('a record that claims what is no pod’s is a finding', () => {
+  const peers = view.peers.map((peer) => (peer.self ? peer : { ...peer, outside: ['192.0.2.0/24'] }));
+  const [first] = buildStatus(sources({ ipam: () => ({ ...view, peers }) }), 0).findings;
+  expect(first).toMatchObject({
+    name: 'blockOutsideRange',
+    severity: 'error',
+    message: expect.stringMatching(/^\S+: its record claims 192\.0\.2\.0\/24, which is none of its pool's space\.$/),
+  });
+});
+
 it('what became of a pool is a finding with its next step', () => {
   const conflicts = [{ name: 'host9.1', nodeName: 'host9', gone: true, blocks: ['10.44.0.0/15'] }];
   const ended = { name: 'universeReplaced', text: 'the Universe default has other ranges' } as const;
