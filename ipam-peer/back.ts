@@ -8,18 +8,21 @@
 // Every living peer does so with its own record. Meanwhile (`suspect` stands in some record, or something was read that is older than
 // what was heard) nobody grants, takes over or takes back: the records do not tell who owns what.
 import { type Cidr, coalesce, contains, formatCidrs, intersect, overlaps, subtract } from './cidr.ts';
-import type { StoredRecord } from './events.ts';
+import type { DurablePeer, StoredRecord } from './events.ts';
 import { formatPeer, isDeadSource, isIncarnation, parsePeer, type PeerRecord, type RecordRef } from './records.ts';
 import { request, startWriting } from './requests.ts';
 import { type Cycle, emit, type Known, persistPeer, refreshUsable, sayOnce, setFence, type State } from './state.ts';
 import type { Conflict } from './universe-state.ts';
 
+/** What a disk knows of the own record. */
+type Memory = Pick<DurablePeer, 'uid' | 'seq' | 'record' | 'back'>;
+
 /** The own record as the disk knows it, when there is something to write back. */
-function kept(state: State): PeerRecord | undefined {
-  const parsed = parsePeer(state.durable.record);
+function kept(state: State, { uid, record }: Memory = state.durable): PeerRecord | undefined {
+  const parsed = parsePeer(record);
   if (!parsed.ok) return undefined;
   const { blocks, granting, seeded, was } = parsed.record;
-  const self = { name: state.config.self, uid: state.durable.uid ?? '' };
+  const self = { name: state.config.self, uid: uid ?? '' };
   const founder = !seeded && isIncarnation(state.universe?.record.founder, self, was);
   return founder || blocks.length + granting.length > 0 ? parsed.record : undefined;
 }
@@ -27,13 +30,7 @@ function kept(state: State): PeerRecord | undefined {
 /** True while the own record has to be written back; begins it when the record as read shows that the registry went back. */
 export function isBack(state: State, stored: StoredRecord | undefined): boolean {
   if (state.durable.back === true) return true;
-  const { durable } = state;
-  const copy = kept(state);
-  if (copy === undefined || durable.uid === undefined) return false;
-  const parsed = parsePeer(stored?.value);
-  if (stored !== undefined && (!parsed.ok || parsed.record.heir !== undefined || parsed.record.removed === true))
-    return false;
-  if (stored?.uid === durable.uid && parsed.ok && parsed.record.seq >= durable.seq) return false;
+  if (!wentBack(state, state.durable, stored)) return false;
   const how = stored === undefined ? 'is gone' : 'is older than what this node wrote';
   sayOnce(
     state,
@@ -41,6 +38,16 @@ export function isBack(state: State, stored: StoredRecord | undefined): boolean 
   );
   persistPeer(state, { back: true });
   return true;
+}
+
+/** True when the record as read is missing, or older than what was known of it, and neither an heir nor a removal explains that. */
+export function wentBack(state: State, memory: Memory, stored: StoredRecord | undefined): boolean {
+  if (memory.uid === undefined || kept(state, memory) === undefined) return false;
+  if (memory.back === true) return true;
+  const parsed = parsePeer(stored?.value);
+  if (stored !== undefined && (!parsed.ok || parsed.record.heir !== undefined || parsed.record.removed === true))
+    return false;
+  return stored?.uid !== memory.uid || !parsed.ok || parsed.record.seq < memory.seq;
 }
 
 /** The next step of writing the own record back; false when it has to wait. */

@@ -11,7 +11,7 @@ import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
 import { isBack, suspect, writeBack } from './back.ts';
 import { adopt, createOwn, found } from './join.ts';
-import { confirm } from './own.ts';
+import { confirm, recall } from './own.ts';
 import { endCycle, idle, type Moment } from './pause.ts';
 import { formatPeer, formatUniverse, type PeerRecord, recordLimitBytes, type UniverseRecord } from './records.ts';
 import { inherit, toLookAt } from './takeover.ts';
@@ -158,6 +158,10 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
   look(state);
   if (isOver(state, stored)) {
     leave(state);
+    idle(state, at);
+    return;
+  }
+  if (recall(state, stored)) {
     idle(state, at);
     return;
   }

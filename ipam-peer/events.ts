@@ -156,6 +156,8 @@ export interface DurablePeer {
   readonly record?: Readonly<Record<string, unknown>>;
   /** The registry went back, and the own record with it: `record` and `blocks` stand until it is written back. */
   readonly back?: boolean;
+  /** What the disk of a process that lost sight of its own session knew of the record: written back should the record be gone. */
+  readonly lastKnown?: LastKnown | undefined;
   /** Incarnations of the own record for which this disk sent itself in as the founder, until one of them has the ranges. */
   readonly founding?: readonly string[];
   /** The disk was lost and with it what rests: until a write has put every block into quarantine. */
@@ -165,12 +167,22 @@ export interface DurablePeer {
   readonly session?: DurableSession;
 }
 
+/** The same of the own record as in `DurablePeer`, on a disk whose leases are taken from the kernel. */
+export interface LastKnown {
+  readonly uid: string;
+  readonly seq: number;
+  readonly record: Readonly<Record<string, unknown>>;
+  readonly back: boolean;
+}
+
 /** By which session this disk proves to be the node's own. */
 export interface DurableSession {
   /** The session that is known to be held; '' for none yet. */
   readonly id: string;
   /** The session of the process that is about to take it; its write may or may not have arrived. */
   readonly next: string;
+  /** Those sent before it since a session was last held, latest first: one of them may have come late. */
+  readonly sent?: readonly string[];
   /** How often it was renewed, with those sent of which nothing is known. */
   readonly renewals?: number;
   /** Renewals of the session last known to be held: a record with fewer is older than this disk, not a stranger's. */

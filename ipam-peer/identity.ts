@@ -36,6 +36,7 @@ export function disown(state: State, also: Partial<DurablePeer> = {}): void {
     record: {},
     founding: [],
     back: false,
+    lastKnown: undefined,
     ...also,
   });
 }

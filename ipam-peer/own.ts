@@ -1,6 +1,7 @@
 // The own record against the durable copy. Usable = durable ∩ confirmed, and a doubt resolves to the smaller: a record of another
 // incarnation, a missing one, one with an heir or one that cannot be read stops allocation and says so.
 import { families, type Family, familyOf, parseAddress } from './address.ts';
+import { wentBack } from './back.ts';
 import { containsAddress, intersect, sameCidrs } from './cidr.ts';
 import { sameTexts } from './describe.ts';
 import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
@@ -33,8 +34,7 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   }
   if (isDiskLost(state, parsed.record)) {
     fence(state, 'the registry holds blocks for this node, but its disk knows of none: the state directory was lost');
-    if (state.recovery === 'none') emit(state, { kind: 'recover' });
-    state.recovery = 'asked';
+    recover(state);
     return undefined;
   }
   const { record } = parsed;
@@ -53,6 +53,37 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
   if (newIdentity) markAllInterest(state);
   for (const family of families) noteAsking(state.asks[family], record.wants[family], nowMs);
   return known;
+}
+
+/** Asks the kernel for the leases, once. */
+function recover(state: State): void {
+  if (state.recovery === 'none') emit(state, { kind: 'recover' });
+  state.recovery = 'asked';
+}
+
+/**
+ * What a disk without leases still knows of its record is taken up again when the record as read does not tell of it; true while the leases
+ * are waited for. Rests are not known: everything is in quarantine.
+ */
+export function recall(state: State, stored: StoredRecord | undefined): boolean {
+  const { lastKnown } = state.durable;
+  if (lastKnown === undefined) return false;
+  if (!wentBack(state, lastKnown, stored)) {
+    persistPeer(state, { lastKnown: undefined });
+    return false;
+  }
+  if (state.recovery !== 'done') {
+    fence(state, 'this node’s record is to be written back: its leases are waited for');
+    recover(state);
+    return true;
+  }
+  const parsed = parsePeer(lastKnown.record);
+  if (!parsed.ok) return false;
+  const blocks = parsed.record.blocks.map((block) => ({ ...block, quarantine: true }));
+  const { uid, seq } = lastKnown;
+  const record = formatPeer({ ...parsed.record, blocks });
+  persistPeer(state, { uid, seq, record, back: true, lastKnown: undefined });
+  return false;
 }
 
 function noteAsking(ask: Ask, from: RecordRef | undefined, nowMs: number): void {
@@ -78,6 +109,7 @@ function adopt(state: State, own: Known<PeerRecord>): void {
     record: formatPeer(record),
     ...(record.seeded && { founding: [] }),
     back: false,
+    lastKnown: undefined,
   };
   const same =
     next.uid === durable.uid &&

@@ -65,7 +65,7 @@ function write(state: State, stored: StoredRecord | undefined, nowMs: number): v
   const next = `${config.session}-${renewals}`;
   const mine =
     known.ok && isMine(state, known.record) ? known.record : { sessionId: '', renewals: heldRenewals(state) };
-  const session = { id: mine.sessionId, next, renewals, held: mine.renewals };
+  const session = { id: mine.sessionId, next, sent: sentSoFar(state), renewals, held: mine.renewals };
   persistPeer(state, { session, self: config.self });
   const value = formatSession({
     ...before,
@@ -77,6 +77,13 @@ function write(state: State, stored: StoredRecord | undefined, nowMs: number): v
   const request = begin(state, 'write', nowMs);
   if (stored === undefined) emit(state, { kind: 'create', request, record: 'session', name: config.self, value });
   else emit(state, { kind: 'update', request, record: 'session', stored, value });
+}
+
+/** Most renewals without an answer that a disk remembers. */
+const sentLimit = 16;
+
+function sentSoFar({ durable: { session } }: State): readonly string[] {
+  return [session?.next ?? '', ...(session?.sent ?? [])].filter((id) => id !== '').slice(0, sentLimit);
 }
 
 /** Event `answer`; true when it was one for the session. */
@@ -204,7 +211,7 @@ function watchStranger(state: State, stored: StoredRecord, record: SessionRecord
   }
   session.status = 'foreign';
   if (nowMs >= session.sinceMs + termMs) {
-    strangerIsDead(state);
+    strangerIsDead(state, record);
     write(state, stored, nowMs);
     return;
   }
@@ -215,10 +222,23 @@ function watchStranger(state: State, stored: StoredRecord, record: SessionRecord
   setFence(state, 'session', text);
 }
 
-/** The disk is not the one that the node went on with: its leases are taken from the kernel, as if it were empty. */
-function strangerIsDead(state: State): void {
-  if (state.durable.uid === undefined) return;
-  say(state, 'warn', 'another session went on from a later disk than this one: the leases are taken from the kernel');
-  disown(state);
+/**
+ * The disk may not be the one that the node went on with: its leases are taken from the kernel, as if it were empty. Where the session is
+ * one that this very disk sent, no other went on from it: what it knew of the record stays, should a person have deleted that.
+ */
+function strangerIsDead(state: State, { sessionId }: SessionRecord): void {
+  const { uid, seq, record, back, lastKnown, founding } = state.durable;
+  if (state.durable.session?.sent?.includes(sessionId) === true) {
+    if (uid === undefined) return;
+    say(state, 'warn', 'a session of this node came late: the leases are taken from the kernel');
+    disown(state, {
+      lastKnown: record === undefined ? undefined : { uid, seq, record, back: back === true },
+      founding: founding ?? [],
+    });
+  } else {
+    if (uid === undefined && lastKnown === undefined && (founding ?? []).length === 0) return;
+    say(state, 'warn', 'another session went on from a later disk than this one: the leases are taken from the kernel');
+    disown(state);
+  }
   state.recovery = 'none';
 }

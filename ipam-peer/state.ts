@@ -306,6 +306,7 @@ export function isObserving(state: State): boolean {
   const { config, durable, waiting, hasRecord, session } = state;
   // A session once begun goes on.
   if (session.status !== 'asking' && session.status !== 'offline') return false;
+  if (durable.lastKnown !== undefined || (durable.founding ?? []).length > 0) return false;
   return config.joinOnUse && durable.uid === undefined && waiting.length === 0 && !hasRecord;
 }
 

@@ -105,7 +105,7 @@ function remembered({ durable }: State): Known<UniverseRecord> | undefined {
 
 /** Everything that this peer holds, by its disk and by what it has read. */
 function ownSpace({ durable, confirmed, leases }: State): readonly Cidr[] {
-  const parsed = parsePeer(durable.record);
+  const parsed = parsePeer(durable.lastKnown?.record ?? durable.record);
   const leased = [...leases.values()].flatMap(({ addresses }) => addresses.flatMap((text) => parseAddress(text) ?? []));
   return [
     ...durable.blocks,

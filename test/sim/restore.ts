@@ -16,7 +16,7 @@ function isWhole(world: World): boolean {
     const known = world.registry.peers.get(peer.name);
     const disk = peer.disk.peer;
     if (peer.retired) return true;
-    if (known === undefined) return disk.uid === undefined;
+    if (known === undefined) return disk.uid === undefined && disk.lastKnown === undefined;
     return (
       !isGone(world, peer) &&
       !peer.doubtful &&
@@ -98,7 +98,7 @@ export function isRestored(world: World): boolean {
     const known = world.registry.peers.get(peer.name);
     const disk = peer.disk.peer;
     if (peer.retired) return true;
-    if (known === undefined) return disk.uid === undefined;
+    if (known === undefined) return disk.uid === undefined && disk.lastKnown === undefined;
     return (
       disk.back !== true &&
       known.record.suspect !== true &&

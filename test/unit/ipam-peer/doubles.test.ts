@@ -1,5 +1,6 @@
 // Two machines of one name, and disks that went back: what the simulator found.
 import { expect, test } from 'vitest';
+import type { Lease } from '#ipam-peer/events.ts';
 import { leaseKey } from '#ipam-peer/state.ts';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { Bench, type Hand } from './harness.ts';
@@ -109,4 +110,57 @@ test('a process takes an earlier renewal of its own that came late as its own', 
   expect(peer.log).not.toContainEqual(expect.stringMatching(/another/));
   expect(peer.sim.state?.session.status).toBe('held');
   expect(peer.allocate('pod').lease).toBeDefined();
+});
+
+/** Its renewal comes late, to a disk that has sent others since; then a person deletes its record. */
+function lateAndDeleted(): { readonly bench: Bench; readonly peer: Hand; readonly lease: Lease } {
+  const bench = new Bench();
+  const { peer, late } = unanswered(bench);
+  const { lease } = peer.allocate('pod');
+  if (lease === undefined) throw new Error('no lease');
+  peer.sim.crash();
+  late();
+  bench.registry.remove('n1.x');
+  peer.holding = () => false;
+  peer.held.length = 0;
+  return { bench, peer, lease };
+}
+
+// Seeds 3026220 and 3031754: the disk was not believed because of the node's own late renewal, and it alone told what the deleted record
+// had held: the space was nobody's.
+test('a node whose own renewal came late writes a deleted record back, once the kernel told its leases', () => {
+  const { bench, peer, lease } = lateAndDeleted();
+  peer.start();
+  bench.settle(100_000);
+  expect(peer.allocate('early').refusal?.reason).toBe('fenced');
+  bench.settle(longMs);
+  expect(peer.effects.filter(({ kind }) => kind === 'recover').length).toBe(1);
+  expect(bench.registry.peers.size).toBe(0);
+  // It dies meanwhile: nothing of that is forgotten.
+  peer.sim.crash();
+  peer.start();
+  bench.settle(10_000);
+  peer.feed({ kind: 'recovered', leases: [lease] });
+  bench.settle(10_000);
+  expect(peer.blocks()).toEqual(['10.32.0.0/12']);
+  // What rested is not known.
+  expect(peer.allocate('resting').lease).toBeUndefined();
+  bench.settle(longMs);
+  expect(peer.cuts).toEqual([]);
+  expect(peer.allocate('same', ...lease.addresses).refusal?.reason).toBe('inUse');
+  expect(peer.allocate('next').lease).toBeDefined();
+  const universe = bench.registry.universe?.record;
+  expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
+});
+
+test('one whose session another machine took since knows nothing of a deleted record', () => {
+  const { bench, peer } = lateAndDeleted();
+  const double = bench.peer('n1', { session: 'double' }).start();
+  bench.settle(400_000);
+  double.sim.crash();
+  bench.registry.remove('n1.x');
+  peer.start();
+  bench.settle(longMs);
+  expect(peer.effects.filter(({ kind }) => kind === 'recover')).toEqual([]);
+  expect(peer.blocks()).toEqual([]);
 });

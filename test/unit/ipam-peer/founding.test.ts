@@ -6,6 +6,7 @@ import type { InUse } from '#ipam-peer/events.ts';
 import { parseAddress } from '#ipam-peer/address.ts';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { summary } from '#ipam-peer/view.ts';
+import type { RegistryRequest } from '#test/sim/registry-model.ts';
 import { Bench, cidr, cidrs, type Hand } from './harness.ts';
 
 function used(text: string, by = 'a route of this host'): InUse {
@@ -221,5 +222,28 @@ describe('a founder whose record is deleted by hand while its founding is on its
     one.start();
     bench.settle(600_000);
     expect(one.blocks()).toEqual([]);
+  });
+
+  // Seeds 3525990 and 3027984: its own renewal came late, so its disk was not believed, and with that it forgot its founding.
+  test('takes the range although it waited for a late renewal of its own', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1');
+    const held = (record: string): RegistryRequest =>
+      one.held.find((request) => 'record' in request && request.record === record) ?? expect.unreachable();
+    one.holding = (request) => request.kind === 'update' && request.record !== 'peer';
+    one.start();
+    bench.settle(100_000);
+    const [founding, renewal] = [held('universe'), held('session')];
+    one.sim.crash();
+    bench.registry.execute(renewal);
+    bench.registry.remove('n1.x');
+    one.holding = (request) => request.kind === 'update' && request.record === 'universe';
+    one.start();
+    bench.settle(250_000);
+    bench.registry.execute(founding);
+    expect(bench.registry.universe?.record.founder?.uid).not.toBe(bench.registry.peers.get('n1.x')?.stored.uid);
+    one.holding = () => false;
+    bench.settle(400_000);
+    expect(one.blocks()).toEqual(['10.32.0.0/12']);
   });
 });

@@ -103,7 +103,7 @@ export class Hand {
 
   constructor(bench: Bench, name: string, index: number, change: Partial<Config>) {
     this.bench = bench;
-    this.sim = new SimPeer(index, {
+    const config: Config = {
       universe: 'default',
       joinOnUse: false,
       ownAddresses: [4, 6],
@@ -130,7 +130,9 @@ export class Hand {
       suspicionMs: 1_200_000,
       mostVias: viasLimit,
       ...change,
-    });
+    };
+    // Another machine of one name has sessions of its own.
+    this.sim = new SimPeer(index, config, change.session);
   }
 
   /** The process starts with what is on its disk. */
