@@ -127,17 +127,26 @@ export const errorCatalogue: Readonly<Record<ErrorName, ErrorKind>> = {
   internal: { cniCode: 999, retryable: true, nextStep: 'Report this with the agent log: it is a defect of Weft.' },
 };
 
+export interface WeftErrorOptions {
+  readonly details?: string;
+  readonly address?: string | undefined;
+  readonly cause?: unknown;
+}
+
 /** A failure out of the catalogue. `message` says what happened; the catalogue adds what to do. */
 export class WeftError extends Error {
   override readonly name = 'WeftError';
   readonly kind: ErrorName;
   /** Machine detail for CNI's `details`: kernel errno and extended ACK, file path, field name. */
   readonly details: string;
+  /** Of the addresses that were asked for by name, the one that cannot be had; undefined where the failure is about none. */
+  readonly address: string | undefined;
 
-  constructor(kind: ErrorName, message: string, options: { readonly details?: string; readonly cause?: unknown } = {}) {
+  constructor(kind: ErrorName, message: string, options: WeftErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.kind = kind;
     this.details = options.details ?? '';
+    this.address = options.address;
   }
 
   get cniCode(): number {

@@ -103,6 +103,10 @@ function refuse(reason: RefusalReason, text: string): Refusal {
   return { reason, text };
 }
 
+function refuseAddress(reason: RefusalReason, address: string, why: string): Refusal {
+  return { reason, address, text: `${address} ${why}` };
+}
+
 /** Refusals that no waiting can heal. */
 function whyNever(state: State, wish: LeaseWish): Refusal | undefined {
   const what = `container ${wish.containerId} interface ${wish.ifname}`;
@@ -131,21 +135,21 @@ function whyNotThis(state: State, address: Address): Refusal | undefined {
   const universe = state.durable.universe;
   if (universe === undefined) return undefined;
   if (!universe.ranges.some((range) => containsAddress(range, address))) {
-    return refuse('invalid', `${text} is outside the pool ${formatCidrs(universe.ranges)}`);
+    return refuseAddress('invalid', text, `is outside the pool ${formatCidrs(universe.ranges)}`);
   }
   if (universe.reserved.some((range) => containsAddress(range, address))) {
-    return refuse('invalid', `${text} is reserved in this pool`);
+    return refuseAddress('invalid', text, 'is reserved in this pool');
   }
   switch (stateOf(space, address.value)) {
     case 'leased':
-      return refuse('inUse', `${text} is in use by ${holderOf(state, text)}`);
+      return refuseAddress('inUse', text, `is in use by ${holderOf(state, text)}`);
     case 'resting':
-      return refuse('inUse', `${text} was freed a moment ago and rests before it is used again`);
+      return refuseAddress('inUse', text, 'was freed a moment ago and rests before it is used again');
     case 'excluded':
-      return refuse('invalid', `${text} is the network or broadcast address of the pool`);
+      return refuseAddress('invalid', text, 'is the network or broadcast address of the pool');
     case 'outside':
       if (space.total === 0) return undefined;
-      return refuse('notOurs', `${text} belongs to ${ownerOf(state, address)}, not to this node`);
+      return refuseAddress('notOurs', text, `belongs to ${ownerOf(state, address)}, not to this node`);
     case 'free':
       return undefined;
   }

@@ -213,6 +213,8 @@ export type RefusalReason = 'exists' | 'exhausted' | 'waited' | 'notReady' | 'fe
 export interface Refusal {
   readonly reason: RefusalReason;
   readonly text: string;
+  /** The one of the addresses asked for that it is about; absent: none of them. */
+  readonly address?: string;
 }
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';

@@ -40,11 +40,10 @@ export async function leaseInRanges(
     try {
       return await ipam.lease({ ...request, addresses }, signal);
     } catch (error) {
-      if (!(error instanceof WeftError) || (error.kind !== 'noAddress' && error.kind !== 'invalidConfig')) throw error;
-      // A range may hold what is never given out, such as the pool's first address. The words name the address that is not to be had.
-      const named = addresses.map((address) => error.message.split(/[\s,]/).includes(address));
-      if (!named.includes(true)) throw error;
-      current = current.map((address, at) => (named[at] === true ? candidates[at]?.next().value : address));
+      // A range may hold what is never given out, such as the pool's first address.
+      if (!(error instanceof WeftError) || error.address === undefined || !addresses.includes(error.address))
+        throw error;
+      current = current.map((address, at) => (address === error.address ? candidates[at]?.next().value : address));
     }
   }
   throw new WeftError('noAddress', `no address of ${textOf(sets.flat())} is free on this node`, { details: where });

@@ -249,7 +249,7 @@ const errorOf: Readonly<Record<RefusalReason, ErrorName>> = {
 };
 
 function refusalError(refusal: Refusal): WeftError {
-  return new WeftError(errorOf[refusal.reason], refusal.text);
+  return new WeftError(errorOf[refusal.reason], refusal.text, { address: refusal.address });
 }
 
 function view(driver: Driver): IpamView {

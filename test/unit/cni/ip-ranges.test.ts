@@ -28,9 +28,10 @@ function ipamOf({ blocks, leased = [], resting = [], never = [] }: World): {
   const lease = (asked: LeaseRequest): Promise<Lease> => {
     tried.push(asked.addresses.join(' '));
     const bad = asked.addresses.find((address) => resting.includes(address));
-    if (bad !== undefined) return Promise.reject(new WeftError('noAddress', `${bad} was freed a moment ago and rests`));
+    if (bad !== undefined) return Promise.reject(new WeftError('noAddress', `${bad} rests`, { address: bad }));
     const odd = asked.addresses.find((address) => never.includes(address));
-    if (odd !== undefined) return Promise.reject(new WeftError('invalidConfig', `${odd} is the network address`));
+    if (odd !== undefined)
+      return Promise.reject(new WeftError('invalidConfig', `${odd} is the network address`, { address: odd }));
     return Promise.resolve({ ...asked, generation: 'g', state: 'pending', sinceMs: 0, hostIfname: 'weftp1' });
   };
   const leases = (): readonly Lease[] => leased.map((address) => ({ addresses: [address] }) as unknown as Lease);

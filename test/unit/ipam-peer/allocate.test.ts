@@ -97,6 +97,7 @@ describe('an address asked for by name', () => {
     expect(one.allocate('a', '10.32.7.7').lease?.addresses).toEqual(['10.32.7.7']);
     expect(one.allocate('b', '10.32.7.7').refusal).toEqual({
       reason: 'inUse',
+      address: '10.32.7.7',
       text: '10.32.7.7 is in use by pod default/a',
     });
     one.free('a');
@@ -122,6 +123,7 @@ describe('an address asked for by name', () => {
     bench.settle();
     expect(one.allocate('a', '10.41.0.5').refusal).toEqual({
       reason: 'notOurs',
+      address: '10.41.0.5',
       text: '10.41.0.5 belongs to node n2, not to this node',
     });
   });

@@ -64,6 +64,7 @@ describe('a universe of both families', () => {
     expect(one?.allocate('b', 'fd00:32::7', '10.33.0.9').lease?.addresses).toEqual(['10.33.0.9', 'fd00:32::7']);
     expect(one?.allocate('c', 'fd00:32::abcd').refusal).toEqual({
       reason: 'inUse',
+      address: 'fd00:32::abcd',
       text: 'fd00:32::abcd is in use by pod default/a',
     });
     expect(one?.allocate('d', '10.33.0.1', '10.33.0.2').refusal?.text).toBe(
