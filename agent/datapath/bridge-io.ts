@@ -1,9 +1,10 @@
 // The bridge of pod links in the kernel: its making, what a reading must show of it and of its ports, and the requests for one port.
+import { WeftError } from '#agent/errors.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
-import { neighbourFlag, neighbourState, newFdb } from '#agent/netlink/neighbour.ts';
+import { dumpFdb, neighbourFlag, neighbourState, newFdb } from '#agent/netlink/neighbour.ts';
 import type { Neighbour, NeighbourRequest } from '#agent/netlink/neighbour.ts';
 
 import type { KernelIo } from './kernel-io.ts';
@@ -112,6 +113,22 @@ export function portEntry(ndmIfindex: number, lladdr: string): NeighbourRequest 
 
 export function newPortEntry(ndmIfindex: number, lladdr: string): NetlinkRequest<Neighbour> {
   return newFdb(portEntry(ndmIfindex, lladdr));
+}
+
+/** EEXIST where the MAC is another port's or the bridge's own: whoever has its entry gets the frames of both. */
+export function firstPortEntry(ndmIfindex: number, lladdr: string): NetlinkRequest<Neighbour> {
+  return newFdb(portEntry(ndmIfindex, lladdr), {});
+}
+
+/** Throws WeftError('invalidConfig') where a port of the bridge, or the bridge itself, has the MAC. */
+export function requireFreeMac(io: KernelIo, bridge: number, mac: string): void {
+  const own = neighbourState.permanent | neighbourState.noarp;
+  const entries = io.route.dump(dumpFdb({ master: bridge }));
+  if (entries.some(({ lladdr, ndmState }) => lladdr === mac && (ndmState & own) !== 0)) throw macTaken(mac);
+}
+
+export function macTaken(mac: string): WeftError {
+  return new WeftError('invalidConfig', `the MAC ${mac} is in use on this node's bridge`, { details: 'mac' });
 }
 
 /** Static entries of ports; the ports' own MACs are permanent. */

@@ -23,7 +23,7 @@ import { scope } from '#agent/netlink/addr.ts';
 import { delLink, getLink, setLink, withOperstate } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState } from '#agent/netlink/neighbour.ts';
-import { errno } from '#agent/netlink/netlink-error.ts';
+import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 import { type OpenNetns, openNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
 import { putNeighbour } from '#agent/netlink/peer-writes.ts';
 import { addAddress, addLinkRoute, addVeth, setAlias, setUp } from '#agent/netlink/pod-writes.ts';
@@ -31,7 +31,7 @@ import { delRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
-import { newPortEntry, portSettings } from './bridge-io.ts';
+import { firstPortEntry, macTaken, portSettings } from './bridge-io.ts';
 import { addressOf, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
@@ -124,7 +124,7 @@ export async function attachPodLink(
     plan.beforeStep?.('done');
   } catch (error) {
     await undoAttach(context, lease, made.hostIfindex, plan.onBridge);
-    throw error;
+    throw isMacTaken(error) ? macTaken(podMac(lease)) : error;
   }
   return {
     hostIfname: lease.hostIfname,
@@ -135,6 +135,10 @@ export async function attachPodLink(
     ...(plan.port ? { addresses: lease.addresses.map(plan.port.cidrOf) } : {}),
     routes,
   };
+}
+
+function isMacTaken(error: unknown): boolean {
+  return error instanceof NetlinkError && error.errno === errno.EEXIST && error.message.startsWith('newFdb');
 }
 
 /** The gateway that the pod sees: of a port the bridge's own address, IPv6 always link-local. */
@@ -252,7 +256,7 @@ function portRequests(
     setAlias({ ifiIndex: ifindex, ifalias: aliasOf(lease, 'bridge'), quietIpv6: plan.ipv6 }),
     portSettings({ ifiIndex: ifindex }),
     setUp(ifindex),
-    newPortEntry(ifindex, lladdr),
+    firstPortEntry(ifindex, lladdr),
     ...lease.addresses.map((dst) => putNeighbour(bridgeIfindex, dst, lladdr, neighbourState.stale)),
   ];
 }

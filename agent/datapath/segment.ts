@@ -14,6 +14,7 @@ import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import { WeftError } from '#agent/errors.ts';
 import { isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
 
+import { requireFreeMac } from './bridge-io.ts';
 import type { LinkFault, PodLink, PodRoute } from './datapath.ts';
 import { readBridgeFingerprint } from './firewall.ts';
 import type { DatapathLog } from './kernel-datapath.ts';
@@ -38,8 +39,7 @@ import type { DatapathSettings } from './settings.ts';
 
 export type SegmentSettings = Pick<DatapathSettings, 'netnsPath' | 'sysctlRoot' | 'dhcpUplink'>;
 
-/** ARPHRD_ETHER (linux/if_arp.h). */
-const ethernet = 1;
+const ethernet = 1; // ARPHRD_ETHER
 const bridgeOptions = { stpState: 0, mcastSnooping: false } as const;
 /** No MAC is learnt from a pod, and no pod hears what is sent to others. */
 const portOptions = { mode: false, learning: false, unicastFlood: false } as const;
@@ -132,6 +132,7 @@ export class Segment implements Disposable {
     if (problem !== undefined) throw new WeftError('notReady', `the setting dhcpUplink cannot be met: ${problem}`);
     const mtuBytes = links.find(({ ifname }) => ifname === this.#settings.dhcpUplink)?.mtu ?? 1500;
     const mac = macOf(lease);
+    requireFreeMac(io, bridge, mac);
     const { hostIfname, ifname } = lease;
     using netns = openPodNetns(netnsPath);
     const peer = { ifname, address: mac, mtu: mtuBytes, netNsFd: netns.fd };

@@ -152,6 +152,11 @@ test('a pod speaks for itself alone: no other address, no other MAC, no DHCP ser
   await segment.server.exec(['ip', 'address', 'add', 'fd77::1/64', 'dev', 'br0', 'nodad']);
   await pod.exec(['ip', 'address', 'add', 'fd77::2/64', 'dev', 'eth0', 'nodad']);
   expect(await reaches(pod, 'fd77::1')).toBe(false);
+  await using twin = await TestNetns.create('pod');
+  const stolen = await call('ADD', twin, { runtimeConfig: { mac: address } });
+  expect(stolen).toMatchObject({ code: 1, json: { code: 7, details: 'mac' } });
+  expect(await call('DEL', twin)).toMatchObject({ code: 0 });
+  expect(await reaches(pod, serverAddress)).toBe(true);
   // What comes with the pod's MAC from outside does not move it.
   const claim = `import socket
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0))
