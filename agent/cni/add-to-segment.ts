@@ -5,7 +5,7 @@
 import { WeftError } from '#agent/errors.ts';
 import { segmentMac } from '#agent/datapath/segment-plan.ts';
 import type { Delegate, Lease } from '#agent/runtime/ipam.ts';
-import { requireForeign } from '#agent/runtime/delegated.ts';
+import { requireForeign } from '#agent/runtime/foreign-address.ts';
 import { type Delegated, delegateAdd } from './delegate.ts';
 import { undo } from './del.ts';
 import { invalid, unsupported } from './json.ts';

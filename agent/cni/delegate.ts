@@ -11,6 +11,7 @@ import { join } from 'node:path';
 
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Delegate } from '#agent/runtime/ipam.ts';
+import { formatAddress, parseAddress } from '#ipam-peer/address.ts';
 import { type Dns, isObject, type JsonObject } from './json.ts';
 import { isCidr } from './ipam-conf.ts';
 import { bare } from './result.ts';
@@ -40,6 +41,7 @@ const limitsMs: Readonly<Record<DelegateVerb, number>> = {
   GC: 20_000,
 };
 const versionLimitMs = 5000;
+const afterExitMs = 500;
 const outputLimitBytes = 1 << 20;
 const sinceVersion: Readonly<Partial<Record<DelegateVerb, CniVersion>>> = {
   CHECK: '0.4.0',
@@ -165,6 +167,10 @@ async function execute(
     const code = await new Promise<number>((resolve, reject) => {
       child.on('error', reject);
       child.on('close', (status) => resolve(status ?? 1));
+      // What it leaves running may keep its output open; all that it said itself has been written by then.
+      child.on('exit', () =>
+        setTimeout(() => [child.stdout, child.stderr].map((stream) => stream.destroy()), afterExitMs).unref(),
+      );
     });
     return { code, ...output };
   } catch (error) {
@@ -194,7 +200,7 @@ function delegatedOf(delegate: Delegate, json: unknown): Delegated {
   const byFamily = [json['ip4'], json['ip6']].filter(isObject);
   const ips = [...list(json['ips']), ...byFamily.map(({ ip, gateway }) => ({ address: ip, gateway }))];
   const given = ips.map(({ address }) => address);
-  const addresses = given.map((address) => (typeof address === 'string' ? bare(address) : ''));
+  const addresses = given.map(plainOf);
   if (addresses.length === 0) throw failed(delegate, 'gave no address');
   const wrong = addresses.find((address) => isIP(address) === 0);
   if (wrong !== undefined) throw failed(delegate, `gave ${JSON.stringify(given)}, where not all are addresses`);
@@ -218,9 +224,15 @@ function delegatedOf(delegate: Delegate, json: unknown): Delegated {
   };
 }
 
+/** Without prefix length, as the kernel writes it; '' for what is no address. */
+function plainOf(text: unknown): string {
+  const address = typeof text === 'string' ? parseAddress(bare(text)) : undefined;
+  return address === undefined ? '' : formatAddress(address.family, address.value);
+}
+
 /** As it was given; a host route's where no prefix length was. */
 function cidrOf(address: string, given: readonly unknown[]): string {
-  const cidr = given.find((text) => typeof text === 'string' && isCidr(text) && bare(text) === address);
+  const cidr = given.find((text) => typeof text === 'string' && isCidr(text) && plainOf(text) === address);
   return typeof cidr === 'string' ? cidr : `${address}/${isIPv4(address) ? 32 : 128}`;
 }
 

@@ -2,10 +2,11 @@
 // are durable beside its state, in a file that exists only where there has been one, and look like any other lease to CNI and datapath.
 
 import { existsSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
 
 import { WeftError } from '#agent/errors.ts';
-import { overlaps, parseCidr } from '#ipam-peer/cidr.ts';
 import { segmentPrefix } from '#agent/datapath/segment-plan.ts';
+import { rangeOf, requireForeign, requireUnused } from './foreign-address.ts';
 import { type AttachmentKey, isOnSegment, type Lease, type LeaseRequest, unknownDelegate } from './ipam.ts';
 import { randomGeneration } from './random.ts';
 import { hostIfname, type RunningIpam } from './start.ts';
@@ -25,7 +26,9 @@ export function withDelegatedLeases(ipam: RunningIpam, path: string): IpamWithDe
       if (delegated.find(request) !== undefined) throw exists(request);
       if (request.delegate === undefined) return ipam.lease(request, signal);
       if (ipam.find(request) !== undefined) throw exists(request);
-      requireForeign(request, ipam.view().ranges);
+      const view = ipam.view();
+      requireForeign(request, view.ranges);
+      requireUnused(request, delegated.all(), view, hostAddresses());
       return delegated.add(request);
     },
     activate: (lease) => {
@@ -49,40 +52,13 @@ export function withDelegatedLeases(ipam: RunningIpam, path: string): IpamWithDe
   };
 }
 
+/** Every address of this network namespace. */
+function hostAddresses(): readonly string[] {
+  return Object.values(networkInterfaces()).flatMap((infos = []) => infos.map(({ address }) => address));
+}
+
 function exists(key: AttachmentKey): WeftError {
   return new WeftError('attachmentExists', `container ${key.containerId} already has ${key.ifname}`);
-}
-
-/**
- * Peers route the pool's addresses to their owner and answer for them; none may be given out by anybody else.
- * Throws WeftError('invalidConfig').
- */
-export function requireForeign(
-  { addresses, delegate }: Pick<LeaseRequest, 'addresses' | 'delegate'>,
-  ranges: readonly string[],
-): void {
-  const taken = rangeOf(addresses, ranges);
-  if (taken === undefined) return;
-  throw new WeftError(
-    'invalidConfig',
-    `${delegate?.type ?? 'the IPAM plugin'} gave ${taken.address}, which lies in ${taken.range}, the range that Weft itself gives out`,
-    { details: 'ipam' },
-  );
-}
-
-function rangeOf(
-  addresses: readonly string[],
-  ranges: readonly string[],
-): { readonly address: string; readonly range: string } | undefined {
-  for (const address of addresses) {
-    const host = parseCidr(`${address}/${address.includes(':') ? 128 : 32}`);
-    const range = ranges.find((text) => {
-      const cidr = parseCidr(text);
-      return cidr !== undefined && host !== undefined && overlaps(cidr, host);
-    });
-    if (range !== undefined) return { address, range };
-  }
-  return undefined;
 }
 
 class DelegatedLeases {
