@@ -28,6 +28,7 @@ export async function add(call: AddCall, parts: AddParts, signal: AbortSignal): 
 async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): Promise<AddResult> {
   const { ipam, datapath } = parts;
   const netnsInode = podNetns(call.netnsPath, parts);
+  if (call.netnsInode !== undefined && call.netnsInode !== netnsInode) throw anotherNetns(call.netnsPath);
   const known = ipam.find(call.key);
   if (known !== undefined) await clearReplaced(known, netnsInode, parts);
   const { linkedBy, onBridge, routes } = call.netConf.ipam;
@@ -145,6 +146,15 @@ export function podNetns(path: string, parts: Pick<CniParts, 'inspectNetns'>): b
     throw new WeftError('invalidNetns', `CNI_NETNS ${path} is the host's own network namespace`, { details: path });
   }
   return seen.inode;
+}
+
+/** As where the agent is in a pid or mount namespace of its own: the link would get into a stranger's namespace. */
+function anotherNetns(path: string): WeftError {
+  return new WeftError(
+    'invalidNetns',
+    `CNI_NETNS ${path} leads the agent to another network namespace than the runtime: it must be a path that both see, as below /run/netns`,
+    { details: path },
+  );
 }
 
 /**

@@ -46,6 +46,8 @@ export interface AddCall extends Delegable {
   readonly verb: 'ADD';
   readonly key: AttachmentKey;
   readonly netnsPath: string;
+  /** Inode that the shim saw behind that path; undefined where it saw no namespace. */
+  readonly netnsInode: bigint | undefined;
   readonly pod: PodNames;
   readonly netConf: NetConf;
 }
@@ -136,7 +138,8 @@ export function parseCall(request: ShimRequest): CniCall {
     }
     const args = parseArgs(env['CNI_ARGS'] ?? '');
     const wish = withCniArgs(netConf.wish, args.get('IP'), args.get('MAC'));
-    return { verb, key, netnsPath, pod: podNames(args), ...given, netConf: { ...netConf, wish } };
+    const netnsInode = request.netnsInode === '' ? undefined : BigInt(request.netnsInode);
+    return { verb, key, netnsPath, netnsInode, pod: podNames(args), ...given, netConf: { ...netConf, wish } };
   }
   if (netConf.prevResult === undefined) {
     throw new WeftError('invalidConfig', 'CHECK needs the prevResult of ADD', { details: 'prevResult' });

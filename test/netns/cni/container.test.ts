@@ -86,6 +86,13 @@ test('a live pod keeps its address whatever the agent sees of its namespace; one
   for (const [name, pod] of Object.entries({ later, gone, goneToo })) await add(pod.path, name);
   expect(await host.leasedAddresses()).toBe(7);
 
+  // One path, two namespaces: the pod's link would get into a stranger's.
+  await run([...mountsOf, 'mount', '--bind', gone.path, join(root, before.path)]);
+  const astray = await host.cni('ADD', { netns: before.path, env: { CNI_CONTAINERID: 'astray' } });
+  expect(astray).toMatchObject({ code: 1, json: { code: 8 } });
+  expect(astray.json?.['msg']).toMatch(/another network namespace than the runtime/);
+  await run([...mountsOf, 'umount', join(root, before.path)]);
+
   // The link is the first sign of life that a look goes by: without it only the namespace is left.
   const links = await hostNetns.json<readonly { ifname: string }[]>(['ip', '-j', 'link']);
   for (const { ifname } of links) if (ifname.startsWith('weftp')) await hostNetns.exec(['ip', 'link', 'del', ifname]);
