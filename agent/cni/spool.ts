@@ -6,6 +6,7 @@
 
 import { type FSWatcher, watch } from 'node:fs';
 import { mkdir, readdir, readFile, stat, unlink } from 'node:fs/promises';
+import { uptime } from 'node:os';
 import { join } from 'node:path';
 
 import { toWeftError, WeftError } from '#agent/errors.ts';
@@ -17,6 +18,8 @@ import { parseCall, parseKey, type ShimRequest } from './request.ts';
 
 const rescanMs = 10_000;
 const atOnce = 16;
+/** No shim writes more (cni-shim/shim.h, REQUEST_LIMIT). */
+const longestBytes = 16 << 20;
 /** What a shim is still writing: a dot, the final name, its process id. */
 const unfinishedName = /^\..+\.json\.\d+$/;
 /** An unfinished file older than this belongs to a shim that died. */
@@ -145,9 +148,9 @@ export class Spool {
   }
 
   #appliesTo(kept: KeptDel, lease: Lease): boolean {
-    const comparable = kept.netnsInode !== '' && kept.bootId === this.#bootId;
-    if (comparable && lease.owner.netnsInode !== BigInt(kept.netnsInode)) return false;
-    return kept.writtenMs >= lease.sinceMs;
+    const isOfThisBoot = kept.bootId === this.#bootId;
+    if (isOfThisBoot && kept.netnsInode !== '' && lease.owner.netnsInode !== BigInt(kept.netnsInode)) return false;
+    return kept.writtenMs >= lease.sinceMs || isOfEarlierClock(lease, isOfThisBoot);
   }
 
   /** Says it once per file: the next scans come every ten seconds. */
@@ -158,6 +161,15 @@ export class Spool {
   }
 }
 
+/**
+ * Times do not tell what came first when the clock was set back since the lease, or stood wrong when the machine started, before it was
+ * set: then the lease is of the future, or older than this boot.
+ */
+function isOfEarlierClock({ sinceMs }: Lease, isKeptInThisBoot: boolean): boolean {
+  const nowMs = Date.now();
+  return sinceMs > nowMs || (isKeptInThisBoot && sinceMs < nowMs - uptime() * 1000);
+}
+
 /** The name alone says what to delete; the content tells generations apart and may be damaged. Throws for a foreign file. */
 async function readKept(path: string, name: string): Promise<KeptDel> {
   const match = /^([^@]+)@(.+)\.json$/.exec(name);
@@ -165,7 +177,7 @@ async function readKept(path: string, name: string): Promise<KeptDel> {
   const key = parseKey(match[1] ?? '', match[2] ?? '');
   const info = await stat(path);
   if (!info.isFile()) throw new WeftError('undecodable', `${path} is not a file`);
-  const content = await readFile(path, 'utf8');
+  const content = info.size > longestBytes ? '' : await readFile(path, 'utf8');
   return {
     key,
     path,
@@ -181,7 +193,7 @@ function generationIn(content: string): Pick<KeptDel, 'netnsInode' | 'bootId'> {
     const json: unknown = JSON.parse(content);
     if (typeof json === 'object' && json !== null && 'netnsInode' in json && 'bootId' in json) {
       const { netnsInode, bootId } = json;
-      if (typeof netnsInode === 'string' && /^[0-9]{1,20}$/.test(netnsInode) && typeof bootId === 'string') {
+      if (typeof netnsInode === 'string' && /^[0-9]{0,20}$/.test(netnsInode) && typeof bootId === 'string') {
         return { netnsInode, bootId };
       }
     }

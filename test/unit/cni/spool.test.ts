@@ -1,10 +1,10 @@
 // The spool's rules without a server: to which attachment a kept DEL applies, what a damaged or foreign file does, what failures do.
 
-import { mkdir, mkdtemp, readdir, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
 import { AttachmentQueue } from '#agent/cni/attachments.ts';
 import { Spool } from '#agent/cni/spool.ts';
@@ -64,6 +64,35 @@ test.each<[string, object | string, number, boolean]>([
   await spool.drain();
   expect(ipam.leases()).toHaveLength(applies ? 0 : 1);
   expect(datapath.calls).toEqual(applies ? ['detach pod1'] : []);
+  expect(await readdir(directory)).toEqual([]);
+});
+
+test.each<[string, number, string, boolean]>([
+  ['the clock went back since the lease', 3_600_000, bootId, true],
+  [
+    'the lease is of an earlier boot, and the clock stood wrong when the DEL was kept',
+    -40 * 365 * 86_400_000,
+    bootId,
+    true,
+  ],
+  ['the DEL is of an earlier boot, and so is the lease', -40 * 365 * 86_400_000, 'other', false],
+])('a kept DEL that is older than the lease by the clock: %s', async (_name, leasedAheadMs, ofBoot, applies) => {
+  const nowMs = Date.now();
+  vi.setSystemTime(nowMs + leasedAheadMs);
+  await lease();
+  vi.useRealTimers();
+  await keep('pod1@eth0.json', { netnsInode: '', bootId: ofBoot }, 50 * 365 * 86_400_000);
+  await spool.drain();
+  expect(ipam.leases()).toHaveLength(applies ? 0 : 1);
+});
+
+test('a file that is larger than any shim writes still names its pod', async () => {
+  await lease();
+  await keep('pod1@eth0.json', '', -5);
+  await truncate(join(directory, 'pod1@eth0.json'), 3_000_000_000);
+  await utimes(join(directory, 'pod1@eth0.json'), Date.now() / 1000 + 5, Date.now() / 1000 + 5);
+  await spool.drain();
+  expect(ipam.leases()).toEqual([]);
   expect(await readdir(directory)).toEqual([]);
 });
 
