@@ -8,7 +8,7 @@ import { callDelegate } from './delegate.ts';
 import type { CniParts } from './parts.ts';
 import type { GcCall } from './request.ts';
 
-/** Throws WeftError('kernel') naming every attachment that could not be collected. */
+/** Throws WeftError('kernel') naming everything that could not be collected. */
 export async function gc(call: GcCall, parts: CniParts, queue: AttachmentQueue, signal: AbortSignal): Promise<void> {
   const valid = new Set(call.valid.map((key) => `${key.containerId}/${key.ifname}`));
   const gone = parts.ipam
@@ -40,9 +40,6 @@ export async function gc(call: GcCall, parts: CniParts, queue: AttachmentQueue, 
     );
   }
   if (problems.length > 0) {
-    throw new WeftError(
-      'kernel',
-      `${problems.length} of ${gone.length} attachments could not be collected: ${problems.join('; ')}`,
-    );
+    throw new WeftError('kernel', `not everything could be collected: ${problems.join('; ')}`);
   }
 }

@@ -8,6 +8,7 @@ import { invalid, objects, quote } from './json.ts';
 
 const where = 'runtimeConfig.portMappings';
 const protocols = ['tcp', 'udp', 'sctp'] as const;
+const wildcards = ['0.0.0.0', '::'] as const;
 
 /** Entries with host port 0 ask for nothing (as with the reference plugin). Throws WeftError('invalidConfig') (7). */
 export function parsePortMappings(value: unknown): readonly PortMapping[] {
@@ -27,12 +28,12 @@ export function parsePortMappings(value: unknown): readonly PortMapping[] {
     }
     const hostIp = parseHostIp(item['hostIP']);
     const mapping: PortMapping = { protocol, hostPort, containerPort, ...(hostIp === undefined ? {} : { hostIp }) };
-    const key = nameOf(mapping);
-    const other = mappings.get(key);
+    const clashing = clashesOf(mapping).find((name) => mappings.has(name));
+    const other = clashing === undefined ? undefined : mappings.get(clashing);
     if (other !== undefined && other.containerPort !== containerPort) {
-      throw invalid(where, `${where} maps ${key} to ${other.containerPort} and to ${containerPort}`);
+      throw invalid(where, `${where} maps ${nameOf(mapping)} to ${other.containerPort} and to ${containerPort}`);
     }
-    mappings.set(key, mapping);
+    mappings.set(nameOf(mapping), mapping);
   }
   return [...mappings.values()];
 }
@@ -47,21 +48,26 @@ function parseHostIp(value: unknown): string | undefined {
   const address = typeof value === 'string' ? parseAddress(value) : undefined;
   if (address === undefined)
     throw invalid(`${where}.hostIP`, `${where} has the hostIP ${quote(value)}, which is no address`);
+  // An IPv4 address as an IPv6 socket writes it (RFC 4291, 2.5.5.2): no packet has it.
+  if (address.family === 6 && address.value >> 32n === 0xffffn) return formatAddress(4, address.value & 0xffff_ffffn);
   return formatAddress(address.family, address.value);
 }
 
-function nameOf({ protocol, hostPort, hostIp }: PortMapping): string {
+function nameOf({ protocol, hostPort, hostIp }: Pick<PortMapping, 'protocol' | 'hostPort' | 'hostIp'>): string {
   const host = hostIp === undefined ? '' : hostIp.includes(':') ? `[${hostIp}]:` : `${hostIp}:`;
   return `${host}${hostPort}/${protocol}`;
 }
 
-/** Whether one packet could be meant for both. A wildcard and a single address do not clash: the single address goes first. */
-function clash(left: PortMapping, right: PortMapping): boolean {
-  if (left.protocol !== right.protocol || left.hostPort !== right.hostPort) return false;
-  const [a, b] = [left.hostIp, right.hostIp];
-  if (a === b) return true;
-  const wild = (hostIp: string | undefined): boolean => hostIp === undefined || hostIp === '0.0.0.0' || hostIp === '::';
-  return wild(a) && wild(b) && (a === undefined || b === undefined);
+/**
+ * Names of the mappings that a packet meant for this one could be meant for too. A wildcard and a single address do not clash: the single
+ * address goes first.
+ */
+function clashesOf({ protocol, hostPort, hostIp }: PortMapping): readonly string[] {
+  const anywhere = nameOf({ protocol, hostPort });
+  const names = wildcards.map((wildcard) => nameOf({ protocol, hostPort, hostIp: wildcard }));
+  if (hostIp === undefined) return [anywhere, ...names];
+  const name = nameOf({ protocol, hostPort, hostIp });
+  return names.includes(name) ? [name, anywhere] : [name];
 }
 
 /** Host ports of ADDs whose lease is not there yet; the others are read from the leases. */
@@ -86,7 +92,9 @@ function refuseClash(
   holder: AttachmentKey & Partial<Pick<Lease, 'owner'>>,
 ): void {
   if (holder.containerId === key.containerId && holder.ifname === key.ifname) return;
-  const clashing = wanted.find((mapping) => taken.some((other) => clash(mapping, other)));
+  if (taken.length === 0) return;
+  const names = new Set(taken.map(nameOf));
+  const clashing = wanted.find((mapping) => clashesOf(mapping).some((name) => names.has(name)));
   if (clashing === undefined) return;
   const { podNamespace = '', podName } = holder.owner ?? {};
   const who = podName === undefined ? `container ${holder.containerId}` : `pod ${podNamespace}/${podName}`;

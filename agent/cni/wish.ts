@@ -189,6 +189,10 @@ function parseIpRange(range: JsonObject, where: string): IpRange {
     return formatAddress(address.family, address.value);
   };
   const [rangeStart, rangeEnd] = [end('rangeStart'), end('rangeEnd')];
+  const [first, last] = [parseAddress(rangeStart ?? ''), parseAddress(rangeEnd ?? '')];
+  if (first !== undefined && last !== undefined && first.value > last.value) {
+    throw invalid(`${where}.rangeEnd`, `${where} has the rangeEnd ${rangeEnd}, which comes before ${rangeStart}`);
+  }
   return {
     subnet: String(subnet),
     ...(rangeStart === undefined ? {} : { rangeStart }),

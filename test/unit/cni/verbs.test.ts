@@ -144,7 +144,7 @@ describe('GC', () => {
       lease.containerId === 'pod2' ? Promise.reject(new WeftError('kernel', 'EBUSY')) : Promise.resolve();
     const collected = await given.call('GC', { conf: { 'cni.dev/valid-attachments': [] } });
     expect(collected).toMatchObject({ code: 1, json: { code: 102 } });
-    expect(collected.json?.['msg']).toMatch(/1 of 3 .*pod2\/eth0: EBUSY/);
+    expect(collected.json?.['msg']).toMatch(/not everything could be collected: pod2\/eth0: EBUSY/);
     expect(given.ipam.leases().map((lease) => lease.containerId)).toEqual(['pod2']);
   });
 

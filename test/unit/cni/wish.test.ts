@@ -118,6 +118,12 @@ test.each<[string, unknown, number, string]>([
   ['a protocol that is no text', mapped({ protocol: 6 }), 7, `${ports}.protocol`],
   ['a host name as hostIP', mapped({ hostIP: 'localhost' }), 7, `${ports}.hostIP`],
   ['one port to two', { portMappings: [1, 2].map((containerPort) => ({ hostPort: 80, containerPort })) }, 7, ports],
+  [
+    'one port to two, of all addresses and of all IPv4 addresses',
+    { portMappings: [undefined, '0.0.0.0'].map((hostIP, at) => ({ hostPort: 80, containerPort: 80 + at, hostIP })) },
+    7,
+    ports,
+  ],
   ['bandwidth as a number', { bandwidth: 5 }, 7, 'runtimeConfig.bandwidth'],
   ['a negative rate', { bandwidth: { ingressRate: -1 } }, 7, 'runtimeConfig.bandwidth.ingressRate'],
   ['a rate as text', { bandwidth: { egressRate: '1M' } }, 7, 'runtimeConfig.bandwidth.egressRate'],
@@ -138,6 +144,12 @@ test.each<[string, unknown, number, string]>([
     7,
     'runtimeConfig.ipRanges.rangeStart',
   ],
+  [
+    'a range that ends before it begins',
+    { ipRanges: [[{ subnet: '10.0.0.0/24', rangeStart: '10.0.0.50', rangeEnd: '10.0.0.40' }]] },
+    7,
+    'runtimeConfig.ipRanges.rangeEnd',
+  ],
   ['dns servers as text', { dns: { servers: '10.0.0.1' } }, 7, 'runtimeConfig.dns.servers'],
   ['annotations as a list', { [annotations]: [] }, 7, `runtimeConfig.${annotations}`],
   ['an annotation that nobody knows', { [annotations]: { 'weft.network/ip': 'x' } }, 7, 'weft.network/ip'],
@@ -145,6 +157,25 @@ test.each<[string, unknown, number, string]>([
   ['a bad address by annotation', { [annotations]: { 'weft.network/ips': 'x' } }, 7, 'weft.network/ips'],
 ])('%s is refused by the name of its key', (_name, runtimeConfig, code, field) => {
   expect(refusal(() => parseWish(runtimeConfig, undefined))).toEqual({ code, field });
+});
+
+test('a hostIP that is an IPv4 address in IPv6 is that IPv4 address', () => {
+  expect(parseWish(mapped({ hostIP: '::FFFF:192.0.2.1' }), undefined).link.portMappings).toMatchObject([
+    { hostIp: '192.0.2.1' },
+  ]);
+});
+
+test('ten thousand ports are no more than ten thousand looks', () => {
+  const many = (from: number): readonly object[] =>
+    Array.from({ length: 10_000 }, (_, at) => ({ hostPort: from + at, containerPort: 80 }));
+  const startedMs = performance.now();
+  const { portMappings = [] } = parseWish({ portMappings: many(20_000) }, undefined).link;
+  const others = parseWish({ portMappings: many(30_000) }, undefined).link.portMappings ?? [];
+  const claims = new PortClaims();
+  claims.claim({ containerId: 'a', ifname: 'eth0' }, portMappings, () => []);
+  claims.claim({ containerId: 'b', ifname: 'eth0' }, others, () => []);
+  // A look at each pair takes ten times as long.
+  expect(performance.now() - startedMs).toBeLessThan(2000);
 });
 
 test('any JSON ends in a wish or a catalogued error', () => {
