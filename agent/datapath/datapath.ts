@@ -4,6 +4,8 @@
 import type { Condition } from '#agent/findings.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
+import type { DatapathSettings } from './settings.ts';
+
 /** What ADD must build for one pod, beyond its lease. */
 export interface PodLinkRequest {
   readonly lease: Lease;
@@ -79,4 +81,18 @@ export interface DatapathStatus {
   /** All writes of rounds, asked for or not. */
   readonly writes: number;
   readonly findings: readonly DatapathFinding[];
+}
+
+/** The part of pino's logger that the datapath uses. */
+export type DatapathLog = Readonly<
+  Record<'debug' | 'info' | 'warn' | 'error', (fields: object, message: string) => void>
+>;
+
+export interface DatapathOptions {
+  readonly settings: DatapathSettings;
+  readonly log: DatapathLog;
+  /** For tests: called before each step of an attach; what it throws fails the attach there. */
+  readonly beforeAttachStep?: (step: string, lease: Lease) => void;
+  /** For tests: room for notifications that the agent has not read; more of them are lost. */
+  readonly notificationBufferBytes?: number;
 }

@@ -9,14 +9,13 @@ export interface RoundOutcome {
   readonly desired: DesiredState;
   readonly reading: KernelReading;
   readonly refusals: readonly Refusal[];
-  readonly notForwarding: readonly Finding[];
-  /** About firewalls of the host. */
-  readonly foreign: readonly Finding[];
+  /** About the host's sysctls and firewalls, and about limits. */
+  readonly more: readonly Finding[];
 }
 
 /** Findings of one round, those of the planning first. */
 export function roundFindings(outcome: RoundOutcome): readonly Finding[] {
-  const { desired, reading, refusals, notForwarding, foreign } = outcome;
+  const { desired, reading, refusals, more } = outcome;
   const findings: Finding[] = [...desired.findings];
   const present = new Set(reading.state.podLinks.map((link) => link.ifname));
   for (const { ifname } of desired.podLinks) {
@@ -26,7 +25,7 @@ export function roundFindings(outcome: RoundOutcome): readonly Finding[] {
   if (reading.underlay && !reading.underlay.up) {
     findings.push({ name: 'underlayDown', subject: reading.underlay.ifname, message: 'the underlay link is down' });
   }
-  findings.push(...notForwarding, ...foreign);
+  findings.push(...more);
   if (desired.bridge && !reading.bridgeNetfilter) {
     const message =
       'answers of a Service backend to a pod of the same bridge do not pass conntrack: modprobe br_netfilter, and name it ' +
@@ -42,4 +41,14 @@ function findingOf({ operation, reason, errno: number }: Refusal): Finding {
     return { name: 'routeConflict', subject: dst, message: `somebody else's route to ${dst} is in the way` };
   }
   return { name: 'kernelRefused', subject: operation.kind, message: reason };
+}
+
+/** Logs what was not known before. */
+export function logNew(
+  log: { warn(fields: object, message: string): void },
+  before: readonly Finding[],
+  now: readonly Finding[],
+): void {
+  const known = new Set(before.map((finding) => JSON.stringify(finding)));
+  for (const finding of now) if (!known.has(JSON.stringify(finding))) log.warn({ ...finding }, 'finding');
 }

@@ -209,6 +209,15 @@ const legacy = [
   { program: 'ip6tables-legacy', names: '/proc/net/ip6_tables_names' },
 ] as const;
 
+/** Whether legacy iptables, whose changes nobody is told of, has a filter table. */
+export function legacyInUse(io: Pick<KernelIo, 'readFile'>): boolean {
+  return legacy.some(({ names }) => hasFilterTable(io, names));
+}
+
+function hasFilterTable(io: Pick<KernelIo, 'readFile'>, names: string): boolean {
+  return (io.readFile(names) ?? '').split('\n').includes('filter');
+}
+
 function legacyRules(hook: ForeignHook, settings: DatapathSettings): readonly (readonly string[])[] {
   const tag = ['-m', 'comment', '--comment', acceptTag, '-j', 'ACCEPT'];
   if (hook === 'input') return [['INPUT', '-p', 'udp', '--dport', String(settings.vxlanPort), ...tag]];
@@ -231,7 +240,7 @@ async function openLegacyChains(
   const findings: Finding[] = [];
   let writes = 0;
   for (const { program, names } of legacy) {
-    if (!(io.readFile(names) ?? '').split('\n').includes('filter')) continue;
+    if (!hasFilterTable(io, names)) continue;
     const listed = await run(settings, [program, '-w', '5', '-S']).catch(() => undefined);
     if (listed === undefined) continue;
     for (const hook of ['forward', 'input'] as const) {

@@ -9,14 +9,15 @@ import type { KernelFacts, KernelReading } from './actual.ts';
 import { applyOperations, isEssential, makesDevice } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
-import type { Datapath, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
+import type { Datapath, DatapathOptions, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
 import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
 import { DirectPaths } from './direct-paths.ts';
 import { comparePauseMs, Due } from './due.ts';
 import { Expected } from './expected.ts';
 import { ensureForwarding, hasIpv6 } from './forwarding.ts';
-import { roundFindings, type RoundOutcome } from './findings.ts';
+import { logNew, roundFindings } from './findings.ts';
+import { Footprints } from './footprint.ts';
 import { ForeignFirewalls } from './foreign-firewall.ts';
 import type { KernelLease } from './identity.ts';
 import { leasesOf, linksOf } from './inventory.ts';
@@ -37,20 +38,6 @@ import { Shaper } from './shaper.ts';
 import { forgetFlows } from './udp-flows.ts';
 import { busyNamesIn, isBusy, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
 import { watchKernel } from './watch.ts';
-
-/** The part of pino's logger that the datapath uses. */
-export type DatapathLog = Readonly<
-  Record<'debug' | 'info' | 'warn' | 'error', (fields: object, message: string) => void>
->;
-
-export interface DatapathOptions {
-  readonly settings: DatapathSettings;
-  readonly log: DatapathLog;
-  /** For tests: called before each step of an attach; what it throws fails the attach there. */
-  readonly beforeAttachStep?: (step: string, lease: Lease) => void;
-  /** For tests: room for notifications that the agent has not read; more of them are lost. */
-  readonly notificationBufferBytes?: number;
-}
 
 /** The datapath with what only the agent's own parts need. */
 export interface KernelDatapath extends Datapath {
@@ -83,7 +70,8 @@ class NodeDatapath implements KernelDatapath {
   readonly #shaper: Shaper;
   readonly #context: PodLinkContext;
   readonly #rounds: Rounds;
-  readonly #pods = new WantedPods();
+  readonly #footprints: Footprints;
+  readonly #pods = new WantedPods(() => this.#footprints.forget());
   readonly #ports: Ports;
   #portNames: ReadonlySet<string> = new Set();
   readonly #follower: PodFollower;
@@ -99,6 +87,8 @@ class NodeDatapath implements KernelDatapath {
   #expected: Expected | undefined;
   #applied: IpamView | undefined;
   #compare = true;
+  /** Something has told of a change, so that a comparison is due for more than the clock. */
+  #called = true;
   readonly #due: Due;
   #asked = true;
   #findings: readonly Finding[] = [];
@@ -108,7 +98,6 @@ class NodeDatapath implements KernelDatapath {
   #writes = 0;
   #settled = false;
   #ipv6 = false;
-  #notForwarding: readonly Finding[] = [];
 
   constructor(options: DatapathOptions) {
     this.#options = options;
@@ -123,6 +112,7 @@ class NodeDatapath implements KernelDatapath {
     this.#follower = new PodFollower(this.#io, options.log);
     this.#direct = new DirectPaths(this.#io, options.settings);
     this.#foreign = new ForeignFirewalls(this.#io, options.settings);
+    this.#footprints = new Footprints(this.#io, options.settings);
     this.#shaper = new Shaper(this.#io, options.settings, this.#reaper);
     this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper, shaper: this.#shaper };
     this.#rounds = new Rounds(() => this.#round());
@@ -141,6 +131,7 @@ class NodeDatapath implements KernelDatapath {
   async start(view: IpamView, leases: readonly Lease[]): Promise<void> {
     const onChange = (reason: string): void => {
       this.#options.log.debug({ reason }, 'kernel changed, comparing');
+      this.#called = true;
       this.#due.within(gatherMs);
     };
     const [settings, io] = [this.#settings, this.#io];
@@ -286,11 +277,13 @@ class NodeDatapath implements KernelDatapath {
       this.#lastReconcileMs = performance.now() - began;
       return;
     }
-    this.#compare = false;
+    const called = asked || this.#called;
+    this.#compare = this.#called = false;
+    if (!called && (await this.#isAsItWas(view))) return this.#compareLater();
     this.#applied = undefined;
     let retry = true;
     try {
-      this.#notForwarding = ensureForwarding(this.#io, this.#options.log, servesIpv6(view) ? [4, 6] : [4]);
+      const notForwarding = ensureForwarding(this.#io, this.#options.log, servesIpv6(view) ? [4, 6] : [4]);
       this.#ipv6 = hasIpv6(this.#io, this.#settings.overlayDevice);
       const underlayAddress = underlayAddressOf(view, this.#settings);
       const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
@@ -314,16 +307,33 @@ class NodeDatapath implements KernelDatapath {
       retry = refusals.length + shaped.findings.length > 0;
       if (!retry) this.#applied = view;
       retry ||= operations.some(makesDevice);
+      const written = operations.length + shaped.written;
       this.#reconciles++;
-      this.#writes += operations.length + shaped.written;
-      if (!asked) this.#repairs += operations.length + shaped.written;
+      this.#writes += written;
+      if (!asked) this.#repairs += written;
       this.#lastReconcileMs = performance.now() - began;
-      const more = [...foreign.findings, ...shaped.findings];
-      this.#report({ desired, reading, refusals, notForwarding: this.#notForwarding, foreign: more });
+      const more = [...notForwarding, ...foreign.findings, ...shaped.findings];
+      const findings = roundFindings({ desired, reading, refusals, more });
+      logNew(this.#options.log, this.#findings, findings);
+      this.#findings = findings;
+      const overlay = reading.ifindexes.get(this.#settings.overlayDevice);
+      const isRight = this.#settled && !retry && written + foreign.writes + more.length === 0;
+      if (isRight && overlay !== undefined) await this.#footprints.learn(overlay);
     } finally {
-      const objects = this.#expected?.size ?? 0;
-      this.#due.within(retry ? retryMs : comparePauseMs(this.#settings.comparePeriodMs, objects));
+      if (retry) this.#due.within(retryMs);
+      else this.#compareLater();
     }
+  }
+
+  #compareLater(): void {
+    this.#due.within(comparePauseMs(this.#settings.comparePeriodMs, this.#expected?.size ?? 0));
+  }
+
+  /** At a glance, which tells of everything that a full round would read where there are no bridge, limits and direct routes. */
+  async #isAsItWas(view: IpamView): Promise<boolean> {
+    const overlay = this.#reading?.ifindexes.get(this.#settings.overlayDevice);
+    if (overlay === undefined || this.#applied !== view || this.#desired?.bridge || !this.#shaper.isIdle) return false;
+    return this.#settings.overlayMode === 'vxlan' && (await this.#footprints.isKnown(overlay));
   }
 
   /** Where only peers differ from what the kernel was brought to, writes just that. False: a full round is due. */
@@ -386,14 +396,5 @@ class NodeDatapath implements KernelDatapath {
     } finally {
       this.#busyNames = new Set();
     }
-  }
-
-  #report(outcome: RoundOutcome): void {
-    const findings = roundFindings(outcome);
-    const known = new Set(this.#findings.map((finding) => JSON.stringify(finding)));
-    for (const finding of findings) {
-      if (!known.has(JSON.stringify(finding))) this.#options.log.warn({ ...finding }, 'finding');
-    }
-    this.#findings = findings;
   }
 }

@@ -17,7 +17,7 @@ import { isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
 import { requireFreeMac } from './bridge-io.ts';
 import type { LinkFault, PodLink, PodRoute } from './datapath.ts';
 import { readBridgeFingerprint } from './firewall.ts';
-import type { DatapathLog } from './kernel-datapath.ts';
+import type { DatapathLog } from './datapath.ts';
 import { openKernelIo, type KernelIo } from './kernel-io.ts';
 import { readLink } from './link-io.ts';
 import type { Finding } from './objects.ts';

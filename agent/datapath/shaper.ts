@@ -59,6 +59,11 @@ export class Shaper {
     if (shaping?.egress) this.#doomLink(shaping.shaper);
   }
 
+  /** No pod has a limit. */
+  get isIdle(): boolean {
+    return this.#owned.size === 0;
+  }
+
   /** True where a qdisc or filter that went from this link, or the link itself, is missed. */
   owns(ifindex: number): boolean {
     return this.#owned.has(ifindex);

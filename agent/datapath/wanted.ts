@@ -18,9 +18,16 @@ export class WantedPods {
   readonly #touched = new Map<string, Lease[]>();
   /** Generations whose kernel objects are in place, as far as a full round and the attaches since know. */
   readonly #settled = new Set<string>();
+  readonly #onTouch: () => void;
+
+  /** `onTouch`: what is wanted has changed, or somebody works on a pod's objects. */
+  constructor(onTouch: () => void = () => undefined) {
+    this.#onTouch = onTouch;
+  }
 
   /** A snapshot that is current at this moment: it knows of every attach and release before. */
   replace(leases: readonly Lease[]): void {
+    this.#onTouch();
     this.#leases = leases;
     this.#attached.clear();
     const generations = new Set(leases.map((lease) => lease.generation));
@@ -28,11 +35,13 @@ export class WantedPods {
   }
 
   begin(lease: Lease): void {
+    this.#onTouch();
     this.#working.push(lease);
     this.#touch(lease);
   }
 
   end(lease: Lease): void {
+    this.#onTouch();
     const at = this.#working.indexOf(lease);
     if (at !== -1) this.#working.splice(at, 1);
   }

@@ -99,6 +99,7 @@ void add_functions(napi_env env, napi_value exports, const struct function *func
 NAPI_MODULE_INIT() {
   init_netns(env, exports);
   init_netlink(env, exports);
+  init_digest(env, exports);
   init_monitor(env, exports);
   init_nftables(env, exports);
   init_probe(env, exports);

@@ -62,6 +62,11 @@ export interface NativeAddon {
     terminalSequence: number,
     timeoutMs: number,
   ): Promise<Buffer>;
+  /**
+   * Of what the dumps in the buffer (links, addresses, routes, nexthops, neighbours) list: the same number as long as nothing changes but
+   * times, counters and what no agent looks at. Rejects with EINTR where a change cut a dump.
+   */
+  netlinkDigest(fd: number, buffer: Buffer, length: number, timeoutMs: number): Promise<bigint>;
   monitorOpen(
     protocol: number,
     netnsPath: string | null,

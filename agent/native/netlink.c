@@ -2,7 +2,7 @@
 // is done or the batch as a whole is refused. The kernel works through rtnetlink messages in order while sendmsg runs, so the last
 // acknowledgement says that every earlier error is already in the queue. Synchronous on the calling thread (about 10 us), or the same
 // on a pool thread.
-#include "weft.h"
+#include "exchange.h"
 
 #include <errno.h>
 #include <linux/netlink.h>
@@ -93,19 +93,6 @@ static napi_value close_socket(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-struct exchange {
-  int fd;
-  uint32_t last_sequence;     // its acknowledgement or NLMSG_DONE ends the exchange
-  uint32_t terminal_sequence; // an error for it ends the exchange too (0: none)
-  int timeout_ms;
-  const uint8_t *request;
-  size_t request_length;
-  uint8_t *reply; // malloc'd, every datagram received, one after the other
-  size_t reply_length;
-  size_t reply_room;
-  struct failure failure;
-};
-
 static bool ends_exchange(const struct exchange *exchange, const uint8_t *data, size_t length) {
   while (length >= sizeof(struct nlmsghdr)) {
     const struct nlmsghdr *header = (const struct nlmsghdr *)data;
@@ -151,8 +138,7 @@ static bool wait_readable(struct exchange *exchange, int64_t *deadline) {
   return false;
 }
 
-// One datagram from the kernel behind what is there already. False ends the exchange; *fresh is the datagram's length.
-static bool receive_one(struct exchange *exchange, size_t *fresh, int64_t *deadline) {
+bool receive_one(struct exchange *exchange, size_t *fresh, int64_t *deadline) {
   *fresh = 0;
   if (!make_room(exchange)) return false;
   struct sockaddr_nl sender;
@@ -174,17 +160,19 @@ static bool receive_one(struct exchange *exchange, size_t *fresh, int64_t *deadl
   return true;
 }
 
-static void run_exchange(struct exchange *exchange) {
+bool send_request(struct exchange *exchange) {
   struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
   struct iovec part = {(void *)exchange->request, exchange->request_length};
   struct msghdr message = {.msg_name = &kernel, .msg_namelen = sizeof kernel, .msg_iov = &part, .msg_iovlen = 1};
   ssize_t sent;
   do sent = sendmsg(exchange->fd, &message, 0);
   while (sent < 0 && errno == EINTR);
-  if (sent < 0) {
-    exchange->failure = (struct failure){errno, "sendmsg"};
-    return;
-  }
+  if (sent < 0) exchange->failure = (struct failure){errno, "sendmsg"};
+  return sent >= 0;
+}
+
+static void run_exchange(struct exchange *exchange) {
+  if (!send_request(exchange)) return;
   int64_t deadline = 0;
   size_t fresh;
   while (receive_one(exchange, &fresh, &deadline)) {

@@ -47,6 +47,7 @@ void add_functions(napi_env env, napi_value exports, const struct function *func
 
 void init_netns(napi_env env, napi_value exports);
 void init_netlink(napi_env env, napi_value exports);
+void init_digest(napi_env env, napi_value exports);
 void init_monitor(napi_env env, napi_value exports);
 void init_nftables(napi_env env, napi_value exports);
 void init_probe(napi_env env, napi_value exports);

@@ -154,6 +154,18 @@ export class NetlinkSocket implements Disposable {
     }
   }
 
+  /** One number for all that these dumps list, on a pool thread. See `netlinkDigest` in the addon. Throws NetlinkError. */
+  async digest(dumps: readonly NetlinkRequest<unknown>[]): Promise<bigint> {
+    const writer = new Writer(1024);
+    const firstSequence = this.#reserve(dumps.length);
+    dumps.forEach((request, index) =>
+      writeMessage(writer, request, request.flags | messageFlag.request, firstSequence + index),
+    );
+    return await this.#onPoolSocket('digest', (fd) =>
+      this.#addon.netlinkDigest(fd, writer.bytes, writer.length, this.#timeoutMs),
+    );
+  }
+
   /** One atomic nfnetlink batch for nftables: all requests or none. Throws the first NetlinkError. */
   transaction(requests: readonly NetlinkRequest<unknown>[]): void {
     if (requests.length === 0) return;
@@ -247,21 +259,21 @@ export class NetlinkSocket implements Disposable {
   }
 
   async #sendAsync(chunk: Chunk): Promise<Buffer> {
+    const { writer, lastSequence, terminalSequence } = chunk;
+    const reply = await this.#onPoolSocket(chunk.requests[0]?.name ?? 'netlink', (fd) =>
+      this.#addon.netlinkRequestAsync(fd, writer.bytes, writer.length, lastSequence, terminalSequence, this.#timeoutMs),
+    );
+    return this.#noted(reply);
+  }
+
+  /** Runs `work`, called `name` in errors, on a socket that nothing else uses meanwhile. */
+  async #onPoolSocket<Result>(name: string, work: (fd: number) => Promise<Result>): Promise<Result> {
     if (this.#fd === -1) throw closed();
     const fd = this.#idle.pop() ?? openFd(this.#addon, this.#options, poolChunk);
-    const { writer, lastSequence, terminalSequence } = chunk;
     try {
-      const reply = await this.#addon.netlinkRequestAsync(
-        fd,
-        writer.bytes,
-        writer.length,
-        lastSequence,
-        terminalSequence,
-        this.#timeoutMs,
-      );
-      return this.#noted(reply);
+      return await work(fd);
     } catch (error) {
-      throw fromNative(error, chunk.requests[0]?.name ?? 'netlink');
+      throw fromNative(error, name);
     } finally {
       if (this.#fd === -1) this.#addon.netlinkClose(fd);
       else this.#idle.push(fd);
