@@ -54,10 +54,12 @@ export interface KernelReading {
   readonly hasTable: boolean;
   /** Bridged packets can pass conntrack: the kernel has br_netfilter. */
   readonly bridgeNetfilter: boolean;
+  /** net.ipv4.conf.all.rp_filter: a link's own value cannot go below it. */
+  readonly hostRpFilter: number;
 }
 
 /** What is still asked for when the round is over; the rest are thousands of objects. */
-export type KernelFacts = Pick<KernelReading, 'ifindexes' | 'underlay'>;
+export type KernelFacts = Pick<KernelReading, 'ifindexes' | 'underlay' | 'hostRpFilter'>;
 
 /** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
 export async function readKernel(
@@ -119,7 +121,12 @@ export async function readKernel(
     foreignChains: firewall.foreignChains,
     hasTable: firewall.hasTable,
     bridgeNetfilter: io.readSysctl('net/bridge/bridge-nf-call-iptables') !== undefined,
+    hostRpFilter: readHostRpFilter(io),
   };
+}
+
+export function readHostRpFilter(io: Pick<KernelIo, 'readSysctl'>): number {
+  return Number(io.readSysctl('net/ipv4/conf/all/rp_filter') ?? 0);
 }
 
 /** The overlay device as planning sees it. */

@@ -17,7 +17,6 @@ import { toWeftError } from '#agent/errors.ts';
 
 import { applyBridge, isBridgeOperation, newPortEntry, portEntry } from './bridge-io.ts';
 import { addressOf, familyOf, prefixLengthOf } from './cidr.ts';
-import { looseRpFilter } from './diff.ts';
 import { addElements, firewallText, removeElements } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { ActualRoute, LinkAddress, MessageOperation, Operation, OverlayLink, Route } from './objects.ts';
@@ -194,7 +193,7 @@ class Applier {
     this.#io.route.batch([setLink({ ifname, afSpec: { inet6: { addrGenMode: addrGenMode.none } } })]);
     const [, , , answer] = this.#io.route.batchOrThrow([
       setLink({ ifname, ...address, mtu: link.mtuBytes }),
-      setLink({ ifname, afSpec: { inet: { conf: { rpFilter: looseRpFilter } } } }),
+      setLink({ ifname, afSpec: { inet: { conf: { rpFilter: link.rpFilter } } } }),
       setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
       getLink({ ifname }),
     ]);

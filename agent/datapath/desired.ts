@@ -2,6 +2,7 @@
 // contradicts itself (two peers with one address, a block that is none) costs that peer its place and becomes a finding.
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
+import type { KernelFacts } from './actual.ts';
 import { bridgeOf, hasBridge, unreachable } from './bridge.ts';
 import { familiesOf, familyOf, hostCidr, readAddress, subtractCidrs } from './cidr.ts';
 import type { Family } from './cidr.ts';
@@ -26,14 +27,24 @@ import { keyOf, setNames } from './set-shapes.ts';
 import type { SetElements, SetName } from './set-shapes.ts';
 import type { DatapathSettings } from './settings.ts';
 
-export interface DesiredInput {
+/** What planning asks of the host. */
+export interface HostFacts {
+  /** MTU of the link that holds the underlay address; undefined when no link does. */
+  readonly underlayMtuBytes: number | undefined;
+  /** net.ipv4.conf.all.rp_filter. */
+  readonly hostRpFilter: number;
+}
+
+export function hostFacts({ underlay, hostRpFilter }: KernelFacts): HostFacts {
+  return { underlayMtuBytes: underlay?.mtuBytes, hostRpFilter };
+}
+
+export interface DesiredInput extends HostFacts {
   readonly view: IpamView;
   readonly leases: readonly Lease[];
   readonly settings: DatapathSettings;
   /** Host interface names of pods that are ports of the bridge. */
   readonly ports: ReadonlySet<string>;
-  /** MTU of the link that holds the underlay address; undefined when no link does. */
-  readonly underlayMtuBytes: number | undefined;
   /** False where the node has IPv6 off: nexthops then carry the peer's underlay address, as where nothing else is of IPv6. */
   readonly ipv6: boolean;
   readonly direct: DirectInput;
@@ -142,12 +153,24 @@ function overlayLink(
     local,
     mac: vtepMac(self.name),
     mtuBytes: overlayMtu(input, underlayMtuBytes, local, findings),
+    rpFilter: overlayRpFilter(input),
   };
   if (!input.ipv6 && servesIpv6(view)) {
     const message = 'the pool has IPv6 ranges but this node has IPv6 off: sysctl -w net.ipv6.conf.all.disable_ipv6=0';
     findings.push({ name: 'ipv6Off', subject: 'net.ipv6.conf.all.disable_ipv6', message });
   }
   return { link, waitingFor: '' };
+}
+
+/** Values of rp_filter (Documentation/networking/ip-sysctl.rst). */
+const rpFilters = { off: 0, loose: 2 } as const;
+
+/**
+ * Off, because it looks every packet's source up in the routes once more (2 % of a small packet's way); loose where the host would make
+ * it strict, and where packets of a peer may come by the overlay that go to it directly.
+ */
+export function overlayRpFilter({ settings, hostRpFilter }: Pick<DesiredInput, 'settings' | 'hostRpFilter'>): number {
+  return settings.overlayMode === 'vxlan' && hostRpFilter === rpFilters.off ? rpFilters.off : rpFilters.loose;
 }
 
 /** The underlay address that this node's VXLAN packets leave from. */

@@ -27,9 +27,6 @@ import type { SetElements, SetName } from './set-shapes.ts';
 /** First id tried for a new nexthop object: away from the small numbers that people use by hand. */
 const firstNexthopId = 0x5745_0001;
 
-/** Loose reverse path filter (Documentation/networking/ip-sysctl.rst). */
-export const looseRpFilter = 2;
-
 interface Halves {
   readonly add: Operation[];
   readonly remove: Operation[];
@@ -114,7 +111,7 @@ function overlayOperations(
     found.mac === wanted.mac &&
     found.mtuBytes === wanted.mtuBytes &&
     found.up &&
-    found.rpFilter === looseRpFilter &&
+    found.rpFilter === wanted.rpFilter &&
     found.quietIpv6;
   if (!same) halves.add.push({ kind: 'setOverlay', link: wanted });
   return { halves, renewed: false };

@@ -10,7 +10,7 @@ import { applyOperations, isEssential, makesDevice } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
 import type { Datapath, DatapathOptions, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
-import { desiredState, servesIpv6, underlayAddressOf } from './desired.ts';
+import { desiredState, hostFacts, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
 import { DirectPaths } from './direct-paths.ts';
 import { comparePauseMs, Due } from './due.ts';
@@ -287,7 +287,8 @@ class NodeDatapath implements KernelDatapath {
       this.#ipv6 = hasIpv6(this.#io, this.#settings.overlayDevice);
       const underlayAddress = underlayAddressOf(view, this.#settings);
       const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
-      this.#reading = { ifindexes: reading.ifindexes, underlay: reading.underlay };
+      const { ifindexes, underlay, hostRpFilter } = reading;
+      this.#reading = { ifindexes, underlay, hostRpFilter };
       const { desired, operations } = this.#plans(view, reading);
       this.#desired = desired;
       const attached = { overlayAddresses: overlayAddressesOf(view), onBridge: desired.bridge !== undefined };
@@ -342,9 +343,8 @@ class NodeDatapath implements KernelDatapath {
     const { overlayMode, podLink } = this.#settings;
     const isSimple = overlayMode === 'vxlan' && (podLink === 'bridge' || this.#portNames.size === 0);
     if (!expected || !before || !reading || !isSimple || !this.#pods.isSettled) return false;
-    const known = { settings: this.#settings, ipv6: this.#ipv6, ports: this.#portNames };
-    const underlayMtuBytes = reading.underlay?.mtuBytes;
-    const change = { before, after: view, findings: this.#findings, expected, ...known, underlayMtuBytes };
+    const known = { settings: this.#settings, ipv6: this.#ipv6, ports: this.#portNames, ...hostFacts(reading) };
+    const change = { before, after: view, findings: this.#findings, expected, ...known };
     const operations = peerOperations(change);
     if (!operations) return false;
     this.#applied = undefined;
@@ -365,7 +365,7 @@ class NodeDatapath implements KernelDatapath {
     const common = {
       view,
       settings: this.#settings,
-      underlayMtuBytes: reading.underlay?.mtuBytes,
+      ...hostFacts(reading),
       ipv6: this.#ipv6,
       ports: this.#portNames,
       direct: this.#direct.input(view, reading),

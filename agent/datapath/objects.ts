@@ -13,6 +13,8 @@ export interface OverlayLink {
   readonly local: string;
   readonly mac: string;
   readonly mtuBytes: number;
+  /** Its own net.ipv4.conf.LINK.rp_filter. */
+  readonly rpFilter: number;
 }
 
 /** The bridge that pods are ports of. */

@@ -5,7 +5,7 @@ import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
 import { desiredState } from './desired.ts';
 import type { DesiredInput } from './desired.ts';
-import { diff, looseRpFilter } from './diff.ts';
+import { diff } from './diff.ts';
 import { noDirect } from './direct.ts';
 import type { Expected } from './expected.ts';
 import { mainRouteKey } from './objects.ts';
@@ -155,7 +155,6 @@ function overlayAsWanted(link: OverlayLink): ActualOverlay {
     learning: false,
     external: false,
     up: true,
-    rpFilter: looseRpFilter,
     quietIpv6: true,
   };
 }

@@ -1,4 +1,4 @@
-// What one pod has in `table inet weft`: its source addresses, its slot in the verdict map, and the node's ports that lead to it. Pure.
+// What one pod has in `table inet weft`: its source addresses and the node's ports that lead to it. Pure.
 //
 //   client ──▶ node:8080 ─▶ prerouting or output, nat: ports4 { tcp . 8080 : 10.32.0.5 . 80 } ─▶ pod
 //                                                      ports_at4 where the mapping names an address of the node
@@ -36,7 +36,6 @@ export function podElements(
       set: familyOf(address) === 6 ? 'bridged6' : 'bridged4',
       key: `${hostIfname} . ${address}`,
     })),
-    { set: 'pod_verdicts', key: hostIfname },
     ...portElements(lease),
   ];
 }

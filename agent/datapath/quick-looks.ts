@@ -5,9 +5,9 @@ import { getLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import type { NetlinkReply } from '#agent/netlink/reply.ts';
 
-import { overlayFrom } from './actual.ts';
+import { overlayFrom, readHostRpFilter } from './actual.ts';
 import { bridgeFrom } from './bridge-io.ts';
-import { looseRpFilter } from './diff.ts';
+import { overlayRpFilter } from './desired.ts';
 import type { Expected } from './expected.ts';
 import { readFirewall } from './firewall.ts';
 import { forwardingSwitches } from './forwarding.ts';
@@ -96,7 +96,8 @@ export class QuickLooks implements Disposable {
     if (bridge && !bridgeFrom(io, bridge).settled) return `settings of ${bridge.ifname}`;
     if (!overlay) return undefined;
     const { rpFilter, quietIpv6 } = overlayFrom(overlay);
-    if (rpFilter !== looseRpFilter || !quietIpv6) return `sysctls of ${overlay.ifname}`;
+    const wanted = overlayRpFilter({ settings, hostRpFilter: readHostRpFilter(io) });
+    if (rpFilter !== wanted || !quietIpv6) return `sysctls of ${overlay.ifname}`;
     return undefined;
   }
 

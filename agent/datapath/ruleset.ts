@@ -160,13 +160,15 @@ function commentOf(rule: string, constants: Readonly<Record<string, readonly str
  *  pod ──▶ prerouting_raw ─▶ pod_source: a lease's own address, or a counted drop
  *  wire ─▶ prerouting_raw ─▶ vxlan_in:   a peer, untracked; anybody else a counted drop
  *                            a pod's source without the overlay: from its owner's link address, or a counted drop
- *          forward:          each pod's verdict slot; pods never reach a peer's VXLAN port (their packets would be masqueraded into a
- *                            peer's address there and count as that peer's)
  *          postrouting_nat:  the host's own sources become its overlay address; pods leaving the overlay are masqueraded
  *
- *  All but the NAT chains run for every packet, a packet from pod to pod of another node through six of them, so what they ask is
+ *  Nothing that a pod sends may reach a peer's VXLAN port with a node's address as its source, because that peer would believe it.
+ *  What a pod sends there itself ends in vxlan_in; what NAT would send there never becomes a connection (vxlanNatChains).
+ *
+ *  All but the NAT chains run for every packet, a packet from pod to pod of another node through four of them, so what they ask is
  *  counted (docs/performance.md): entering a chain costs about 25 ns, the name of a link as much, a look into a set 25, a port 15,
- *  a comparison 3. Hence: one question sends a packet into a chain of further ones, and nothing is asked twice.
+ *  a comparison 3. Hence: one question sends a packet into a chain of further ones, nothing is asked twice, and what is true of a
+ *  whole connection is asked of its first packet, in a NAT chain.
  */
 function chainsOf(input: RulesetInput): readonly Chain[] {
   const pods = `"${input.podLinkPrefix}*"`;
@@ -206,6 +208,10 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
         'ip saddr @peers4 notrack accept',
         'ip6 saddr @peers6 notrack accept',
         'fib daddr type local counter name "vxlan_stranger" drop',
+        ...[pods, ...bridges].flatMap((link) => [
+          `iifname ${link} ip daddr @peers4 counter name "vxlan_from_pod" drop`,
+          `iifname ${link} ip6 daddr @peers6 counter name "vxlan_from_pod" drop`,
+        ]),
       ],
     },
     {
@@ -219,23 +225,38 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
         ...bridges.map((link) => `icmpv6 type nd-redirect oifname ${link} counter name "pod_redirect" drop`),
       ],
     },
-    {
-      name: 'forward_pods',
-      base: { type: 'filter', hook: 'forward', prio: 0 },
-      rules: ['oifname vmap @pod_verdicts', `${vxlan} jump vxlan_forwarded`],
-    },
-    {
-      name: 'vxlan_forwarded',
-      rules: [pods, ...bridges].flatMap((link) => [
-        `iifname ${link} ip daddr @peers4 counter name "vxlan_from_pod" drop`,
-        `iifname ${link} ip6 daddr @peers6 counter name "vxlan_from_pod" drop`,
-      ]),
-    },
+    ...vxlanNatChains(input),
     ...hostPortChains,
     {
       name: 'postrouting_nat',
       base: { type: 'nat', hook: 'postrouting', prio: 100 },
       rules: natRules(input),
+    },
+  ];
+}
+
+/**
+ * What NAT would bring to a peer's VXLAN port with a node's address: a connection of a pod to anywhere outside the overlay, a Service
+ * for example, and the answers to one that comes from a peer's VXLAN port (where masquerade has chosen that number), which no peer's
+ * kernel begins. Each is refused with its first packet. Before others' NAT, whose decision would end the hook. Packets that conntrack
+ * does not know keep the pod's address, and the peer drops them.
+ */
+function vxlanNatChains({ podLinkPrefix, vxlanPort }: RulesetInput): readonly Chain[] {
+  const drop = 'counter name "vxlan_from_pod" drop';
+  return [
+    {
+      name: 'vxlan_answers',
+      base: { type: 'nat', hook: 'prerouting', prio: -101 },
+      rules: [`udp sport ${vxlanPort} ip saddr @peers4 ${drop}`, `udp sport ${vxlanPort} ip6 saddr @peers6 ${drop}`],
+    },
+    {
+      name: 'vxlan_translated',
+      base: { type: 'nat', hook: 'postrouting', prio: 99 },
+      rules: ([4, 6] as const).flatMap((family) => {
+        const ip = family === 4 ? 'ip' : 'ip6';
+        const outside = `udp dport ${vxlanPort} ${ip} daddr != @overlay${family}`;
+        return [`${outside} ${ip} saddr @overlay${family} ${drop}`, `${outside} iifname "${podLinkPrefix}*" ${drop}`];
+      }),
     },
   ];
 }

@@ -1,6 +1,6 @@
 // Elements of the sets of set-shapes.ts as nfnetlink has them: keys and data are registers, each field padded to 4 bytes.
 import { readIp } from '#agent/netlink/ip-text.ts';
-import { keyOf, keyWriter, verdictCode, writeIfname } from '#agent/netlink/set-element.ts';
+import { keyOf, keyWriter, writeIfname } from '#agent/netlink/set-element.ts';
 import type { ElementSpec, SetElement } from '#agent/netlink/set-element.ts';
 
 import { cidrBounds, cidrOfBounds } from './cidr.ts';
@@ -26,7 +26,6 @@ export function elementSpec(set: SetName, element: string): ElementSpec {
   if (interval) return intervalSpec(key, keyText);
   const spec: ElementSpec = { key: keyFrom(key, keyText) };
   if (data === undefined) return spec;
-  if (data === 'accept') return { ...spec, verdict: 'accept' };
   return { ...spec, value: keyFrom(data, dataText) };
 }
 
@@ -77,10 +76,7 @@ export function elementFrom(set: SetName, element: SetElement): string {
     const [low = '', ...rest] = text.split(' . ').toReversed();
     return [...rest.toReversed(), cidrOfBounds(low, last)].join(' . ');
   }
-  if (data === undefined) return text;
-  if (data !== 'accept') return `${text} : ${textFrom(data, element.data?.value)}`;
-  const code = element.data?.verdict?.code;
-  return code === verdictCode.accept ? text : `${text} : verdict ${code}`;
+  return data === undefined ? text : `${text} : ${textFrom(data, element.data?.value)}`;
 }
 
 function textFrom(fields: readonly Field[], value: Uint8Array | undefined): string {

@@ -7,8 +7,8 @@ export type Field = 'ifname' | 'ether_addr' | 'ipv4_addr' | 'ipv6_addr' | 'inet_
 
 export interface SetShape {
   readonly key: readonly Field[];
-  /** `accept`: a verdict map whose every element accepts. */
-  readonly data?: 'accept' | readonly Field[];
+  /** A map's data. */
+  readonly data?: readonly Field[];
   /** Family of the table that holds it; absent: inet. */
   readonly table?: 'bridge';
   /** The key's last field is a CIDR block. */
@@ -24,7 +24,6 @@ export type SetName =
   | 'bridged6'
   | 'direct4'
   | 'direct6'
-  | 'pod_verdicts'
   | 'ports4'
   | 'ports6'
   | 'ports_at4'
@@ -41,7 +40,6 @@ const shapes: Readonly<Record<SetName, SetShape>> = {
   bridged6: { key: ['ifname', 'ipv6_addr'], table: 'bridge' },
   direct4: { key: ['ether_addr', 'ipv4_addr'], interval: true },
   direct6: { key: ['ether_addr', 'ipv6_addr'], interval: true },
-  pod_verdicts: { key: ['ifname'], data: 'accept' },
   ports4: { key: ['inet_proto', 'inet_service'], data: ['ipv4_addr', 'inet_service'] },
   ports6: { key: ['inet_proto', 'inet_service'], data: ['ipv6_addr', 'inet_service'] },
   ports_at4: { key: ['ipv4_addr', 'inet_proto', 'inet_service'], data: ['ipv4_addr', 'inet_service'] },
@@ -89,7 +87,7 @@ export function declarationOf(set: SetName): string {
   const { key, data, interval } = shapeOf(set);
   const type = key.join(' . ');
   if (data === undefined) return `set ${set} { type ${type};${interval ? ' flags interval;' : ''} }`;
-  return `map ${set} { type ${type} : ${data === 'accept' ? 'verdict' : data.join(' . ')}; }`;
+  return `map ${set} { type ${type} : ${data.join(' . ')}; }`;
 }
 
 /** An element in nft's language. */
@@ -98,6 +96,5 @@ export function elementText(set: SetName, element: string): string {
   const [keyText = '', dataText] = element.split(' : ');
   const quoted = keyText.split(' . ').map((text, index) => (key[index] === 'ifname' ? `"${text}"` : text));
   const head = quoted.join(' . ');
-  if (data === undefined) return head;
-  return `${head} : ${data === 'accept' ? 'accept' : dataText}`;
+  return data === undefined ? head : `${head} : ${dataText}`;
 }

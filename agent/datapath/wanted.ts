@@ -138,7 +138,7 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
 }
 
 /** Sets whose keys begin with a pod link's name. */
-const ofPods: ReadonlySet<SetName> = new Set<SetName>(['sources4', 'sources6', 'bridged4', 'bridged6', 'pod_verdicts']);
+const ofPods: ReadonlySet<SetName> = new Set<SetName>(['sources4', 'sources6', 'bridged4', 'bridged6']);
 
 /** What the kernel tells elements apart by, across sets. */
 export function elementName(set: SetName, key: string): string {

@@ -14,18 +14,17 @@ const [overlay, veth, vethPeer, table] = ['weft-check0', 'weft-check1', 'weft-ch
 const ruleset = `table inet ${table} {
   set addresses { type ipv4_addr; }
   set pairs { type ether_addr . ipv4_addr; flags interval; }
-  map verdicts { type ifname : verdict; }
   counter dropped { }
   chain raw {
     type filter hook prerouting priority -300; policy accept;
     iifname "${overlay}" ip saddr @addresses notrack
     iifname "${overlay}" ether saddr . ip saddr != @pairs fib daddr type local counter name "dropped" drop
-    iifname "${overlay}" iifname vmap @verdicts
   }
   chain nat {
     type nat hook postrouting priority 100; policy accept;
     iifname "${overlay}" oifname "${overlay}" masquerade fully-random
     iifname "${overlay}" oifname "${overlay}" snat ip to 192.0.2.1
+    iifname "${overlay}" oifname "${overlay}" drop
   }
 }`;
 

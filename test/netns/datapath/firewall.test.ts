@@ -11,6 +11,13 @@ async function sendUdp(from: TestNetns, to: string, port: number): Promise<void>
   await from.exec(['bash', '-c', `printf '\\x08\\0\\0\\0\\0\\x1a\\x80\\0' > /dev/udp/${to}/${port}`]);
 }
 
+/** A program that sends one datagram to the address and port behind it, from this port, which a VXLAN device may have. */
+function fromPort(port: number): string {
+  const program = `import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP);
+s.sendto(int(${port}).to_bytes(2, "big") + int(sys.argv[2]).to_bytes(2, "big") + bytes([0, 9, 0, 0, 1]), (sys.argv[1], 0))`;
+  return `python3 -c '${program}'`;
+}
+
 describe('firewall of two hosts', () => {
   let lab: Lab;
   let near: Pod;
@@ -58,6 +65,38 @@ describe('firewall of two hosts', () => {
     expect(await counter(lab.host(0).netns, 'vxlan_from_pod')).toBe(1);
   });
 
+  it('drops VXLAN that a Service would send to a peer or to any node-to-be, not what it sends to a pod', async () => {
+    const { netns } = lab.host(0);
+    await netns.exec([
+      'sh',
+      '-ec',
+      `nft add table inet services
+       nft add chain inet services forward '{ type nat hook prerouting priority -100; }'
+       nft add rule inet services forward udp dport 5000 dnat ip to ${lab.host(1).underlay}:6784
+       nft add rule inet services forward udp dport 5001 dnat ip to 192.0.2.77:6784
+       nft add rule inet services forward udp dport 5002 dnat ip to ${far.lease.addresses[0]}:6784
+       nft add chain inet services seen '{ type filter hook postrouting priority 300; }'
+       nft add counter inet services seen
+       nft add rule inet services seen udp dport 6784 ct status dnat counter name seen`,
+    ]);
+    const seen = async (): Promise<string> => netns.exec(['nft', 'list', 'counter', 'inet', 'services', 'seen']);
+    await sendUdp(near.netns, '198.51.100.1', 5000);
+    await sendUdp(near.netns, '198.51.100.1', 5001);
+    expect(await counter(netns, 'vxlan_from_pod')).toBe(2);
+    expect(await seen()).toContain('packets 0');
+    await sendUdp(near.netns, '198.51.100.1', 5002);
+    expect(await counter(netns, 'vxlan_from_pod')).toBe(2);
+    expect(await seen()).toContain('packets 1');
+  });
+
+  it('lets no connection begin at the VXLAN port of a peer: the answers would be believed there', async () => {
+    const { netns } = lab.host(0);
+    await lab.host(1).netns.exec(['bash', '-ec', `${fromPort(6784)} 192.0.2.1 5000`]);
+    expect(await counter(netns, 'vxlan_from_pod')).toBe(1);
+    await lab.host(1).netns.exec(['bash', '-ec', `${fromPort(6783)} 192.0.2.1 5000`]);
+    expect(await counter(netns, 'vxlan_from_pod')).toBe(1);
+  });
+
   it('keeps outer packets out of conntrack in both directions', async () => {
     const { netns } = lab.host(0);
     await netns.exec([
@@ -78,6 +117,17 @@ describe('firewall of two hosts', () => {
       [...listed.matchAll(/counter (\w+) \{\s+packets (\d+)/g)].map((match) => [match[1], Number(match[2])]),
     );
     expect(packets).toEqual({ untracked_in: 1, tracked_in: 0, untracked_out: 1, tracked_out: 0 });
+  });
+
+  it('filters no reverse path on the overlay device, and loosely where the host would strictly', async () => {
+    const { netns } = lab.host(0);
+    const own = async (): Promise<string> =>
+      (await netns.exec(['sysctl', '-n', 'net.ipv4.conf.weft0.rp_filter'])).trim();
+    expect(await own()).toBe('0');
+    await netns.exec(['sysctl', '-qw', 'net.ipv4.conf.all.rp_filter=1']);
+    await until('it is loose', async () => (await own()) === '2');
+    await netns.exec(['sysctl', '-qw', 'net.ipv4.conf.all.rp_filter=0']);
+    await until('it is off again', async () => (await own()) === '0');
   });
 
   it('leaves the source of traffic to non-masquerade ranges alone', async () => {

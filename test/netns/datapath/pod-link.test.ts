@@ -211,7 +211,6 @@ describe('attach, detach and check', () => {
       'nft delete element inet weft sources4 { "HOST" . 10.32.0.10 }',
       'element HOST . 10.32.0.10 of nft set sources4',
     ],
-    ['host', 'nft delete element inet weft pod_verdicts { "HOST" }', 'element HOST of nft set pod_verdicts'],
     ['pod', 'ip link set eth0 mtu 9000', 'MTU of eth0'],
     ['pod', 'ip address flush dev eth0', 'pod address 10.32.0.10'],
     ['pod', 'ip route del default', 'pod default route'],

@@ -37,6 +37,7 @@ function desired(
     leases: [],
     settings: defaultDatapathSettings,
     underlayMtuBytes: 1500,
+    hostRpFilter: 0,
     ipv6: true,
     ports: new Set(),
     direct,

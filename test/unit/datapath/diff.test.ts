@@ -75,6 +75,7 @@ describe('diff', { timeout: 60_000 }, () => {
           leases: leasesOf(world),
           settings: defaultDatapathSettings,
           underlayMtuBytes: undefined,
+          hostRpFilter: 0,
           ipv6: world.ipv6,
           ports: new Set(),
           direct: noDirect,

@@ -159,7 +159,7 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
 }
 
 function overlayOf(link: OverlayLink): ActualState['overlay'] {
-  return { ...link, kind: 'vxlan', learning: false, external: false, up: true, rpFilter: 2, quietIpv6: true };
+  return { ...link, kind: 'vxlan', learning: false, external: false, up: true, quietIpv6: true };
 }
 
 function withElement(state: ActualState, kind: 'addElement' | 'delElement', set: SetName, key: string): ActualState {

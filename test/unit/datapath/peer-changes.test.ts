@@ -41,6 +41,7 @@ function changeOf(first: World, second: World, state: ActualState): PeerChange |
         leases: [],
         settings: defaultDatapathSettings,
         underlayMtuBytes: first.mtu,
+        hostRpFilter: 0,
         ipv6: first.ipv6,
         ports: new Set(),
         direct: noDirect,

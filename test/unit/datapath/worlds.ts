@@ -97,6 +97,7 @@ export function wanted(world: World): DesiredState {
     leases: leasesOf(world),
     settings: defaultDatapathSettings,
     underlayMtuBytes: world.mtu,
+    hostRpFilter: 0,
     ipv6: world.ipv6,
     ports: new Set(),
     direct: noDirect,
