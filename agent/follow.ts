@@ -12,6 +12,7 @@ import type { Discovery } from '#agent/discovery/discovery.ts';
 import { reportReady } from '#agent/engines.ts';
 import { toWeftError } from '#agent/errors.ts';
 import { gathered } from '#agent/gathered.ts';
+import type { Health } from '#agent/health.ts';
 import type { Logger } from '#agent/observe/log.ts';
 import { linkedHere, type IpamView } from '#agent/runtime/ipam.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
@@ -23,6 +24,7 @@ export interface Followed {
   readonly bridged: BridgedAddresses;
   readonly segment: Segment;
   readonly discovery: Discovery;
+  readonly health: Pick<Health, 'look'>;
   /** Underlay address that the settings name; ''. */
   readonly underlay: string;
 }
@@ -34,7 +36,7 @@ const earlyMs = 500;
 export function follow(
   config: Config,
   log: Logger,
-  { ipam, datapath, bridged, segment, discovery, underlay }: Followed,
+  { ipam, datapath, bridged, segment, discovery, health, underlay }: Followed,
 ): () => void {
   const ending = new AbortController();
   const announce = announcer(config, log, { ipam, datapath }, ending.signal);
@@ -48,6 +50,7 @@ export function follow(
     if (!isHandled) {
       handled = view;
       await datapath.reconcile(view, linkedHere(ipam.leases()));
+      health.look();
     }
     bridged.sync(ipam.leases());
     segment.sync(ipam.leases());

@@ -19,6 +19,8 @@ export interface Health {
   /** By record name. */
   paths(): ReadonlyMap<string, PeerPath>;
   conditions(): readonly Condition[];
+  /** There may be other peers. */
+  look(): void;
   stop(): void;
 }
 
@@ -65,6 +67,7 @@ export function startHealth(options: HealthOptions): Health {
   return {
     paths: () => prober.paths(),
     conditions: () => [...host, ...prober.findings()],
+    look: () => prober.look(),
     stop: () => {
       stopped = true;
       clearTimeout(timer);

@@ -179,7 +179,7 @@ async function start(given: Start): Promise<void> {
     const findings = (): readonly Finding[] => buildStatus(sources, 0).findings;
     const told = reportFindings(config, log.child({ part: 'events' }), { node: discovery.self, findings }, signal);
     told.catch((error: unknown) => log.warn({ err: error }, 'findings are told by no more events'));
-    stack.defer(follow(config, log, { ipam, datapath, bridged, segment, discovery, underlay: parts.underlay }));
+    stack.defer(follow(config, log, { ipam, datapath, bridged, segment, discovery, health, underlay: parts.underlay }));
   };
   const served = { ipam, datapath, bridged, segment, ...(lost ? {} : { beforeServing: begin }) };
   const cni = await openCni(config, step('cni'), served, metrics);

@@ -43,12 +43,13 @@ function findingOf({ operation, reason, errno: number }: Refusal): Finding {
   return { name: 'kernelRefused', subject: operation.kind, message: reason };
 }
 
-/** Logs what was not known before. */
+/** Logs what was not known before; returns what is now. */
 export function logNew(
   log: { warn(fields: object, message: string): void },
   before: readonly Finding[],
   now: readonly Finding[],
-): void {
+): readonly Finding[] {
   const known = new Set(before.map((finding) => JSON.stringify(finding)));
   for (const finding of now) if (!known.has(JSON.stringify(finding))) log.warn({ ...finding }, 'finding');
+  return now;
 }

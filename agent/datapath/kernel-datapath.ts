@@ -87,7 +87,7 @@ class NodeDatapath implements KernelDatapath {
   #expected: Expected | undefined;
   #applied: IpamView | undefined;
   #compare = true;
-  /** Something has told of a change, so that a comparison is due for more than the clock. */
+  /** A comparison is due for more than the clock. */
   #called = true;
   readonly #due: Due;
   #asked = true;
@@ -137,6 +137,9 @@ class NodeDatapath implements KernelDatapath {
     const [settings, io] = [this.#settings, this.#io];
     const common = { settings, io, desired: () => this.#desired, expected: () => this.#expected, onChange };
     this.#watch = new DisposableStack();
+    const looks = this.#watch.use(
+      new QuickLooks({ ...common, onForeign: () => this.#due.within(settings.comparePeriodMs) }),
+    );
     this.#watch.use(
       watchKernel({
         ...common,
@@ -146,11 +149,10 @@ class NodeDatapath implements KernelDatapath {
         isPort: (ifname) => this.#ports.isPortNamed(ifname, this.#pods.list()),
         reading: () => this.#reading,
         linkAddresses: () => this.#direct.macs,
+        onRuleset: () => looks.rulesetChanged(),
         onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
       }),
     );
-    const onForeign = (): void => this.#due.within(this.#settings.comparePeriodMs);
-    this.#watch.use(new QuickLooks({ ...common, onForeign }));
     await this.reconcile(view, leases);
   }
 
@@ -272,7 +274,7 @@ class NodeDatapath implements KernelDatapath {
     this.#asked = false;
     const began = performance.now();
     this.#pods.beginRound();
-    const { signal } = this.#stop;
+    const [{ signal }, { log }] = [this.#stop, this.#options];
     if (!this.#compare && (await this.#changePeers(view, signal))) {
       this.#lastReconcileMs = performance.now() - began;
       return;
@@ -283,7 +285,7 @@ class NodeDatapath implements KernelDatapath {
     this.#applied = undefined;
     let retry = true;
     try {
-      const notForwarding = ensureForwarding(this.#io, this.#options.log, servesIpv6(view) ? [4, 6] : [4]);
+      const notForwarding = ensureForwarding(this.#io, log, servesIpv6(view) ? [4, 6] : [4]);
       this.#ipv6 = hasIpv6(this.#io, this.#settings.overlayDevice);
       const underlayAddress = underlayAddressOf(view, this.#settings);
       const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
@@ -314,9 +316,7 @@ class NodeDatapath implements KernelDatapath {
       if (!asked) this.#repairs += written;
       this.#lastReconcileMs = performance.now() - began;
       const more = [...notForwarding, ...foreign.findings, ...shaped.findings];
-      const findings = roundFindings({ desired, reading, refusals, more });
-      logNew(this.#options.log, this.#findings, findings);
-      this.#findings = findings;
+      this.#findings = logNew(log, this.#findings, roundFindings({ desired, reading, refusals, more }));
       const overlay = reading.ifindexes.get(this.#settings.overlayDevice);
       const isRight = this.#settled && !retry && written + foreign.writes + more.length === 0;
       if (isRight && overlay !== undefined) await this.#footprints.learn(overlay);

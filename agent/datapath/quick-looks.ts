@@ -1,5 +1,5 @@
 // What no notification tells of, looked at for next to nothing: nftables' generation number says whether anybody but this agent
-// has changed any ruleset (one message), sysctls are small files and two links. A full comparison reads every object; with
+// has changed any ruleset (the monitor's thread asks for it twice a second), sysctls are small files and two links. A full comparison reads every object; with
 // thousands of peers it is the last resort, these looks find what people do.
 import { getLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
@@ -28,37 +28,51 @@ export interface QuickLooksOptions {
   readonly onForeign: () => void;
 }
 
-/** Every look at the generation, and every how many of them one at the sysctls. */
-const lookEveryMs = 500;
-const sysctlsEvery = 8;
+const lookEveryMs = 4000;
+/** What was written while it was read is looked at again so soon. */
+const againMs = 500;
 
 export class QuickLooks implements Disposable {
   readonly #options: QuickLooksOptions;
   readonly #timer: NodeJS.Timeout;
+  #again: NodeJS.Timeout | undefined;
   #generation: number | undefined;
-  #looks = 0;
   #looking = false;
+  #missed = false;
+  #stopped = false;
 
   constructor(options: QuickLooksOptions) {
     this.#options = options;
-    this.#timer = setInterval(() => void this.#look(), lookEveryMs);
+    this.#timer = setInterval(() => void this.#look(true), lookEveryMs);
     this.#timer.unref();
   }
 
-  async #look(): Promise<void> {
+  /** A ruleset of nftables is another. */
+  rulesetChanged(): void {
+    void this.#look(false);
+  }
+
+  async #look(atSysctls: boolean): Promise<void> {
+    this.#missed = this.#looking;
     if (this.#looking) return;
     this.#looking = true;
     try {
-      this.#looks++;
-      const reason =
-        (await this.#firewallReason()) ?? (this.#looks % sysctlsEvery === 0 ? this.#sysctlReason() : undefined);
+      const reason = (await this.#firewallReason()) ?? (atSysctls ? this.#sysctlReason() : undefined);
       if (reason !== undefined) this.#options.onChange(reason);
     } catch (error) {
       // A reading that fails is the full comparison's to report.
       this.#options.onChange(`a look failed: ${error instanceof Error ? error.message : String(error)}`);
     } finally {
       this.#looking = false;
+      if (this.#missed || this.#generation === undefined) this.#lookAgain();
     }
+  }
+
+  #lookAgain(): void {
+    if (this.#stopped) return;
+    clearTimeout(this.#again);
+    this.#again = setTimeout(() => this.rulesetChanged(), againMs);
+    this.#again.unref();
   }
 
   async #firewallReason(): Promise<string | undefined> {
@@ -72,7 +86,6 @@ export class QuickLooks implements Disposable {
     if (before === generation) return undefined;
     const found = await readFirewall(io, settings.nftTable);
     const wanted = expected();
-    // What was written while it was read is looked at again.
     if (io.nftWrites() !== own) this.#generation = undefined;
     else if (wanted && !sameFirewall(found, wanted)) return 'the nft table was changed';
     this.#options.onForeign();
@@ -103,6 +116,8 @@ export class QuickLooks implements Disposable {
 
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
+    clearTimeout(this.#again);
+    this.#stopped = true;
   }
 }
 

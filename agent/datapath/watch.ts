@@ -42,6 +42,8 @@ export interface WatchOptions {
   readonly bufferBytes: number | undefined;
   /** `reason` is for the log. */
   readonly onChange: (reason: string) => void;
+  /** A ruleset of nftables is another. */
+  readonly onRuleset: () => void;
   readonly onError: (error: WeftError) => void;
 }
 
@@ -79,6 +81,7 @@ export function watchKernel(options: WatchOptions): Disposable {
       }
       return undefined;
     },
+    onRuleset: options.onRuleset,
     onOverrun: () => options.onChange('notifications were lost'),
     onError: options.onError,
   });

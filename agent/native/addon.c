@@ -4,6 +4,13 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+int64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
 
 napi_value failure_value(napi_env env, struct failure failure) {
   char text[256];

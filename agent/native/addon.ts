@@ -37,7 +37,7 @@ export interface NftablesResult {
   readonly error: string;
 }
 
-export const monitorEvent = { data: 0, overrun: 1, error: 2 } as const;
+export const monitorEvent = { data: 0, overrun: 1, error: 2, generation: 3 } as const;
 
 export interface NativeAddon {
   netlinkOpen(protocol: number, netns: string | number | null, receiveBufferBytes: number): number;
@@ -73,6 +73,8 @@ export interface NativeAddon {
     groups: readonly number[],
     receiveBufferBytes: number,
     pendingLimitBytes: number,
+    /** How often to ask for the generation of nftables' ruleset, and tell of another; 0: never. */
+    generationEveryMs: number,
     callback: (kind: number, value: Buffer | number) => void,
   ): MonitorHandle;
   /** The kernel drops notifications of these types whose request came from one of these ports. Replaces what was ignored before. */

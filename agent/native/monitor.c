@@ -2,6 +2,9 @@
 // threadsafe function. Lost notifications (the kernel's ENOBUFS, or more unread bytes than the limit) become an overrun event, never silence.
 //
 //   kernel ──> socket buffer ──> thread (chunks of datagrams) ──> threadsafe queue, bounded ──> callback(kind, value)
+//
+// Beside it the thread can ask for the generation of nftables' ruleset now and then: to be told of every rule would cost whoever loads them.
+#include "generation.h"
 #include "weft.h"
 
 #include <arpa/inet.h>
@@ -23,7 +26,7 @@
 #define DATAGRAM_ROOM (64u << 10)
 #define GATHER_MS 5
 
-enum event_kind { EVENT_DATA = 0, EVENT_OVERRUN = 1, EVENT_ERROR = 2 };
+enum event_kind { EVENT_DATA = 0, EVENT_OVERRUN = 1, EVENT_ERROR = 2, EVENT_GENERATION = 3 };
 
 static const char monitor_tag;
 
@@ -37,6 +40,9 @@ struct monitor {
   atomic_size_t pending_bytes;
   atomic_bool overrun_announced;
   size_t pending_limit;
+  int generation_fd; // -1: nobody wants it
+  int generation_every_ms;
+  uint32_t generation;
 };
 
 struct event {
@@ -111,14 +117,29 @@ static enum turn drain(struct monitor *monitor) {
   return error == EAGAIN ? TURN_DRAINED : TURN_MORE;
 }
 
+// What cannot be had is not told of: JavaScript looks by itself now and then.
+static void look_at_generation(struct monitor *monitor) {
+  if (generation_changed(monitor->generation_fd, &monitor->generation)) send_plain(monitor, EVENT_GENERATION, 0);
+}
+
 static void *listen_thread(void *argument) {
   struct monitor *monitor = argument;
   struct pollfd waiting[2] = {{.fd = monitor->fd, .events = POLLIN}, {.fd = monitor->stop, .events = POLLIN}};
+  bool looks = monitor->generation_fd >= 0;
+  int64_t look_at_ms = now_ms();
   for (;;) {
-    if (poll(waiting, 2, -1) < 0) {
+    int64_t left = look_at_ms - now_ms();
+    if (looks && left <= 0) {
+      look_at_generation(monitor);
+      look_at_ms = now_ms() + monitor->generation_every_ms;
+      left = monitor->generation_every_ms;
+    }
+    int ready = poll(waiting, 2, looks ? (int)left : -1);
+    if (ready < 0) {
       if (errno == EINTR) continue;
       break;
     }
+    if (ready == 0) continue;
     if (waiting[1].revents != 0) break;
     // Gather what one change brings with it: JavaScript is woken once for all of it, and not in the middle of an ADD.
     if (poll(&waiting[1], 1, GATHER_MS) > 0) break;
@@ -162,6 +183,7 @@ static void stop_thread(void *argument) {
   pthread_join(monitor->thread, NULL);
   close(monitor->fd);
   close(monitor->stop);
+  if (monitor->generation_fd >= 0) close(monitor->generation_fd);
 }
 
 // The monitor's memory goes when both the threadsafe function and the JavaScript handle are gone.
@@ -236,16 +258,21 @@ static bool start_thread(napi_env env, struct monitor *monitor, napi_value callb
   return true;
 }
 
-// monitorOpen(protocol, netnsPath | null, groups, receiveBufferBytes, pendingLimitBytes, callback(kind, value)) -> handle
+// monitorOpen(protocol, netnsPath | null, groups, receiveBufferBytes, pendingLimitBytes, generationEveryMs | 0, callback(kind, value))
+// -> handle
 static napi_value monitor_open(napi_env env, napi_callback_info info) {
-  napi_value arguments[6], result;
-  int64_t protocol, bytes, limit;
+  napi_value arguments[7], result;
+  int64_t protocol, bytes, limit, generation_every_ms;
   char *path;
-  if (!read_arguments(env, info, 6, arguments) || !read_int(env, arguments[0], &protocol) || !read_int(env, arguments[3], &bytes) ||
-      !read_int(env, arguments[4], &limit) || !read_string(env, arguments[1], &path))
+  if (!read_arguments(env, info, 7, arguments) || !read_int(env, arguments[0], &protocol) || !read_int(env, arguments[3], &bytes) ||
+      !read_int(env, arguments[4], &limit) || !read_int(env, arguments[5], &generation_every_ms) ||
+      !read_string(env, arguments[1], &path))
     return NULL;
   struct failure failure = {0, ""};
   int fd = netlink_open((int)protocol, path, (int)bytes, &failure);
+  // Where nothing answers about nftables JavaScript's own looks are enough.
+  struct failure ignored = {0, ""};
+  int generation_fd = fd >= 0 && generation_every_ms > 0 ? generation_open(path, &ignored) : -1;
   free(path);
   if (fd < 0) return throw_failure(env, failure);
   int stop = join_groups(env, fd, arguments[2], &failure) ? eventfd(0, EFD_CLOEXEC) : -1;
@@ -253,6 +280,7 @@ static napi_value monitor_open(napi_env env, napi_callback_info info) {
   if (monitor == NULL) {
     if (failure.number == 0) failure = (struct failure){errno, "eventfd"};
     if (stop >= 0) close(stop);
+    if (generation_fd >= 0) close(generation_fd);
     close(fd);
     return throw_failure(env, failure);
   }
@@ -260,8 +288,11 @@ static napi_value monitor_open(napi_env env, napi_callback_info info) {
   monitor->fd = fd;
   monitor->stop = stop;
   monitor->pending_limit = (size_t)limit;
-  if (!start_thread(env, monitor, arguments[5], &failure)) {
+  monitor->generation_fd = generation_fd;
+  monitor->generation_every_ms = (int)generation_every_ms;
+  if (!start_thread(env, monitor, arguments[6], &failure)) {
     close(stop);
+    if (generation_fd >= 0) close(generation_fd);
     close(fd);
     return throw_failure(env, failure);
   }

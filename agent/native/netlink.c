@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef NETLINK_GET_STRICT_CHK
@@ -119,12 +118,6 @@ static bool make_room(struct exchange *exchange) {
   exchange->reply = grown;
   exchange->reply_room = room;
   return true;
-}
-
-static int64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 // Waits until the socket is readable or the deadline (0: not yet set) has passed.

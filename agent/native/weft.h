@@ -22,6 +22,9 @@ bool in_netns(const char *path, void (*work)(void *), void *argument, struct fai
 // The same for an open namespace.
 bool in_open_netns(int there, void (*work)(void *), void *argument, struct failure *failure);
 
+// Milliseconds of a clock that nobody sets.
+int64_t now_ms(void);
+
 // Opens a netlink socket inside a namespace: extended ACK, capped ACK and strict checking on, non-blocking off, close-on-exec.
 // Returns the descriptor or -1.
 int netlink_open(int protocol, const char *netns_path, int receive_buffer_bytes, struct failure *failure);

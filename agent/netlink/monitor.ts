@@ -55,11 +55,14 @@ export interface NetlinkMonitorOptions {
   readonly onMessages: (notifications: readonly Notification[]) => void;
   /** Some were lost: read the kernel's state anew. */
   readonly onOverrun: () => void;
+  /** Somebody, this process too, has changed a ruleset of nftables within the last half second; and once in the beginning. */
+  readonly onRuleset?: () => void;
   /** The monitor ended or got what it cannot read; it reports nothing after a NetlinkError. */
   readonly onError: (error: WeftError) => void;
 }
 
 const routeProtocolNumber = 0;
+const rulesetEveryMs = 500;
 
 const kindOf: ReadonlyMap<number, Notification['kind']> = new Map<number, Notification['kind']>([
   [linkMessage.new, 'newLink'],
@@ -149,6 +152,7 @@ export class NetlinkMonitor implements Disposable {
         options.groups.map((group) => groupNumbers[group]),
         options.receiveBufferBytes ?? 2 << 20,
         options.pendingLimitBytes ?? 16 << 20,
+        options.onRuleset ? rulesetEveryMs : 0,
         (kind, value) => monitor.#take(kind, value),
       );
     } catch (error) {
@@ -172,6 +176,7 @@ export class NetlinkMonitor implements Disposable {
   #take(kind: number, value: Buffer | number): void {
     if (this.#handle === undefined) return;
     if (kind === monitorEvent.overrun) this.#options.onOverrun();
+    else if (kind === monitorEvent.generation) this.#options.onRuleset?.();
     else if (typeof value === 'number')
       this.#options.onError(new NetlinkError({ request: 'netlink monitor', errno: value }));
     else this.#takeChunk(value);

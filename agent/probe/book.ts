@@ -5,6 +5,7 @@
 
 import type { Condition } from '#agent/findings.ts';
 
+import { Agenda } from './agenda.ts';
 import { minPacketBytes } from './echo-socket.ts';
 import { PathSearch } from './path-search.ts';
 import { commonPair } from './scene.ts';
@@ -62,6 +63,7 @@ const mostFindings = 20;
 export class ProbeBook {
   readonly #rates: ProbeRates;
   readonly #peers = new Map<string, PeerState>();
+  readonly #agenda = new Agenda<PeerState>((state) => this.#peers.get(state.peer.name) === state);
   readonly #waiting = new Map<number, Waiting>();
   #scene: ProbeScene | undefined;
   #sequence = 0;
@@ -81,8 +83,15 @@ export class ProbeBook {
         known.peer = peer;
         if (known.path.goalBytes !== scene.encapsulatedBytes) known.path = new PathSearch(scene.encapsulatedBytes);
       } else {
-        this.#peers.set(peer.name, newState(peer, scene, nowMs));
+        const state = newState(peer, scene);
+        this.#peers.set(peer.name, state);
+        this.#agenda.put(state, nowMs);
       }
+    }
+    // With fewer peers each is visited more often.
+    for (const state of this.#peers.values()) {
+      const atMs = (state.probedAtMs ?? nowMs) + this.#intervalMs();
+      if (state.nextAtMs > atMs) this.#agenda.put(state, atMs);
     }
   }
 
@@ -91,10 +100,16 @@ export class ProbeBook {
     const scene = this.#scene;
     if (!scene) return [];
     const most = Math.max(1, Math.ceil((this.#rates.visitsPerSecond * elapsedMs) / 1000));
-    const ready: PeerState[] = [];
-    for (const state of this.#peers.values()) if (state.nextAtMs <= nowMs) ready.push(state);
-    if (ready.length > most) ready.sort((left, right) => left.nextAtMs - right.nextAtMs);
-    return ready.slice(0, most).flatMap((state) => this.#visit(state, scene, nowMs));
+    return this.#agenda.take(nowMs, most).flatMap((state) => this.#visit(state, scene, nowMs));
+  }
+
+  /** When something is to be done next, should no answer come before; Infinity: nothing. */
+  get nextAtMs(): number {
+    let nextAtMs = this.#agenda.nextAtMs;
+    for (const { sentAtMs, answerWithinMs: withinMs } of this.#waiting.values()) {
+      nextAtMs = Math.min(nextAtMs, sentAtMs + withinMs);
+    }
+    return nextAtMs;
   }
 
   /** An answer to `sequence`. */
@@ -128,7 +143,7 @@ export class ProbeBook {
       }
       const state = this.#lost(sequence);
       const soonMs = state?.path.searching ? 0 : againMs;
-      if (state) state.nextAtMs = Math.min(state.nextAtMs, nowMs + soonMs);
+      if (state && state.nextAtMs > nowMs + soonMs) this.#agenda.put(state, nowMs + soonMs);
     }
   }
 
@@ -138,8 +153,8 @@ export class ProbeBook {
   }
 
   /** Peers whose last small probe was answered. */
-  answering(): readonly ProbePeer[] {
-    return [...this.#peers.values()].filter(({ recent }) => recent.at(-1) === true).map(({ peer }) => peer);
+  *answering(): Iterable<ProbePeer> {
+    for (const { recent, peer } of this.#peers.values()) if (recent.at(-1) === true) yield peer;
   }
 
   findings(nowMs: number): readonly Condition[] {
@@ -176,7 +191,7 @@ export class ProbeBook {
 
   #visit(state: PeerState, scene: ProbeScene, nowMs: number): readonly Outgoing[] {
     const { peer, path } = state;
-    state.nextAtMs = nowMs + (path.searching ? searchStepMs : this.#intervalMs());
+    this.#agenda.put(state, nowMs + (path.searching ? searchStepMs : this.#intervalMs()));
     state.probedAtMs = nowMs;
     const out: Outgoing[] = [];
     // In the middle of a search only the size on the wire is asked.
@@ -238,10 +253,10 @@ export class ProbeBook {
   }
 }
 
-function newState(peer: ProbePeer, scene: ProbeScene, nowMs: number): PeerState {
+function newState(peer: ProbePeer, scene: ProbeScene): PeerState {
   return {
     peer,
-    nextAtMs: nowMs,
+    nextAtMs: Infinity,
     recent: [],
     smallLost: 0,
     fullLost: 0,

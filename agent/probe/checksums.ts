@@ -30,18 +30,19 @@ export class ChecksumProbes implements Disposable {
   readonly #netnsPath: string | null;
   readonly #peers = new Map<string, PeerState>();
   #asked: Asked | undefined;
+  #nextAtMs = Infinity;
 
   constructor(netnsPath: string | undefined) {
     this.#netnsPath = netnsPath ?? null;
   }
 
   /** One peer at a time: judges the one that was asked, then asks the next that is due. `answering`: peers that answer pings. */
-  turn(nowMs: number, source: string | undefined, answering: readonly ProbePeer[]): void {
+  turn(nowMs: number, source: string | undefined, answering: Iterable<ProbePeer>): void {
     if (this.#asked && nowMs - this.#asked.atMs < waitMs) return;
     if (this.#asked) this.#judge(this.#asked, nowMs);
     this.#asked = undefined;
     if (source === undefined) return;
-    const next = answering.find(({ name }) => (this.#peers.get(name)?.nextAtMs ?? 0) <= nowMs);
+    const next = this.#firstDue(nowMs, answering);
     const to = next?.overlayAddresses.find((address) => !address.includes(':'));
     if (!next || to === undefined) return;
     this.#state(next.name).nextAtMs = nowMs + againMs;
@@ -52,6 +53,11 @@ export class ChecksumProbes implements Disposable {
     } catch {
       // No way there just now: the other probes tell of it.
     }
+  }
+
+  /** When it has something to do, whoever begins to answer; Infinity: nothing. */
+  get nextAtMs(): number {
+    return this.#asked ? this.#asked.atMs + waitMs : this.#nextAtMs;
   }
 
   findings(peers: readonly ProbePeer[]): readonly Condition[] {
@@ -65,6 +71,16 @@ export class ChecksumProbes implements Disposable {
   [Symbol.dispose](): void {
     if (this.#asked) this.#close(this.#asked);
     this.#asked = undefined;
+  }
+
+  #firstDue(nowMs: number, answering: Iterable<ProbePeer>): ProbePeer | undefined {
+    this.#nextAtMs = Infinity;
+    for (const peer of answering) {
+      const atMs = this.#peers.get(peer.name)?.nextAtMs ?? 0;
+      if (atMs <= nowMs) return peer;
+      this.#nextAtMs = Math.min(this.#nextAtMs, atMs);
+    }
+    return undefined;
   }
 
   #judge(asked: Asked, nowMs: number): void {

@@ -33,10 +33,14 @@ export interface Prober {
   /** By record name. */
   paths(): ReadonlyMap<string, PeerPath>;
   findings(): readonly Condition[];
+  /** There may be other peers: the next turn comes soon. */
+  look(): void;
   stop(): void;
 }
 
+/** Between two turns at least, and at most. */
 const turnMs = 1000;
+const longestPauseMs = 10_000;
 const visitsPerSecond = 20;
 /** Between two hellos to one candidate; more with many candidates, so that hellos stay below `hellosPerSecond`. */
 const helloMs = 300;
@@ -53,6 +57,7 @@ export function startProber(options: ProberOptions): Prober {
     return {
       paths: () => new Map(),
       findings: () => [{ name: 'probesOff', subject: 'probes', message }],
+      look: () => {},
       stop: () => {},
     };
   }
@@ -68,6 +73,7 @@ class RunningProber implements Prober {
   readonly #id = randomInt(0, 0x7fff) * 2;
   #scene: ProbeScene | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #turnAtMs = 0;
   #visitedAtMs = 0;
   #helloAtMs = 0;
   #stopped = false;
@@ -89,6 +95,10 @@ class RunningProber implements Prober {
     return [...this.#book.findings(performance.now()), ...this.#checksums.findings(this.#scene?.peers ?? [])];
   }
 
+  look(): void {
+    if (this.#turnAtMs > performance.now() + turnMs) this.#schedule(turnMs);
+  }
+
   stop(): void {
     this.#stopped = true;
     clearTimeout(this.#timer);
@@ -98,6 +108,8 @@ class RunningProber implements Prober {
 
   #schedule(delayMs: number): void {
     if (this.#stopped) return;
+    clearTimeout(this.#timer);
+    this.#turnAtMs = performance.now() + delayMs;
     this.#timer = setTimeout(() => {
       try {
         this.#turn();
@@ -105,9 +117,19 @@ class RunningProber implements Prober {
       } catch (error) {
         this.#complain(toWeftError(error).message);
       }
-      this.#schedule(this.#scene?.auto ? helloMs : Math.min(turnMs, this.#options.intervalMs || turnMs));
+      this.#schedule(this.#pauseMs());
     }, delayMs);
     this.#timer.unref();
+  }
+
+  /** Until there is something to do; a look for nothing costs as much as the rest of a turn. */
+  #pauseMs(): number {
+    if (this.#scene?.auto) return helloMs;
+    const { intervalMs } = this.#options;
+    const leastMs = Math.min(turnMs, intervalMs || turnMs);
+    if (!this.#scene) return leastMs;
+    const nextAtMs = intervalMs > 0 ? Math.min(this.#book.nextAtMs, this.#checksums.nextAtMs) : Infinity;
+    return Math.max(leastMs, Math.min(longestPauseMs, nextAtMs - performance.now()));
   }
 
   #turn(): void {

@@ -1,5 +1,5 @@
 // The agent as a process, as the image has it (one bundled file), on a node with 110 pods among 3, 1,000 and 5,000 nodes: how long from
-// its start until it serves, resident memory, and CPU while nothing happens. Twice:
+// its start until it serves, resident memory, and CPU and wake-ups while nothing happens. Twice:
 //
 //   idle     a quiet cluster: the agent is the only voter, the other nodes' records are on its disk (written there while it is stopped),
 //            and one namespace plays all the other nodes: it answers every probe, through the overlay
@@ -17,6 +17,7 @@ import { startsBundled } from '#test/bench/bundled.ts';
 import { type Figures, rounded } from '#test/bench/figures.ts';
 import { AgentHost } from '#test/support/agent-host.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
+import { wakeUpsOf } from '#test/support/wake-ups.ts';
 
 const pods = 110;
 const nodeCounts = [3, 1000, 5000] as const;
@@ -63,14 +64,16 @@ async function measure(host: AgentHost, settings: object, peerCount: number): Pr
   const startMs = performance.now() - began;
   await programmed(host, peerCount);
   await sleep(settleMs);
-  const before = await cpuTicks(host);
+  const before = await usage(host);
   const from = performance.now();
   await sleep(idleMs);
-  const usedSeconds = ((await cpuTicks(host)) - before) / ticksPerSecond;
-  const idleCpuPercent = rounded((usedSeconds / ((performance.now() - from) / 1000)) * 100);
+  const after = await usage(host);
+  const seconds = (performance.now() - from) / 1000;
+  const idleCpuPercent = rounded(((after.cpuSeconds - before.cpuSeconds) / seconds) * 100);
+  const wakeUpsPerSecond = rounded((after.wakeUps - before.wakeUps) / seconds);
   const rss = rounded(await rssMegabytes(host));
   await host.stop();
-  return { startMs: rounded(startMs), rssMegabytes: rss, idleCpuPercent };
+  return { startMs: rounded(startMs), rssMegabytes: rss, idleCpuPercent, wakeUpsPerSecond };
 }
 
 /** Outside the own range, which the one founder owns whole. */
@@ -143,9 +146,10 @@ async function programmed(host: AgentHost, count: number): Promise<void> {
   }
 }
 
-async function cpuTicks({ pid }: AgentHost): Promise<number> {
+async function usage({ pid }: AgentHost): Promise<{ readonly cpuSeconds: number; readonly wakeUps: number }> {
   const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ');
-  return Number(fields[11]) + Number(fields[12]);
+  const cpuSeconds = (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+  return { cpuSeconds, wakeUps: await wakeUpsOf(pid ?? 0) };
 }
 
 async function rssMegabytes({ pid }: AgentHost): Promise<number> {
