@@ -21,7 +21,7 @@ import { outsideLeases } from './identity.ts';
 import { withdrawGiven } from './withdraw.ts';
 import { read, readNode, request, startWriting } from './requests.ts';
 import { markSpare, pull } from './spare.ts';
-import { isHeld, isOthersWrite } from './session.ts';
+import { isHeld, mayBeOthers, noteOwnWrite } from './session.ts';
 import { settle } from './settle.ts';
 import { type Cycle, emit, isObserving, type Known, persistPeer, say, sayOnce, type State } from './state.ts';
 import { isOver, isUniverseDue, knowUniverse, leave, missUniverse, standingOf } from './universe.ts';
@@ -161,6 +161,10 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     idle(state, at);
     return;
   }
+  if (stored !== undefined && mayBeOthers(state, stored, at.nowMs)) {
+    idle(state, at);
+    return;
+  }
   if (recall(state, stored)) {
     idle(state, at);
     return;
@@ -172,10 +176,6 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
   if (stored === undefined) {
     if (!isObserving(state)) createOwn(state, cycle, at);
     else idle(state, at);
-    return;
-  }
-  if (isOthersWrite(state, stored, at.nowMs)) {
-    idle(state, at);
     return;
   }
   const own = confirm(state, stored, at.nowMs);
@@ -317,6 +317,7 @@ function writeDraft(state: State, cycle: Cycle, own: Known<PeerRecord>, draft: D
 
 function written(state: State, cycle: Cycle, stored: StoredRecord, at: Moment): void {
   const writing = cycle.writing;
+  if (writing?.record !== undefined) noteOwnWrite(state, stored);
   if (writing?.kind === 'universe' || writing?.kind === 'found') knowUniverse(state, stored);
   else if (writing?.kind === 'foreign') learn(state, stored);
   else if (writing?.kind === 'back') state.polledMs = -Infinity;

@@ -2,12 +2,13 @@
 // incarnation, a missing one, one with an heir or one that cannot be read stops allocation and says so.
 import { families, type Family, familyOf, parseAddress } from './address.ts';
 import { wentBack } from './back.ts';
-import { containsAddress, intersect, sameCidrs } from './cidr.ts';
+import { containsAddress, intersect, sameCidrs, subtract } from './cidr.ts';
 import { sameTexts } from './describe.ts';
 import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
 import { markAllInterest } from './hints.ts';
 import { outsideLeases } from './identity.ts';
 import { formatPeer, parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
+import { wasFound } from './session.ts';
 import { takeThis } from './space.ts';
 import {
   type Ask,
@@ -98,7 +99,8 @@ function adopt(state: State, own: Known<PeerRecord>): void {
   const { record, stored } = own;
   const blocks = leasableBlocks(record);
   const lost = durable.uid === undefined && holdsSpace(record);
-  const doubt = lost || durable.doubt === stored.version ? stored.version : undefined;
+  const foreign = wasFound(state, stored) && subtract(blocks, durable.blocks).length > 0;
+  const doubt = lost || foreign || durable.doubt === stored.version ? stored.version : undefined;
   const next: DurablePeer = {
     ...durable,
     uid: stored.uid,

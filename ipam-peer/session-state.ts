@@ -5,8 +5,12 @@ export interface Session {
   /** `asking`: no answer since the start. `offline`: none in time, the disk decides. `foreign`: another process has it. */
   status: 'asking' | 'offline' | 'held' | 'foreign' | 'removed';
   stored: StoredRecord | undefined;
-  /** Version of the own record that this process did not write, as far as it knows, and for which the session was looked at. */
-  checkedVersion: string;
+  /** The own record as this process wrote it, or read it before it found the session to be its own. '' at the start. */
+  knownVersion: string;
+  /** The own record as read, while it is not known yet whose session it is; '' when nothing waits for that. */
+  doubtedVersion: string;
+  /** The own record that was in doubt and that this process may act on now, though it did not write it. */
+  foundVersion: string;
   /** When the version of `stored` was first seen. */
   sinceMs: number;
   /** The foreign session was seen to move. */
@@ -21,7 +25,9 @@ export function makeSession(nowMs: number, waitMs: number): Session {
   return {
     status: 'asking',
     stored: undefined,
-    checkedVersion: '',
+    knownVersion: '',
+    doubtedVersion: '',
+    foundVersion: '',
     sinceMs: nowMs,
     moved: false,
     pending: undefined,

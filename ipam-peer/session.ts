@@ -126,21 +126,43 @@ function lookAgain(session: Session, atMs: number): void {
 }
 
 /**
- * True when the own record was changed by somebody else since this process last read or wrote it, as another machine of this name
- * would: then the session is looked at before anything is done with the record. An own write of unknown outcome looks the same.
+ * True while the own record, as read, may be the work of another machine of this name that holds the session by now: nothing is done with
+ * it before the session was found to be this process's own, after the record was read. An own write of unknown outcome looks the same.
  */
-export function isOthersWrite(state: State, stored: StoredRecord, nowMs: number): boolean {
-  const { session, confirmed } = state;
-  const known = confirmed?.stored;
-  if (known === undefined || known.uid !== stored.uid || known.version === stored.version) return false;
+export function mayBeOthers(state: State, stored: StoredRecord, nowMs: number): boolean {
+  const { session } = state;
+  const version = versionOf(stored);
   const parsed = parsePeer(stored.value);
   // What an heir or a person wrote into it is for `confirm` to judge.
   if (!parsed.ok || parsed.record.heir !== undefined || parsed.record.removed === true) return false;
-  if (session.checkedVersion === stored.version) return false;
-  session.checkedVersion = stored.version;
-  if (session.pending !== undefined) return false;
+  if (isOfDisk(state, stored, parsed.record.seq)) session.knownVersion = version;
+  if (session.knownVersion === version) return false;
+  if (session.doubtedVersion === version) return true;
+  session.doubtedVersion = version;
+  // What is under way was asked before.
+  session.pending = undefined;
   lookAgain(session, nowMs);
   return true;
+}
+
+/** At the first look: the record is as the disk has it. */
+function isOfDisk({ confirmed, durable }: State, { uid }: StoredRecord, seq: number): boolean {
+  return confirmed === undefined && durable.uid === uid && durable.seq === seq;
+}
+
+/** The own record as this process has just written it. */
+export function noteOwnWrite({ session }: State, stored: StoredRecord): void {
+  session.knownVersion = versionOf(stored);
+}
+
+/** True when the own record was not written by this process, whose other machine may still write upon it, until it is overtaken. */
+export function wasFound({ session }: State, stored: StoredRecord): boolean {
+  return session.foundVersion === versionOf(stored);
+}
+
+/** Incarnation and version; '' for no record. */
+export function versionOf(stored: StoredRecord | undefined): string {
+  return stored === undefined ? '' : `${stored.uid} ${stored.version}`;
 }
 
 function held(state: State, stored: StoredRecord, nowMs: number): void {
@@ -158,6 +180,12 @@ function held(state: State, stored: StoredRecord, nowMs: number): void {
   if (known.ok) {
     const { sessionId: id, renewals } = known.record;
     persistPeer(state, { session: { id, next: '', renewals, held: renewals }, self: config.self });
+  }
+  if (session.doubtedVersion !== '') {
+    session.knownVersion = session.doubtedVersion;
+    session.foundVersion = session.doubtedVersion;
+    session.doubtedVersion = '';
+    state.notBeforeMs = nowMs;
   }
   setFence(state, 'session', '');
   refreshUsable(state);

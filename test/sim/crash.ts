@@ -10,7 +10,7 @@ export function crash(
   how: 'crash' | 'crashBetweenEffects' | 'powerLoss' | 'diskLost' | 'diskRolledBack',
 ): void {
   world.counters.count(how);
-  world.note(`${peer.name} ${how}`);
+  world.note(`${peer.label} ${how}`);
   if (how === 'powerLoss') {
     for (const pod of peer.pods.values()) {
       for (const address of pod.lease.addresses) {

@@ -5,6 +5,7 @@
 import type { Answer, CoreEvent, Stamp } from '#ipam-peer/events.ts';
 import { durableViolations, effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { emptyDurable, restore, type State } from '#ipam-peer/state.ts';
+import { versionOf } from '#ipam-peer/session.ts';
 import { step } from '#ipam-peer/step.ts';
 import { Counters } from './counters.ts';
 import { type Backup, RegistryModel, type RegistryRequest } from './registry-model.ts';
@@ -232,8 +233,9 @@ function key({ registry, gone, actors, crashes, unknowns, deletions }: Moment): 
     return value;
   };
   const peers = [...registry.peers.values()].map(({ stored }) => ({ ...stored, version: version(stored.version) }));
-  const ofActor = ({ state, disk, held, isDead, clockMs }: Actor): unknown => {
+  const ofActor = ({ state, disk, held, isDead, clockMs, config }: Actor): unknown => {
     if (isDead) return 'dead';
+    const present = versionOf(registry.peers.get(config.self)?.stored);
     const { cycle } = state;
     const { session: _session, doubt, ...rest } = disk;
     return {
@@ -253,6 +255,10 @@ function key({ registry, gone, actors, crashes, unknowns, deletions }: Moment): 
       gone: [...state.gone].map(([name, one]) => [name, one.session !== undefined, one.nextLookMs <= clockMs]),
       fences: state.fences,
       session: state.session.status,
+      // Only the present version will be read again.
+      known: state.session.knownVersion === present,
+      // Once it was taken in, the disk's doubt stands for it.
+      found: versionOf(state.confirmed?.stored) !== present && state.session.foundVersion === present,
       wants: [state.asks[4].from?.uid, state.asks[4].exhausted],
     };
   };

@@ -37,7 +37,10 @@ export function arrive(world: World, peer: SimPeer, epoch: number, request: Regi
   }
   const stale = world.scenario.staleReads === true && world.random.chance(0.3);
   const answer = world.registry.execute(request, stale);
-  if (isWrite) world.note(`registry: ${peer.name} ${request.kind} ${answer.kind}`);
+  if (isWrite)
+    world.note(
+      `registry: ${peer.label} ${request.kind} ${aim(request)} ${answer.kind}${answer.kind === 'ok' ? ` ${answer.record.version}` : ''}`,
+    );
   if (doubtful) world.counters.count('unknownButDone');
   reply(world, peer, epoch, request.request, doubtful ? silence(true) : answer);
 }
@@ -99,6 +102,13 @@ export function hintAll(world: World, peer: SimPeer): void {
   for (const { stored } of world.registry.peers.values()) {
     tell(world, peer, { record: 'peer', name: stored.name, stored });
   }
+}
+
+/** What a request is about. */
+export function aim(request: RegistryRequest): string {
+  const record = 'record' in request ? `${request.record} ` : '';
+  const { name, version = '' } = 'stored' in request ? request.stored : { name: 'name' in request ? request.name : '' };
+  return `${record}${name} ${version}`.trim();
 }
 
 function silence(isWrite: boolean): Answer {

@@ -66,6 +66,11 @@ export class SimPeer {
     return this.config.self;
   }
 
+  /** Name and tag: which machine. */
+  get label(): string {
+    return this.name + this.tag;
+  }
+
   /** The machine is registered anew: another node, and so another record. */
   reidentify(uid: string): void {
     const { name } = this.config.node;
@@ -154,6 +159,6 @@ export class SimPeer {
 
   describe(): string {
     const blocks = this.disk.peer.blocks.map(formatCidr).join(' ');
-    return `${this.name}${this.tag} ${this.state === undefined ? 'down' : 'up'} blocks [${blocks}] pods ${this.pods.size}`;
+    return `${this.label} ${this.state === undefined ? 'down' : 'up'} blocks [${blocks}] pods ${this.pods.size}`;
   }
 }

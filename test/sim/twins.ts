@@ -47,7 +47,7 @@ function makeTwin(world: World, peer: SimPeer): SimPeer {
 
 function plugIn(world: World, peer: SimPeer, twin: SimPeer): void {
   const { random } = world;
-  world.note(`${twin.name}${twin.tag} is a second machine of that name`);
+  world.note(`${twin.label} is a second machine of that name`);
   world.twins.add(twin);
   world.agenda.add(world.nowMs + random.between(1, 300), { kind: 'start', peer: twin });
   world.agenda.add(world.nowMs + random.between(100, 1000), { kind: 'work', peer: twin });
@@ -66,7 +66,7 @@ const latestMs = 10_000;
 export function unplug(world: World, twin: SimPeer): void {
   if (!world.twins.delete(twin)) return;
   world.twinsHeardUntilMs = world.nowMs + latestMs;
-  world.note(`${twin.name}${twin.tag} is stopped`);
+  world.note(`${twin.label} is stopped`);
   twin.crash();
   twin.retired = true;
 }

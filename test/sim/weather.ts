@@ -114,6 +114,7 @@ export function heal(world: World, peer: SimPeer): void {
   if (peer.reachable) return;
   peer.reachable = true;
   world.counters.count('heal');
+  world.note(`${peer.label} is back on the network`);
   hintAll(world, peer);
   tellNodes(world, peer);
 }

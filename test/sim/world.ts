@@ -13,7 +13,7 @@ import { type Disk, SimPeer } from './peer.ts';
 import type { Random } from './random.ts';
 import { type Change, type Backup as RegistryBackup, RegistryModel, type RegistryRequest } from './registry-model.ts';
 import type { Faults, Scenario } from './scenario.ts';
-import { arrive, hint, hintAll, send, tellAll } from './network.ts';
+import { aim, arrive, hint, hintAll, send, tellAll } from './network.ts';
 import { returnToLight, sessionWritten, unplug } from './twins.ts';
 import {
   ambush,
@@ -246,7 +246,7 @@ export class World {
     const rate = clockSkew === 0 ? 1 : 1 + clockSkew * (2 * this.random.next() - 1);
     if (clockSkew > 0) this.counters.count('clockSkewed');
     peer.start(this.nowMs, rate, Math.floor(this.random.between(0, 1e6)));
-    this.note(`${peer.name}${peer.tag} starts`);
+    this.note(`${peer.label} starts`);
     this.feed(peer, { kind: 'wake' });
     hintAll(this, peer);
     tellNodes(this, peer);
@@ -286,7 +286,7 @@ export class World {
       case 'update':
       case 'delete':
       case 'node':
-        this.note(`${peer.name} ${effect.kind} ${'name' in effect ? effect.name : ''}`);
+        this.note(`${peer.label} ${effect.kind} ${aim(effect)}`);
         if (effect.kind === 'create' && effect.record === 'peer') checkPublished(peer);
         send(this, peer, effect);
         return;
@@ -307,7 +307,7 @@ export class World {
         });
         return;
       case 'log':
-        this.note(`${peer.name} ${effect.level}: ${effect.text}`);
+        this.note(`${peer.label} ${effect.level}: ${effect.text}`);
         return;
       case 'survey':
         this.agenda.add(this.nowMs + this.random.between(1, 500), { kind: 'surveyed', peer, epoch: peer.epoch });

@@ -2,7 +2,8 @@
 import { expect, test } from 'vitest';
 import type { Lease } from '#ipam-peer/events.ts';
 import { leaseKey } from '#ipam-peer/state.ts';
-import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
+import { durableViolations, effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
+import type { RegistryRequest } from '#test/sim/registry-model.ts';
 import { Bench, type Hand } from './harness.ts';
 
 const longMs = 2_000_000;
@@ -163,4 +164,103 @@ test('one whose session another machine took since knows nothing of a deleted re
   bench.settle(longMs);
   expect(peer.effects.filter(({ kind }) => kind === 'recover')).toEqual([]);
   expect(peer.blocks()).toEqual([]);
+});
+
+/** A double without the disk of `one`, which is cut off meanwhile, waits for the session, takes it and goes on with the node's space. */
+function takeName(bench: Bench, one: Hand): Hand {
+  one.holding = () => true;
+  const double = bench.peer('n1', { session: 'double' });
+  double.sim.underlay = one.sim.underlay;
+  double.start();
+  bench.settle(400_000);
+  double.feed({ kind: 'recovered', leases: [] });
+  bench.settle(100_000);
+  one.held.splice(0);
+  return double;
+}
+
+function isOfSession(request: RegistryRequest): boolean {
+  return 'record' in request && request.record === 'session';
+}
+
+/** `one` is on the network again, but hears nothing of its session; somebody asks for space. Then what it wrote, and what is wrong. */
+function hearAllButTheSession(bench: Bench, one: Hand, double: Hand): readonly string[] {
+  one.holding = isOfSession;
+  const before = one.effects.length;
+  bench.peer('n2').start();
+  bench.settle(60_000);
+  const written = one.effects.slice(before).filter(({ kind }) => kind === 'update' || kind === 'create');
+  const ofPeers = written.filter((effect) => 'record' in effect && effect.record === 'peer');
+  const known = bench.registry.peers.get('n1.x');
+  const owned = known?.record.blocks.map((block) => ({ cidr: block.cidr, owner: known.stored, as: 'block' as const }));
+  const { uid, blocks } = double.sim.disk.peer;
+  return [
+    ...ofPeers.map(({ kind }) => `${kind} of the first`),
+    ...durableViolations('the double', uid, blocks, owned ?? []),
+  ];
+}
+
+// Seed 3542123: it read its record as its double had left it, while its look at the session was without an answer, and gave space
+// away that the double leased from.
+test('a machine that was cut off until its double had its name does nothing with its record before it knows whose session it is', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const double = takeName(bench, one);
+  expect(double.allocate('pod').lease).toBeDefined();
+  expect(hearAllButTheSession(bench, one, double)).toEqual([]);
+  one.release();
+  bench.settle(60_000);
+  expect(one.log).toContainEqual(expect.stringMatching(/two agents, one name/));
+  expect(bench.record('n2').blocks.length).toBe(1);
+});
+
+test('nor does one that was cut off between taking its session and its first look at its record', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  one.sim.crash();
+  one.holding = (request) => !isOfSession(request);
+  one.start();
+  expect(one.sim.state?.session.status).toBe('held');
+  const double = takeName(bench, one);
+  expect(double.allocate('pod').lease).toBeDefined();
+  expect(hearAllButTheSession(bench, one, double)).toEqual([]);
+});
+
+test('a double takes as its own only space that it wrote itself since it has the session: the first machine may still write', () => {
+  const bench = new Bench();
+  const founder = bench.peer('n9').start();
+  bench.settle();
+  founder.holding = () => true;
+  const one = bench.peer('n1').start();
+  bench.settle(100);
+  const double = takeName(bench, one);
+  expect(double.sim.state?.session.status).toBe('held');
+  expect(bench.record('n1').blocks).toEqual([]);
+  founder.release();
+  // The first one takes the grant before its double does.
+  double.holding = (request) => request.kind === 'update' && request.record === 'peer';
+  one.holding = isOfSession;
+  bench.settle(20_000);
+  expect(one.blocks().length).toBe(1);
+  expect(double.sim.disk.peer.uid).toBe(one.sim.disk.peer.uid);
+  expect(double.sim.disk.peer.blocks).toEqual([]);
+  expect(double.allocate('early').lease).toBeUndefined();
+  double.held.splice(0);
+  double.holding = () => false;
+  bench.settle(60_000);
+  expect(double.allocate('pod').lease).toBeDefined();
+  expect(hearAllButTheSession(bench, one, double)).toEqual([]);
+});
+
+test('a record deleted by hand and made again by the double is not written back by the first machine', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const double = takeName(bench, one);
+  bench.registry.remove('n1.x');
+  bench.settle(10_000_000);
+  expect(double.allocate('pod').lease).toBeDefined();
+  expect(hearAllButTheSession(bench, one, double)).toEqual([]);
 });
