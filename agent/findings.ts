@@ -19,6 +19,7 @@ export type FindingName =
   | 'kernelRefused'
   | 'podLinkMissing'
   | 'uplinkUnusable'
+  | 'pluginOwed'
   | 'registrySilent'
   | 'fewAddresses'
   | 'poolNearlyFull'
@@ -102,6 +103,14 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     cause: 'The link that the setting `dhcpUplink` names cannot be a port of the bridge `weftbr1`.',
     nextStep:
       'Name a link of this node that has no address and belongs to nothing else; the agent takes it as soon as it is free.',
+  },
+  pluginOwed: {
+    severity: 'warning',
+    symptom: 'An IPAM plugin (`ipam.type`) keeps addresses of pods that are gone',
+    cause:
+      'The plugin that had given the addresses could not be told that their pods are gone: its program or its daemon is not there, or it fails. The pods do not wait for it.',
+    nextStep:
+      'Put the plugin back, or mend what its words name: the agent tells it every ten seconds, and this goes by itself. If it is gone for good: docs/without-kubernetes.md.',
   },
   // Addresses
   registrySilent: {

@@ -10,6 +10,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { del } from '#agent/cni/del.ts';
+import { owedFindings } from '#agent/cni/owed-dels.ts';
 import { startCniServer } from '#agent/cni/server.ts';
 import type { CniServer } from '#agent/cni/server.ts';
 import { loadConfig } from '#agent/config.ts';
@@ -46,7 +47,7 @@ import { openPools, type PoolOpening } from '#agent/runtime/pools.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { type IpamOptions, startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
-import { linkedHere, type IpamView } from '#agent/runtime/ipam.ts';
+import { linkedHere, type IpamView, type OwedDels } from '#agent/runtime/ipam.ts';
 import { routesInUse } from '#agent/survey.ts';
 import { defaultUniverse } from '#ipam-peer/records.ts';
 import { namedUnderlay, underlayOf, withUnderlay } from '#agent/underlay.ts';
@@ -57,7 +58,7 @@ interface Parts {
   /** Underlay address that the settings name; ''. */
   readonly underlay: string;
   discovery?: Discovery;
-  ipam?: RunningIpam;
+  ipam?: IpamWithDelegated;
   datapath?: KernelDatapath;
   segment?: Segment;
   health?: Health;
@@ -104,7 +105,11 @@ function statusSources(config: Config, parts: Parts): StatusSources {
     leases: () => parts.ipam?.leases() ?? [],
     datapath: () => parts.datapath?.status(),
     paths: () => parts.health?.paths() ?? new Map(),
-    conditions: () => [...(parts.health?.conditions() ?? []), ...(parts.segment?.findings() ?? [])],
+    conditions: () => [
+      ...(parts.health?.conditions() ?? []),
+      ...(parts.segment?.findings() ?? []),
+      ...owedFindings(parts.ipam?.owed.all() ?? []),
+    ],
     nowMs: () => Date.now(),
   };
 }
@@ -164,7 +169,7 @@ async function start(given: Start): Promise<void> {
   // A lost state directory: the links know whose they are. And they must be right before anything is given back through them.
   ipam.keepForeign(segment.leasesOfLinks(Date.now()));
   segment.sync(ipam.leases());
-  await undoPendingLeases({ ipam, datapath, segment }, log);
+  await undoPendingLeases({ ipam, datapath, segment, owed: ipam.owed, log });
   const begin = async (): Promise<void> => {
     await datapath.start(withUnderlay(ipam.view(), discovery.nodes(), parts.underlay), linkedHere(ipam.leases()));
     const health = startHealth({
@@ -181,7 +186,7 @@ async function start(given: Start): Promise<void> {
     told.catch((error: unknown) => log.warn({ err: error }, 'findings are told by no more events'));
     stack.defer(follow(config, log, { ipam, datapath, bridged, segment, discovery, health, underlay: parts.underlay }));
   };
-  const served = { ipam, datapath, bridged, segment, ...(lost ? {} : { beforeServing: begin }) };
+  const served = { ipam, owed: ipam.owed, datapath, bridged, segment, ...(lost ? {} : { beforeServing: begin }) };
   const cni = await openCni(config, step('cni'), served, metrics);
   stack.defer(() => cni.close());
   if (lost) {
@@ -259,6 +264,7 @@ function openCni(
   log: Logger,
   parts: {
     readonly ipam: RunningIpam;
+    readonly owed: OwedDels;
     readonly datapath: KernelDatapath;
     readonly bridged: BridgedAddresses;
     readonly segment: Segment;
@@ -289,24 +295,12 @@ function openCni(
 }
 
 /** An ADD that a crash cut short left a pending lease, perhaps a link: nobody was told of either. */
-async function undoPendingLeases(
-  parts: { readonly ipam: RunningIpam; readonly datapath: KernelDatapath; readonly segment: Segment },
-  log: Logger,
-): Promise<void> {
+async function undoPendingLeases(parts: Parameters<typeof del>[1]): Promise<void> {
   for (const lease of parts.ipam.leases()) {
     if (lease.state !== 'pending') continue;
-    try {
-      await del(lease, parts);
-    } catch (error) {
-      // A plugin that gives the addresses may be gone; the runtime's own DEL asks it again.
-      if (lease.delegate === undefined) throw error;
-      log.error(
-        { err: error, containerId: lease.containerId },
-        'an ADD that a crash had cut short stays until its DEL',
-      );
-      continue;
-    }
-    log.info({ containerId: lease.containerId, ifname: lease.ifname }, 'undone: an ADD that a crash had cut short');
+    await del(lease, parts);
+    const { containerId, ifname } = lease;
+    parts.log.info({ containerId, ifname }, 'undone: an ADD that a crash had cut short');
   }
 }
 

@@ -5,10 +5,11 @@ import { unservedMapping } from '#agent/datapath/pod-elements.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import { type Delegate, dhcpPlugin, type Lease } from '#agent/runtime/ipam.ts';
 import { addToSegment } from './add-to-segment.ts';
-import { del, delegateDel, undo } from './del.ts';
+import { del, undo } from './del.ts';
 import { type Delegated, delegateAdd } from './delegate.ts';
 import { leaseInRanges } from './ip-ranges.ts';
 import { invalid } from './json.ts';
+import { delegateDel } from './owed-dels.ts';
 import { type AddParts, type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
 import type { AddCall } from './request.ts';
 import { type AddResult, buildAddressResult, buildResult } from './result.ts';
@@ -40,6 +41,7 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
     ...(linkedBy === undefined ? {} : { linkedBy }),
     ...(onBridge === undefined ? {} : { onBridge }),
   };
+  if (call.delegate !== undefined) await payOwed(call, parts);
   if (call.delegate?.type === dhcpPlugin) return await addToSegment(call, owner, call.delegate, parts, signal);
   const { link: wanted } = call.netConf.wish;
   using _ports = parts.ports.claim(call.key, wanted.portMappings ?? [], () => ipam.leases());
@@ -62,6 +64,14 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
     await undo(lease, parts);
     throw error;
   }
+}
+
+/** What a plugin is owed of an earlier use of this key must not come after what it is asked for now. Throws WeftError('delegateFailed'). */
+async function payOwed({ key }: AddCall, { owed }: CniParts): Promise<void> {
+  const earlier = owed.find(key);
+  if (earlier === undefined) return;
+  await delegateDel(earlier.delegate);
+  owed.settle(key);
 }
 
 /** The addresses of the plugin that the configuration names. After a failure it is told DEL (CNI spec 1.1.0, "Section 4"). */

@@ -2,10 +2,11 @@
 // out while a pod may still answer for it.
 
 import { type AttachmentKey, type Delegate, isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
-import { callDelegate, findPlugin } from './delegate.ts';
+import { findPlugin } from './delegate.ts';
+import { tellOrOwe } from './owed-dels.ts';
 import type { CniParts } from './parts.ts';
 
-type DelParts = Pick<CniParts, 'ipam' | 'datapath' | 'bridged' | 'segment'>;
+type DelParts = Pick<CniParts, 'ipam' | 'datapath' | 'bridged' | 'segment' | 'owed' | 'log'>;
 
 export interface DelOptions {
   /** Whether the DEL was meant for this attachment and not for an earlier one of the same key; absent: it was. */
@@ -15,8 +16,9 @@ export interface DelOptions {
 }
 
 /**
- * Takes the attachment down and releases its address; undefined when there was none. The caller serializes per key. Throws what
- * Datapath.detach throws, and `delegateFailed`; the lease then stays.
+ * Takes the attachment down and releases its address; undefined when there was none. A plugin that gave the address and cannot be told is
+ * owed the DEL: nobody waits for it. The caller serializes per key. Throws what Datapath.detach throws, and WeftError('store'); the
+ * lease then stays.
  */
 export async function del(
   key: AttachmentKey,
@@ -25,33 +27,40 @@ export async function del(
 ): Promise<Lease | undefined> {
   const lease = parts.ipam.find(key);
   if (lease === undefined) {
-    // An ADD that a crash cut short may have its address without a lease. A plugin that is not there has given none.
-    if (delegate !== undefined && (await findPlugin(delegate)) !== undefined) await delegateDel(delegate);
+    await delWithoutLease(key, delegate, parts);
     return undefined;
   }
   if (!applies(lease)) return undefined;
   // The daemon of the plugin `dhcp` gives the address back through the link, which until then says nothing else.
   if (isOnSegment(lease)) parts.segment?.mute(lease);
   else if (lease.owner.linkedBy === undefined) await parts.datapath.detach(lease);
+  let isOwed = false;
   if (lease.delegate !== undefined) {
     const { type } = lease.delegate;
     const told = delegate !== undefined && (type === '' || type === delegate.type) ? delegate : lease.delegate;
     // One that was found on a link alone does not say what to call it with.
-    if (told.stdin !== '') await delegateDel(told);
+    if (told.stdin !== '') isOwed = !(await tellOrOwe(key, told, lease.addresses, parts));
   }
   if (isOnSegment(lease)) await parts.segment?.detach(lease);
-  const released = parts.ipam.release(key, lease.generation);
+  const released = isOwed ? lease : parts.ipam.release(key, lease.generation);
   if (lease.owner.onBridge !== undefined) parts.bridged?.sync(parts.ipam.leases());
   return released;
 }
 
-/** Not cut short when the caller goes away: the runtime would only ask again. */
-export async function delegateDel(delegate: Delegate): Promise<void> {
-  await callDelegate(delegate, 'DEL', new AbortController().signal);
+/** An ADD that a crash cut short may have its address without a lease, and an earlier DEL may be owed. */
+async function delWithoutLease(key: AttachmentKey, delegate: Delegate | undefined, parts: DelParts): Promise<void> {
+  const owed = parts.owed.find(key);
+  if (owed !== undefined) {
+    const told = delegate?.type === owed.delegate.type ? delegate : owed.delegate;
+    await tellOrOwe(key, told, owed.addresses, parts);
+  } else if (delegate !== undefined && (await findPlugin(delegate)) !== undefined) {
+    // A plugin that is not there has given none.
+    await tellOrOwe(key, delegate, [], parts);
+  }
 }
 
 /** Takes back what a failed ADD has made; what stays is DEL's to finish. */
-export async function undo(lease: Lease, parts: DelParts & Pick<CniParts, 'log'>): Promise<void> {
+export async function undo(lease: Lease, parts: DelParts): Promise<void> {
   try {
     await del(lease, parts, { applies: ({ generation }) => generation === lease.generation });
   } catch (error) {

@@ -5,7 +5,7 @@ import type { Logger } from 'pino';
 import type { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import type { Datapath } from '#agent/datapath/datapath.ts';
 import type { Segment } from '#agent/datapath/segment.ts';
-import type { Ipam } from '#agent/runtime/ipam.ts';
+import type { Ipam, OwedDels } from '#agent/runtime/ipam.ts';
 import type { PortClaims } from './port-mappings.ts';
 
 /** Identity of a path, and whether it is a network namespace. Throws a system error where there is nothing. */
@@ -29,6 +29,8 @@ export interface CniParts {
   readonly log: CniLog;
   /** Host routes to addresses on bridges of the reference plugin; absent: none are kept. */
   readonly bridged?: Pick<BridgedAddresses, 'sync'>;
+  /** What other IPAM plugins could not be told yet. */
+  readonly owed: OwedDels;
   /** Links of pods whose addresses a DHCP server gives; absent: there are none. */
   readonly segment?: Pick<Segment, 'isConfigured' | 'attach' | 'give' | 'mute' | 'detach' | 'faults'>;
 }

@@ -18,6 +18,7 @@ import { gc } from './gc.ts';
 import { type Caller, type HttpAnswer, type HttpRequest, HttpServer } from './http.ts';
 import { answerVersion } from './netconf.ts';
 import { type AddParts, type CniParts, rememberingOwnNetns } from './parts.ts';
+import { OwedDelivery } from './owed-dels.ts';
 import { PortClaims } from './port-mappings.ts';
 import { type CniCall, parseCall, type ShimRequest, shimRequestSchema, type Verb } from './request.ts';
 import { afterPrevious, errorJson, resultJson } from './result.ts';
@@ -102,6 +103,7 @@ class CniHandler {
   readonly #parts: AddParts;
   readonly #queue = new AttachmentQueue();
   readonly #collector: Collector | undefined;
+  readonly #delivery: OwedDelivery;
   readonly #bootId = readBootId();
   readonly #suffering = new Suffering();
   readonly #markPath: string;
@@ -117,6 +119,7 @@ class CniHandler {
     this.#options = { ...options, inspectNetns: rememberingOwnNetns(options.inspectNetns) };
     this.#parts = { ...this.#options, ports: new PortClaims() };
     this.#collector = options.collect && new Collector(options.collect, this.#parts, this.#queue);
+    this.#delivery = new OwedDelivery(options, this.#queue);
     this.#markPath = join(dirname(options.socketPath), 'served');
     this.spool = new Spool(options.spoolDir, options, this.#queue, this.#bootId);
     this.#open.promise.catch(() => undefined);
@@ -134,6 +137,7 @@ class CniHandler {
     this.#open.resolve();
     this.#isOpen = true;
     this.#collector?.start();
+    this.#delivery.start();
   }
 
   /** Resolves when every call at work has been answered and its answer has left. An ADD that waits for long is cut short. */
@@ -142,6 +146,7 @@ class CniHandler {
     this.#open.reject(new WeftError('interrupted', 'the agent is stopping'));
     await this.spool.stop();
     await this.#collector?.stop();
+    await this.#delivery.stop();
     const impatient = setTimeout(() => {
       for (const call of this.#atWork.keys()) call.abort();
     }, stopPatienceMs);

@@ -1,5 +1,6 @@
 // Leases whose addresses another plugin gave (`ipam.type`): no address of theirs is the pool's, so the core knows nothing of them. They
 // are durable beside its state, in a file that exists only where there has been one, and look like any other lease to CNI and datapath.
+// What such a plugin is still owed of attachments that are gone is kept there too.
 
 import { existsSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
@@ -7,12 +8,24 @@ import { networkInterfaces } from 'node:os';
 import { WeftError } from '#agent/errors.ts';
 import { segmentPrefix } from '#agent/datapath/segment-plan.ts';
 import { rangeOf, requireForeign, requireUnused } from './foreign-address.ts';
-import { type AttachmentKey, isOnSegment, type Lease, type LeaseRequest, unknownDelegate } from './ipam.ts';
+import {
+  type AttachmentKey,
+  type Delegate,
+  isOnSegment,
+  type Lease,
+  type LeaseRequest,
+  unknownDelegate,
+} from './ipam.ts';
+import type { OwedDel, OwedDels } from './ipam.ts';
 import { randomGeneration } from './random.ts';
 import { hostIfname, type RunningIpam } from './start.ts';
 import { openStore, type Store } from './store.ts';
 
+/** How many DELs of attachments that may never have had an address are remembered. */
+const mostWithoutAddress = 1000;
+
 export interface IpamWithDelegated extends RunningIpam {
+  readonly owed: OwedDels;
   /** Of leases found in the kernel, after the state directory was lost: those of no pool are another plugin's, nobody knows which. */
   keepForeign(found: readonly Lease[]): void;
 }
@@ -22,6 +35,12 @@ export function withDelegatedLeases(ipam: RunningIpam, path: string): IpamWithDe
   const delegated = new DelegatedLeases(path);
   return {
     ...ipam,
+    owed: {
+      owe: (del) => delegated.owe(del),
+      find: (key) => delegated.owed.get(nameOf(key)),
+      all: () => [...delegated.owed.values()],
+      settle: (key) => delegated.settle(key),
+    },
     lease: async (request, signal) => {
       if (delegated.find(request) !== undefined) throw exists(request);
       if (request.delegate === undefined) return ipam.lease(request, signal);
@@ -64,13 +83,19 @@ function exists(key: AttachmentKey): WeftError {
 class DelegatedLeases {
   readonly #path: string;
   readonly #leases = new Map<string, Lease>();
+  /** In the order in which they came to be owed. A row like a lease's, under the same key: one write turns the one into the other. */
+  readonly owed: Map<string, OwedDel> = new Map();
   #store: Store | undefined;
 
   constructor(path: string) {
     this.#path = path;
     if (!existsSync(path)) return;
     this.#store = openStore(path);
-    for (const lease of this.#store.load().leases) this.#leases.set(nameOf(lease), lease);
+    for (const lease of this.#store.load().leases) {
+      const { delegate } = lease as Lease;
+      if (delegate?.owed === undefined) this.#leases.set(nameOf(lease), lease);
+      else this.owed.set(nameOf(lease), { ...lease, delegate, why: delegate.owed });
+    }
   }
 
   add({ containerId, ifname, addresses, owner, link, delegate }: LeaseRequest): Lease {
@@ -91,10 +116,46 @@ class DelegatedLeases {
     return lease;
   }
 
+  owe(del: OwedDel): void {
+    const name = nameOf(del);
+    const generation = randomGeneration();
+    const lease: Lease = this.#leases.get(name) ?? {
+      ...del,
+      generation,
+      owner: { network: '', netnsPath: '', netnsInode: 0n },
+      state: 'pending',
+      hostIfname: hostIfname(generation),
+    };
+    if (!this.owed.has(name) && del.addresses.length === 0) this.#forgetOldest();
+    const delegate: Delegate = { ...del.delegate, owed: del.why };
+    this.#persist({ ...lease, state: 'pending', sinceMs: del.sinceMs, delegate });
+    this.#leases.delete(name);
+    // What has just been tried goes behind what has not.
+    this.owed.delete(name);
+    this.owed.set(name, del);
+  }
+
+  settle(key: AttachmentKey): void {
+    if (!this.owed.has(nameOf(key))) return;
+    this.#store?.persist([{ kind: 'unlease', lease: { ...key, addresses: [] } as unknown as Lease }], 'normal');
+    this.owed.delete(nameOf(key));
+  }
+
+  /** A plugin that fails at every ADD and DEL is owed one for each try of the runtime; hardly any has an address to give back. */
+  #forgetOldest(): void {
+    const without = [...this.owed.values()].filter(({ addresses }) => addresses.length === 0);
+    const [oldest] = without;
+    if (oldest !== undefined && without.length >= mostWithoutAddress) this.settle(oldest);
+  }
+
   put(lease: Lease): void {
+    this.#persist(lease);
+    this.#leases.set(nameOf(lease), lease);
+  }
+
+  #persist(lease: Lease): void {
     this.#store ??= openStore(this.#path);
     this.#store.persist([{ kind: 'lease', lease }], 'normal');
-    this.#leases.set(nameOf(lease), lease);
   }
 
   remove(key: AttachmentKey, generation: string | undefined): Lease | undefined {

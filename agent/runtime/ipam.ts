@@ -36,6 +36,29 @@ export interface Delegate {
   readonly env: Readonly<Record<string, string>>;
   /** The whole network configuration. */
   readonly stdin: string;
+  /** Of an OwedDel alone: its `why`. */
+  readonly owed?: string;
+}
+
+/** A DEL that another plugin has not taken yet: its attachment is gone from here, its addresses are still given out in that plugin's books. */
+export interface OwedDel extends AttachmentKey {
+  readonly delegate: Delegate;
+  /** What the plugin had given; empty where that is not known. */
+  readonly addresses: readonly string[];
+  /** Why it could not be told the last time. */
+  readonly why: string;
+  /** Milliseconds since the epoch. */
+  readonly sinceMs: number;
+}
+
+/** The DELs that other plugins are owed, at most one for each key; durable. Every method throws WeftError('store'). */
+export interface OwedDels {
+  /** Takes the place of the attachment's lease, where there is one. */
+  owe(del: OwedDel): void;
+  find(key: AttachmentKey): OwedDel | undefined;
+  all(): readonly OwedDel[];
+  /** The plugin has been told. */
+  settle(key: AttachmentKey): void;
 }
 
 /** Only a DEL whose configuration names the plugin can tell it. */

@@ -10,7 +10,7 @@ import type { NetnsInspector } from '#agent/cni/parts.ts';
 import { type CniServer, startCniServer } from '#agent/cni/server.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
-import { FakeDatapath, FakeIpam } from '#test/support/cni-fakes.ts';
+import { FakeDatapath, FakeIpam, FakeOwedDels } from '#test/support/cni-fakes.ts';
 import { runShim, type ShimRun } from '#test/support/shim.ts';
 
 export const hostInode: bigint = 1n;
@@ -36,6 +36,7 @@ export class CniCase implements AsyncDisposable {
   /** `VERB outcome` of each answered call. */
   readonly observed: string[] = [];
   ipam: FakeIpam = new FakeIpam();
+  readonly owed: FakeOwedDels = new FakeOwedDels();
   datapath: FakeDatapath = new FakeDatapath();
   log: Logger = pino({ level: 'silent' });
   beforeServing: () => Promise<void> = () => Promise.resolve();
@@ -68,6 +69,7 @@ export class CniCase implements AsyncDisposable {
   async start(): Promise<CniServer> {
     this.#server = await startCniServer({
       ipam: this.ipam,
+      owed: this.owed,
       datapath: this.datapath,
       inspectNetns: this.inspectNetns,
       socketPath: this.socketPath,

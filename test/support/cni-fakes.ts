@@ -12,7 +12,7 @@ import type {
   PodLinkRequest,
 } from '#agent/datapath/datapath.ts';
 import { WeftError } from '#agent/errors.ts';
-import type { AttachmentKey, Ipam, IpamView, Lease, LeaseRequest } from '#agent/runtime/ipam.ts';
+import type { AttachmentKey, Ipam, IpamView, Lease, LeaseRequest, OwedDel, OwedDels } from '#agent/runtime/ipam.ts';
 
 function nameOf(key: AttachmentKey): string {
   return `${key.containerId}/${key.ifname}`;
@@ -98,6 +98,27 @@ export class FakeIpam implements Ipam {
 
   whenReady(): Promise<void> {
     return Promise.resolve();
+  }
+}
+
+/** What plugins are owed, in memory. */
+export class FakeOwedDels implements OwedDels {
+  readonly #owed = new Map<string, OwedDel>();
+
+  owe(del: OwedDel): void {
+    this.#owed.set(nameOf(del), del);
+  }
+
+  find(key: AttachmentKey): OwedDel | undefined {
+    return this.#owed.get(nameOf(key));
+  }
+
+  all(): readonly OwedDel[] {
+    return [...this.#owed.values()];
+  }
+
+  settle(key: AttachmentKey): void {
+    this.#owed.delete(nameOf(key));
   }
 }
 

@@ -10,7 +10,7 @@ import { AttachmentQueue } from '#agent/cni/attachments.ts';
 import { Spool } from '#agent/cni/spool.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 import { fails } from '#test/support/cni-case.ts';
-import { FakeDatapath, FakeIpam } from '#test/support/cni-fakes.ts';
+import { FakeDatapath, FakeIpam, FakeOwedDels } from '#test/support/cni-fakes.ts';
 
 const bootId = '11111111-2222-3333-4444-555555555555';
 
@@ -29,7 +29,12 @@ beforeEach(async () => {
   const inspectNetns = (): never => {
     throw new Error('a kept DEL needs no namespace');
   };
-  spool = new Spool(directory, { ipam, datapath, inspectNetns, log }, new AttachmentQueue(), bootId);
+  spool = new Spool(
+    directory,
+    { ipam, owed: new FakeOwedDels(), datapath, inspectNetns, log },
+    new AttachmentQueue(),
+    bootId,
+  );
 });
 
 afterEach(async () => {

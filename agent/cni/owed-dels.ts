@@ -1,0 +1,128 @@
+// DELs that another plugin (`ipam.type`) could not be told: its program is gone, its daemon away, it failed or hung. The pod goes all the
+// same, the DEL stays owed and is tried again until the plugin takes it. Meanwhile the address is taken in the plugin's own books, so
+// nobody gets it twice.
+//
+//   DEL ──▶ plugin told? ── yes ─▶ lease gone
+//             no ─▶ owed, in the lease's row ──every ten seconds, and before an ADD of the same key──▶ told ─▶ gone
+
+import { toWeftError } from '#agent/errors.ts';
+import type { Condition } from '#agent/findings.ts';
+import type { AttachmentKey, Delegate, OwedDel, OwedDels } from '#agent/runtime/ipam.ts';
+import type { AttachmentQueue } from './attachments.ts';
+import { callDelegate } from './delegate.ts';
+import type { CniLog } from './parts.ts';
+
+const everyMs = 10_000;
+
+export interface OwingParts {
+  readonly owed: OwedDels;
+  readonly log: CniLog;
+}
+
+/** Not cut short when the caller goes away: the runtime would only ask again. Throws WeftError('delegateFailed'). */
+export async function delegateDel(delegate: Delegate): Promise<void> {
+  await callDelegate(delegate, 'DEL', new AbortController().signal);
+}
+
+/**
+ * Tells the plugin, or owes it the DEL: true when it has been told. In the latter case the attachment has no lease any more. Throws
+ * WeftError('store') alone.
+ */
+export async function tellOrOwe(
+  key: AttachmentKey,
+  delegate: Delegate,
+  addresses: readonly string[],
+  { owed, log }: OwingParts,
+): Promise<boolean> {
+  const before = owed.find(key);
+  try {
+    await delegateDel(delegate);
+    owed.settle(key);
+    return true;
+  } catch (error) {
+    const { containerId, ifname } = key;
+    const why = toWeftError(error).message;
+    const sinceMs = before?.sinceMs ?? Date.now();
+    owed.owe({ containerId, ifname, delegate, addresses: before?.addresses ?? addresses, why, sinceMs });
+    if (before?.why !== why)
+      log.error(
+        { err: error, ...key, addresses },
+        'an IPAM plugin could not be told DEL; the pod is gone, the agent will tell it',
+      );
+    return false;
+  }
+}
+
+/** What an operator should know of: one for each plugin. */
+export function owedFindings(owed: readonly OwedDel[]): readonly Condition[] {
+  const byPlugin = Map.groupBy(owed, ({ delegate }) => delegate.type);
+  return [...byPlugin].map(([plugin, dels]) => {
+    const addresses = dels.flatMap((del) => del.addresses);
+    const shown = addresses.slice(0, 5).join(', ') + (addresses.length > 5 ? ', …' : '');
+    const what = addresses.length === 0 ? '' : ` (${shown})`;
+    return {
+      name: 'pluginOwed',
+      subject: `IPAM plugin ${plugin}`,
+      message: `it could not be told of ${dels.length} pods that are gone${what}: ${dels.at(-1)?.why ?? ''}`,
+    };
+  });
+}
+
+/** Tells the plugins what they are owed, again and again. */
+export class OwedDelivery {
+  readonly #parts: OwingParts;
+  readonly #queue: AttachmentQueue;
+  readonly #stop = new AbortController();
+  #timer: NodeJS.Timeout | undefined;
+  #delivering: Promise<void> = Promise.resolve();
+
+  constructor(parts: OwingParts, queue: AttachmentQueue) {
+    this.#parts = parts;
+    this.#queue = queue;
+  }
+
+  start(): void {
+    this.#timer = setTimeout(() => {
+      this.#delivering = this.#deliverAndGoOn();
+    }, everyMs);
+    this.#timer.unref();
+  }
+
+  async #deliverAndGoOn(): Promise<void> {
+    try {
+      await this.deliver();
+    } catch (error) {
+      this.#parts.log.warn({ err: toWeftError(error) }, 'cannot tell IPAM plugins what they are owed');
+    }
+    if (!this.#stop.signal.aborted) this.start();
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    clearTimeout(this.#timer);
+    await this.#delivering;
+  }
+
+  /** A plugin that fails is asked once: the next time with what it was not asked for the longest. */
+  async deliver(): Promise<void> {
+    const byPlugin = Map.groupBy(
+      this.#parts.owed.all(),
+      ({ delegate }) => `${delegate.type} ${delegate.env['CNI_PATH']}`,
+    );
+    await Promise.all([...byPlugin.values()].map((dels) => this.#deliverTo(dels)));
+  }
+
+  async #deliverTo(dels: readonly OwedDel[]): Promise<void> {
+    for (const { containerId, ifname } of dels) {
+      if (this.#stop.signal.aborted) return;
+      const key = { containerId, ifname };
+      const isTold = await this.#queue.run(key, this.#stop.signal, async () => {
+        // Meanwhile another DEL may have told it, or an ADD begun anew.
+        const del = this.#parts.owed.find(key);
+        return del === undefined || (await tellOrOwe(key, del.delegate, del.addresses, this.#parts));
+      });
+      if (!isTold) return;
+      this.#parts.log.info(key, 'an IPAM plugin was told a DEL that it was owed');
+    }
+  }
+}
