@@ -65,6 +65,7 @@ export class ProbeBook {
   readonly #peers = new Map<string, PeerState>();
   readonly #agenda = new Agenda<PeerState>((state) => this.#peers.get(state.peer.name) === state);
   readonly #waiting = new Map<number, Waiting>();
+  readonly #answering: ProbePeer[] = [];
   #scene: ProbeScene | undefined;
   #sequence = 0;
 
@@ -120,6 +121,7 @@ export class ProbeBook {
       state.of.rttMs = tookMs;
       state.of.smallLost = 0;
       this.#note(state.of, true);
+      this.#answering.push(state.of.peer);
     } else if (state.kind === 'full') {
       state.of.fullLost = 0;
       state.of.fullAnswered = true;
@@ -152,9 +154,9 @@ export class ProbeBook {
     return new Map([...this.#peers].map(([name, state]) => [name, pathOf(state)]));
   }
 
-  /** Peers whose last small probe was answered. */
-  *answering(): Iterable<ProbePeer> {
-    for (const { recent, peer } of this.#peers.values()) if (recent.at(-1) === true) yield peer;
+  /** Peers that have answered a small probe since the last call. */
+  takeAnswering(): readonly ProbePeer[] {
+    return this.#answering.splice(0);
   }
 
   findings(nowMs: number): readonly Condition[] {

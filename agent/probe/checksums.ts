@@ -11,6 +11,7 @@ import type { ProbePeer } from './scene.ts';
 export const checksumPort = 9;
 const againMs = 600_000;
 const suspiciousAgainMs = 1000;
+const faultyAgainMs = 10_000;
 const faultsInARow = 3;
 const waitMs = 900;
 
@@ -30,19 +31,21 @@ export class ChecksumProbes implements Disposable {
   readonly #netnsPath: string | null;
   readonly #peers = new Map<string, PeerState>();
   #asked: Asked | undefined;
-  #nextAtMs = Infinity;
+  /** Asked again whether it has just answered or not. */
+  #suspect: ProbePeer | undefined;
 
   constructor(netnsPath: string | undefined) {
     this.#netnsPath = netnsPath ?? null;
   }
 
-  /** One peer at a time: judges the one that was asked, then asks the next that is due. `answering`: peers that answer pings. */
-  turn(nowMs: number, source: string | undefined, answering: Iterable<ProbePeer>): void {
+  /** One peer at a time: judges the one that was asked, then asks the next that is due. `answering`: peers that have just answered pings. */
+  turn(nowMs: number, source: string | undefined, answering: readonly ProbePeer[]): void {
     if (this.#asked && nowMs - this.#asked.atMs < waitMs) return;
     if (this.#asked) this.#judge(this.#asked, nowMs);
     this.#asked = undefined;
     if (source === undefined) return;
-    const next = this.#firstDue(nowMs, answering);
+    const candidates = this.#suspect ? [this.#suspect, ...answering] : answering;
+    const next = candidates.find(({ name }) => (this.#peers.get(name)?.nextAtMs ?? 0) <= nowMs);
     const to = next?.overlayAddresses.find((address) => !address.includes(':'));
     if (!next || to === undefined) return;
     this.#state(next.name).nextAtMs = nowMs + againMs;
@@ -57,7 +60,8 @@ export class ChecksumProbes implements Disposable {
 
   /** When it has something to do, whoever begins to answer; Infinity: nothing. */
   get nextAtMs(): number {
-    return this.#asked ? this.#asked.atMs + waitMs : this.#nextAtMs;
+    if (this.#asked) return this.#asked.atMs + waitMs;
+    return this.#suspect ? this.#state(this.#suspect.name).nextAtMs : Infinity;
   }
 
   findings(peers: readonly ProbePeer[]): readonly Condition[] {
@@ -73,24 +77,16 @@ export class ChecksumProbes implements Disposable {
     this.#asked = undefined;
   }
 
-  #firstDue(nowMs: number, answering: Iterable<ProbePeer>): ProbePeer | undefined {
-    this.#nextAtMs = Infinity;
-    for (const peer of answering) {
-      const atMs = this.#peers.get(peer.name)?.nextAtMs ?? 0;
-      if (atMs <= nowMs) return peer;
-      this.#nextAtMs = Math.min(this.#nextAtMs, atMs);
-    }
-    return undefined;
-  }
-
   #judge(asked: Asked, nowMs: number): void {
     const addon = nativeAddon();
     const state = this.#state(asked.peer.name);
     const [good, plain] = [addon.udpAnswered(asked.withChecksum), addon.udpAnswered(asked.without)];
+    this.#suspect = undefined;
     if (good) state.faults = 0;
     else if (plain) {
+      this.#suspect = asked.peer;
       state.faults++;
-      state.nextAtMs = nowMs + suspiciousAgainMs;
+      state.nextAtMs = nowMs + (state.faults < faultsInARow ? suspiciousAgainMs : faultyAgainMs);
     }
     this.#close(asked);
   }

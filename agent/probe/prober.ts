@@ -161,7 +161,7 @@ class RunningProber implements Prober {
       if (this.#socket.send({ ...outgoing, id: this.#id }) !== 0) this.#book.refused(outgoing.sequence);
     }
     const own = scene.overlayAddresses.find((address) => !address.includes(':'));
-    this.#checksums.turn(nowMs, own, this.#book.answering());
+    this.#checksums.turn(nowMs, own, this.#book.takeAnswering());
   }
 
   #greet(nowMs: number, scene: ProbeScene): void {

@@ -19,7 +19,8 @@ export async function listKeys(
   signal: AbortSignal,
 ): Promise<readonly RegistryRecord[]> {
   signal.throwIfAborted();
-  const answers = (await firstMajority(links, (link) => keysOf(link, kind, signal))).map(({ keys }) => keys);
+  const ask = (link: VoterLink, began: () => Promise<void>): Promise<Keys> => keysOf(link, kind, signal, began);
+  const answers = (await firstMajority(links, ask)).map(({ keys }) => keys);
   const majority = Math.floor(links.length / 2) + 1;
   const records: RegistryRecord[] = [];
   const doubtful: string[] = [];
@@ -46,7 +47,13 @@ interface Keys {
   readonly keys: ReadonlyMap<string, ChangedKey>;
 }
 
-async function keysOf(link: VoterLink, kind: RecordKind, signal: AbortSignal): Promise<Keys> {
+/** `began` is told of the first page, and resolves when the others are worth reading. */
+async function keysOf(
+  link: VoterLink,
+  kind: RecordKind,
+  signal: AbortSignal,
+  began: () => Promise<void>,
+): Promise<Keys> {
   const keys = new Map<string, ChangedKey>();
   let after = 0;
   let diskId = '';
@@ -57,6 +64,7 @@ async function keysOf(link: VoterLink, kind: RecordKind, signal: AbortSignal): P
     for (const entry of answer.entries) keys.set(entry.name, entry);
     ({ change: after, diskId } = answer);
     if (!answer.more) return { voter: link.name, voterId, sessions, keys };
+    await began();
   }
 }
 
@@ -77,12 +85,25 @@ function agreedKey(
   return undefined;
 }
 
-/** The answers of the first majority; all of them would mean waiting for a voter that is down. Superseded ones do not count. */
-function firstMajority(links: readonly VoterLink[], ask: (link: VoterLink) => Promise<Keys>): Promise<readonly Keys[]> {
+/**
+ * The answers of the first majority; all of them would mean waiting for a voter that is down. Superseded ones do not count. Where no majority
+ * begins to answer nobody is asked for more than a page: a voter that is alone would read thousands of records for nothing, again and again.
+ */
+function firstMajority(
+  links: readonly VoterLink[],
+  ask: (link: VoterLink, began: () => Promise<void>) => Promise<Keys>,
+): Promise<readonly Keys[]> {
   const majority = Math.floor(links.length / 2) + 1;
   return new Promise((resolve, reject) => {
     const answers: Keys[] = [];
+    const begun = new Set<VoterLink>();
+    const enough = Promise.withResolvers<void>();
+    enough.promise.catch(() => undefined); // where nobody waits for it
     let failed = 0;
+    const begins = (link: VoterLink): Promise<void> => {
+      if (begun.add(link).size >= majority) enough.resolve();
+      return enough.promise;
+    };
     let cause: unknown;
     const judge = (): void => {
       const standing = answers.filter(
@@ -94,12 +115,16 @@ function firstMajority(links: readonly VoterLink[], ask: (link: VoterLink) => Pr
       reject(new WeftError('registry', `no majority of the voters answers${why}`, { cause }));
     };
     for (const link of links) {
-      ask(link)
+      ask(link, () => begins(link))
         .then(
-          (answer) => void answers.push(answer),
+          (answer) => {
+            answers.push(answer);
+            void begins(link);
+          },
           (error: unknown) => {
             failed += 1;
             cause = error;
+            if (links.length - failed < majority) enough.reject(error);
           },
         )
         .then(judge, reject);

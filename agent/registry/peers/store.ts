@@ -41,7 +41,8 @@ export interface KeyedRegister {
 }
 
 const formatVersion = 2;
-// '0' follows '/' in ASCII: the keys of a kind are those between `kind/` and `kind0`.
+/** `kind/` of a key. In this wording it is what the index holds. */
+const kindOfKey = "substr(key, 1, instr(key, '/'))";
 const schema = `
   CREATE TABLE IF NOT EXISTS voter (id TEXT NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS registers (
@@ -52,6 +53,7 @@ const schema = `
     change INTEGER NOT NULL
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX IF NOT EXISTS registers_change ON registers (change);
+  CREATE INDEX IF NOT EXISTS registers_kind ON registers (${kindOfKey}, change);
   CREATE TABLE IF NOT EXISTS membership (session TEXT NOT NULL, floor INTEGER NOT NULL, member INTEGER NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS sessions (voter TEXT PRIMARY KEY, session TEXT NOT NULL) STRICT, WITHOUT ROWID;
 `;
@@ -120,7 +122,7 @@ function prepareStore(database: DatabaseSync, path: string, whenMade: 'member' |
 function storeOn(database: DatabaseSync, diskId: string, path: string): VoterStore {
   const selectOne = database.prepare('SELECT * FROM registers WHERE key = ?');
   const selectChanged = database.prepare(
-    'SELECT * FROM registers WHERE change > ? AND key > ? AND key < ? AND cell IS NOT NULL ORDER BY change LIMIT ?',
+    `SELECT * FROM registers WHERE ${kindOfKey} = ? AND change > ? AND cell IS NOT NULL ORDER BY change LIMIT ?`,
   );
   const selectLast = database.prepare('SELECT coalesce(max(change), 0) AS change FROM registers');
   const upsert = database.prepare(
@@ -162,7 +164,7 @@ function storeOn(database: DatabaseSync, diskId: string, path: string): VoterSto
     lastChange,
     changedKeys: (kind, after, limit) => {
       const prefix = recordKey(kind, '');
-      return (selectChanged.all(after, prefix, `${kind}0`, limit) as unknown as readonly Row[]).flatMap((row) => {
+      return (selectChanged.all(prefix, after, limit) as unknown as readonly Row[]).flatMap((row) => {
         const { accepted, cell } = registerOf(row);
         return cell === null ? [] : [{ name: row.key.slice(prefix.length), accepted, cell, change: row.change }];
       });

@@ -121,19 +121,20 @@ async function confirmDoubts(
     await board.doubted();
     await pause(waitMs, signal);
     const names = [...board.takeDoubts()];
-    let failed = false;
-    while (names.length > 0 && !signal.aborted) {
+    const failed: string[] = [];
+    // Where reads fail most would: the rest waits, and is first next time.
+    while (names.length > 0 && failed.length === 0 && !signal.aborted) {
       const reads = names.splice(0, readsAtOnce).map(async (name) => {
         try {
           board.confirm(name, await get(name));
         } catch {
-          failed = true;
-          board.doubt(name);
+          failed.push(name);
         }
       });
       await Promise.all(reads);
     }
-    waitMs = failed ? Math.min(retryLimitMs, Math.max(retryStartMs, waitMs * 2)) : confirmAfterMs;
+    for (const name of [...names, ...failed]) board.doubt(name);
+    waitMs = failed.length > 0 ? Math.min(retryLimitMs, Math.max(retryStartMs, waitMs * 2)) : confirmAfterMs;
   }
 }
 

@@ -149,3 +149,25 @@ it('hears a voter that starts 2 s late within 0.3 s of its start, and does not h
     await done;
   }
 });
+
+it('tries few of many doubts while reads fail, and reads them all once they do not', async () => {
+  const names = Array.from({ length: 100 }, (_, index) => `peer${index}`);
+  let away = true;
+  let reads = 0;
+  await watching(
+    async () => {
+      reads++;
+      if (away) throw new Error('no majority');
+      return record('v1');
+    },
+    async ([a], events) => {
+      for (const name of names) a.report(name, 'v1');
+      await until(() => reads > 0, 'a read', 1000);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      // Half a second has room for four sweeps at most.
+      expect(reads).toBeLessThan(50);
+      away = false;
+      await until(() => events.length === names.length, 'every record', 5000);
+    },
+  );
+});
