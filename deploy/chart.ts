@@ -7,6 +7,7 @@ type Replacement = readonly [base: string, chart: string];
 
 const everywhere: readonly Replacement[] = [
   ['  namespace: weft\n', '  namespace: {{ .Values.namespace }}\n'],
+  ['kubernetes.io/metadata.name: weft\n', 'kubernetes.io/metadata.name: {{ .Values.namespace }}\n'],
   ["'system:serviceaccount:weft:weft'", "'system:serviceaccount:{{ .Values.namespace }}:weft'"],
 ];
 

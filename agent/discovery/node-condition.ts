@@ -1,12 +1,14 @@
 // The condition NetworkUnavailable=False (reason WeftIsUp) on the own Node: cloud providers hold pods off a node until its
-// network says so. Written once this node can serve pods; never set to True, also not at shutdown: pods keep talking.
-// Needs the verb `patch` on `nodes/status`.
+// network says so. Written once this node can serve pods; never set to True, also not at shutdown: pods keep talking. With it goes the
+// label by which the API server finds the Nodes that a takeover is compared with (node-part.ts).
+// Needs the verb `patch` on `nodes/status`, by which a Node's labels can be written too.
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { WeftError } from '#agent/errors.ts';
 import { openKubeApi, type KubeApi } from '#agent/kubernetes/api.ts';
 import { failure, type KubeObject } from '#agent/kubernetes/list-watch.ts';
+import { nodePart, partLabel } from '#agent/kubernetes/node-part.ts';
 
 export interface NodeConditionOptions {
   readonly nodeName: string;
@@ -27,7 +29,7 @@ interface Condition {
 const retryStartMs = 500;
 const retryLimitMs = 60_000;
 
-/** Tries until it is written or the signal aborts; resolves in both cases. A condition that says so already is left alone. */
+/** Tries until it is written or the signal aborts; resolves in both cases. A Node that says so already is left alone. */
 export async function reportNetworkAvailable(options: NodeConditionOptions, signal: AbortSignal): Promise<void> {
   const { nodeName, log } = options;
   const api = options.api ?? openKubeApi(options);
@@ -54,9 +56,13 @@ async function writeCondition(api: KubeApi, nodeName: string, signal: AbortSigna
   const path = `/api/v1/nodes/${nodeName}`;
   const answer = await api.call({ method: 'GET', path }, signal);
   if (answer.status !== 200) throw failure(`reading Node ${nodeName}`, answer);
-  const { status } = answer.body as KubeObject & { readonly status?: { readonly conditions?: readonly Condition[] } };
+  const { metadata, status } = answer.body as KubeObject & {
+    readonly status?: { readonly conditions?: readonly Condition[] };
+  };
+  const part = nodePart(metadata.uid);
   const current = status?.conditions?.find(({ type }) => type === 'NetworkUnavailable');
-  if (current?.status === 'False' && current.reason === 'WeftIsUp') return false;
+  const isUp = current?.status === 'False' && current.reason === 'WeftIsUp';
+  if (isUp && metadata.labels?.[partLabel] === part) return false;
   const now = new Date().toISOString().replace(/\.\d+Z$/, 'Z');
   const condition = {
     type: 'NetworkUnavailable',
@@ -72,7 +78,10 @@ async function writeCondition(api: KubeApi, nodeName: string, signal: AbortSigna
       method: 'PATCH',
       path: `${path}/status`,
       contentType: 'application/strategic-merge-patch+json',
-      body: { status: { conditions: [condition] } },
+      body: {
+        ...(part !== undefined && { metadata: { labels: { [partLabel]: part } } }),
+        status: { conditions: [condition] },
+      },
     },
     signal,
   );

@@ -8,6 +8,7 @@ import type { RegistryRecord } from '#agent/registry/registry.ts';
 import type { ApiServer } from '#test/support/api-server.ts';
 import { until } from './cluster/host.ts';
 import { type Attempt, blockAttempts, blocksOfEverySize } from './support/block-attempts.ts';
+import { foreignAttempts } from './support/foreign-attempts.ts';
 import { done, type NodeAgent } from './support/node-agents.ts';
 import { snapshot, startPrivilegeWorld, type PrivilegeWorld } from './support/privilege-world.ts';
 import {
@@ -113,6 +114,7 @@ describe('with the token of node a, the API server refuses', () => {
       async () => withMetadata(a, { ownerReferences: [owner(b)] }),
     ],
     ...blockAttempts(() => world),
+    ...foreignAttempts(() => world),
     ['to delete another’s record', 'weft-peers', async () => removal(await stored(b))],
     ['to delete its own record', 'weft-peers', async () => removal(await stored(a))],
     ['to delete a gone node’s record without being its heir', 'weft-peers', async () => removal(await stored(gone))],
@@ -254,6 +256,10 @@ describe('with the token of node a, the API server refuses', () => {
       body: { message: expect.stringContaining('a founder names itself') },
     });
     expect(await found(a, { ranges: ['10.0.0.0/8'] })).toMatchObject({ status: 422 });
+    expect(await found(a, { founder: refTo(await stored(a)), namespaces: ['kube-system'] })).toMatchObject({
+      status: 422,
+      body: { message: expect.stringContaining('chooses no namespaces') },
+    });
     expect(await found(b, { founder: refTo(await stored(b)), reserved: ['10.43.0.0/16'] })).toMatchObject({
       status: 200,
     });

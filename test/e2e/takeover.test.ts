@@ -7,7 +7,7 @@ import { until } from './cluster/host.ts';
 import { type AgentCore, startCore } from './support/agent-core.ts';
 import { addNodeAgent, done, type NodeAgent } from './support/node-agents.ts';
 import { policiesAct, startGuardedServer } from './support/privilege-world.ts';
-import { peers } from './support/weft-objects.ts';
+import { leases, peers } from './support/weft-objects.ts';
 
 const signal = new AbortController().signal;
 const warnings: string[] = [];
@@ -76,6 +76,10 @@ it('a node that is gone leaves its space to the others, and its record', async (
   await part('three').stop();
   await done(server.admin, { method: 'DELETE', path: '/api/v1/nodes/three' });
   await until('its record is gone', 90_000, async () => !(await records()).includes(agent.record));
+  await until('its session is gone', 30_000, async () => {
+    const path = `${leases}/${agent.record}`;
+    return (await server.admin.call({ method: 'GET', path }, signal)).status === 404;
+  });
   await until('the whole range is owned', 30_000, async () => owned('one') === 2 ** 20 && owned('two') === 2 ** 20);
 }, 150_000);
 

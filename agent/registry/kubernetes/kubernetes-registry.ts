@@ -94,7 +94,7 @@ function registryOver(
         meta = now === undefined ? undefined : writeMetaOf(now);
       }
       const { uid, version: resourceVersion } = record;
-      const body = resource.objectOf({ ...meta, name, uid, resourceVersion }, value);
+      const body = resource.objectOf({ ...meta, name, uid, resourceVersion }, value, record.value);
       return write(resource, { method: 'PUT', path: `${resource.path}/${name}`, body }, signal);
     },
     delete: async ({ kind, name, uid, version: resourceVersion }, signal): Promise<DeleteOutcome> => {
@@ -103,7 +103,11 @@ function registryOver(
       const path = `${resourceOf(kind, namespace).path}/${name}`;
       const answer = await attempt(api, { method: 'DELETE', path, body }, alive(signal));
       if ('reason' in answer) return { kind: 'unknown', reason: answer.reason };
-      return answer.status === 200 ? { kind: 'ok' } : outcomeOf(answer);
+      if (answer.status !== 200) return outcomeOf(answer);
+      // Nobody asks for the session of a record that has ended; what becomes of this request does not matter.
+      const session = `${resourceOf('session', namespace).path}/${name}`;
+      if (kind === 'peer') await attempt(api, { method: 'DELETE', path: session }, alive(signal));
+      return { kind: 'ok' };
     },
     close,
   };

@@ -2,6 +2,7 @@
 // has no room for it: the value is an annotation, and what the Lease knows (holder, term) is filled in from it for kubectl.
 
 import type { KubeObject, ObjectMeta } from '#agent/kubernetes/list-watch.ts';
+import { partLabel, partOfName } from '#agent/kubernetes/node-part.ts';
 import { peerLabels } from '#agent/registry/kubernetes/peer-labels.ts';
 import type { RecordKind, RegistryRecord, RecordValue } from '#agent/registry/registry.ts';
 
@@ -13,7 +14,8 @@ export interface Resource {
   readonly path: string;
   /** Narrows lists and watches down to Weft's own. */
   readonly query: Readonly<Record<string, string>>;
-  objectOf(meta: WriteMeta, value: RecordValue): unknown;
+  /** `before`: the value that this one takes the place of. */
+  objectOf(meta: WriteMeta, value: RecordValue, before?: RecordValue): unknown;
   /** undefined: not a record of ours, or not one any more. */
   recordOf(object: KubeObject): RegistryRecord | undefined;
 }
@@ -39,9 +41,9 @@ function customResource(kind: RecordKind, objectKind: string, plural: string): R
     kind,
     path: `/apis/${apiVersion}/${plural}`,
     query: {},
-    objectOf: (meta, spec) => {
+    objectOf: (meta, spec, before) => {
       const { labels: kept, ...rest } = meta;
-      const labels = kind === 'peer' ? peerLabels(kept, spec) : kept;
+      const labels = kind === 'peer' ? peerLabels(kept, spec, before) : kept;
       return { apiVersion, kind: objectKind, metadata: { ...rest, ...(labels !== undefined && { labels }) }, spec };
     },
     recordOf: (object) => {
@@ -63,7 +65,7 @@ function sessionLease(namespace: string): Resource {
       metadata: {
         ...meta,
         namespace,
-        labels: { ...meta.labels, [managedByLabel]: 'weft' },
+        labels: { ...meta.labels, ...sessionLabels(meta.name) },
         annotations: { ...meta.annotations, [sessionAnnotation]: JSON.stringify(value) },
       },
       spec: leaseSpec(value),
@@ -74,6 +76,11 @@ function sessionLease(namespace: string): Resource {
       return value === undefined ? undefined : recordOf('session', object, value);
     },
   };
+}
+
+function sessionLabels(name: string): Readonly<Record<string, string>> {
+  const part = partOfName(name);
+  return { [managedByLabel]: 'weft', ...(part !== undefined && { [partLabel]: part }) };
 }
 
 /** The fields that `kubectl get lease` prints; renewTime is for people, nobody's decision stands on it. */

@@ -52,6 +52,19 @@ export function blockAttempts(world: () => PrivilegeWorld): readonly Attempt[] {
         return relabelled(b, { heir: refTo(await stored(a)) }, ...marks.map((mark) => mark.split('/')[1] ?? ''));
       },
     ],
+    [
+      'to replace an heir that lives without the label by which that is seen',
+      'weft-peers',
+      async () => {
+        const { a, inherited } = world();
+        const request = await withSpec(inherited, { heir: refTo(await stored(a)) });
+        const { 'weft.network/heirs': _dropped, ...labels } = (request.body as Stored).metadata['labels'] as {
+          readonly [label: string]: string;
+        };
+        const body = request.body as Stored;
+        return { ...request, body: { ...body, metadata: { ...body.metadata, labels } } };
+      },
+    ],
     ['to hide its own blocks', 'weft-peers', async () => relabelled(world().a, {})],
   ];
 }

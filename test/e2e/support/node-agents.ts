@@ -40,12 +40,19 @@ export async function addStranger(server: ApiServer): Promise<NodeAgent> {
   return await agentWith(server, 'nowhere', '00000000-0000-4000-8000-000000000000', {});
 }
 
-/** A Node object as a kubelet registers it; returns its uid. */
-export async function addNode(server: ApiServer, name: string): Promise<string> {
+/** A Node object as a kubelet registers it, with so many images; returns its uid. */
+export async function addNode(server: ApiServer, name: string, images = 0): Promise<string> {
   const status = {
     addresses: [{ type: 'InternalIP', address: '192.0.2.1' }],
     conditions: [{ type: 'Ready', status: 'True', reason: 'KubeletReady' }],
     capacity: { cpu: '2' },
+    images: Array.from({ length: images }, (_, index) => ({
+      names: [
+        `registry.example/team/image-${index}@sha256:${'0'.repeat(64)}`,
+        `registry.example/team/image-${index}:1.0`,
+      ],
+      sizeBytes: 50_000_000,
+    })),
   };
   const node = { apiVersion: 'v1', kind: 'Node', metadata: { name }, status };
   const made = (await done(server.admin, { method: 'POST', path: '/api/v1/nodes', body: node })).body as {

@@ -1,6 +1,7 @@
 // A cluster's objects in the middle of things, for trying what the tokens of agents may do: two living nodes, two that are gone,
 // a grant under way, sessions; on a real API server with RBAC and the admission policies of deploy/base, which act already.
 import { join } from 'node:path';
+import { reportNetworkAvailable } from '#agent/discovery/node-condition.ts';
 import type { KubeRequest } from '#agent/kubernetes/api.ts';
 import { startApiServer, type ApiServer } from '#test/support/api-server.ts';
 import { until } from '../cluster/host.ts';
@@ -24,6 +25,7 @@ import {
   withSpec,
 } from './weft-objects.ts';
 
+const silent = { info: () => undefined, warn: () => undefined } as never;
 const deploy = new URL('../../../deploy/base/', import.meta.url).pathname;
 
 export interface PrivilegeWorld extends AsyncDisposable {
@@ -36,6 +38,10 @@ export interface PrivilegeWorld extends AsyncDisposable {
   readonly gone: NodeAgent;
   /** Its Node does not exist any more; `b` is its heir. */
   readonly inherited: NodeAgent;
+  /** Lives; its Node has no label of Weft, as before its agent has served anybody. */
+  readonly plain: NodeAgent;
+  /** Lives; its node's name looks like a pool's record. It has a session here and one in a pool. */
+  readonly dotted: NodeAgent;
   /** A token that names no node. */
   readonly stranger: NodeAgent;
 }
@@ -43,8 +49,8 @@ export interface PrivilegeWorld extends AsyncDisposable {
 /** An API server with everything of deploy/base that an agent's requests meet. */
 export async function startGuardedServer(): Promise<ApiServer> {
   const server = await startApiServer(await clusterPrograms());
-  const names = ['namespace.yaml', 'crd.yaml', 'rbac.yaml', 'admission.yaml', 'admission-blocks.yaml'];
-  const files = names.flatMap((name) => ['-f', join(deploy, name)]);
+  const admission = ['admission.yaml', 'admission-blocks.yaml', 'admission-takeover.yaml'];
+  const files = ['namespace.yaml', 'crd.yaml', 'rbac.yaml', ...admission].flatMap((name) => ['-f', join(deploy, name)]);
   const applied = await server.kubectl(['apply', ...files]);
   if (applied.code !== 0) throw new Error(applied.output);
   const crds = ['crd/peers.weft.network', 'crd/universes.weft.network'];
@@ -58,9 +64,17 @@ export async function startPrivilegeWorld(): Promise<PrivilegeWorld> {
   const b = await addNodeAgent(server, 'b');
   const gone = await addNodeAgent(server, 'gone');
   const inherited = await addNodeAgent(server, 'inherited');
+  const plain = await addNodeAgent(server, 'plain');
+  const dotted = await addNodeAgent(server, 'host.pool-1');
   const stranger = await addStranger(server);
   await policiesAct(server, a, b);
-  for (const agent of [a, b, gone, inherited]) await done(agent.api, creation(peerOf(agent)));
+  for (const agent of [a, b, gone, inherited, plain]) await done(agent.api, creation(peerOf(agent)));
+  for (const { node: nodeName, api } of [a, b, dotted]) {
+    await reportNetworkAvailable({ nodeName, api, log: silent }, AbortSignal.timeout(10_000));
+  }
+  for (const name of [dotted.record, `${dotted.record}.pool-blue`]) {
+    await done(dotted.api, creation(session(dotted, name), leases));
+  }
   await give(a, '10.32.0.0/18');
   await change(b, { blocks: blocks('10.33.0.0/16', '10.36.4.0/24', 'fd00:32:0:1234::/64') });
   await change(b, { granting: [{ id: 1, cidr: '10.33.128.0/17', to: refTo(await stored(gone)) }] });
@@ -84,9 +98,11 @@ export async function startPrivilegeWorld(): Promise<PrivilegeWorld> {
     b,
     gone,
     inherited,
+    plain,
+    dotted,
     stranger,
     [Symbol.asyncDispose]: async () => {
-      for (const agent of [a, b, gone, inherited, stranger]) agent[Symbol.dispose]();
+      for (const agent of [a, b, gone, inherited, plain, dotted, stranger]) agent[Symbol.dispose]();
       await server[Symbol.asyncDispose]();
     },
   };

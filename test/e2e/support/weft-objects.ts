@@ -46,12 +46,12 @@ export async function withMetadata(agent: NodeAgent, metadata: object): Promise<
 
 /** With the labels that belong to such a record, as an agent writes it. */
 export function update(agent: NodeAgent, spec: object, now: Stored): KubeRequest {
-  return { method: 'PUT', path: `${peers}/${agent.record}`, body: labelled({ ...now, spec: { ...spec } }) };
+  return { method: 'PUT', path: `${peers}/${agent.record}`, body: labelled({ ...now, spec: { ...spec } }, now) };
 }
 
-function labelled(peer: Stored): Stored {
+function labelled(peer: Stored, now: Stored): Stored {
   const { labels: before, ...rest } = peer.metadata;
-  const labels = peerLabels(before as Readonly<Record<string, string>> | undefined, peer.spec);
+  const labels = peerLabels(before as Readonly<Record<string, string>> | undefined, peer.spec, now.spec);
   return { ...peer, metadata: { ...rest, ...(labels !== undefined && { labels }) } };
 }
 
@@ -71,7 +71,7 @@ export function patch(path: string, body: object): KubeRequest {
 export async function replacement(agent: NodeAgent, path: string, spec: object): Promise<KubeRequest> {
   const now = (await done(agent.admin, { method: 'GET', path })).body as Stored;
   const body = { ...now, spec: { ...now.spec, ...spec } };
-  return { method: 'PUT', path, body: path.startsWith(peers) ? labelled(body) : body };
+  return { method: 'PUT', path, body: path.startsWith(peers) ? labelled(body, now) : body };
 }
 
 export function nodeStatus(name: string, status: object): KubeRequest {

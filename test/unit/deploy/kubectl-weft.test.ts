@@ -82,6 +82,14 @@ test('names a node that has no agent, a cluster that has none, and a command tha
   expect(await run()).toMatchObject({ code: 0, out: expect.stringContaining('Usage: kubectl weft') });
 });
 
+test('leaves it to kubectl to say why the cluster cannot be asked', async () => {
+  const refused = 'The connection to the server 127.0.0.1:6443 was refused';
+  await writeFile(join(directory, 'kubectl'), `#!/bin/sh\necho '${refused}' >&2\nexit 1\n`);
+  for (const args of [['status'], ['ipam', 'a'], ['range', 'replace', '10.96.0.0/12']]) {
+    expect(await run(...args)).toEqual({ code: 1, out: '', err: `${refused}\n` });
+  }
+});
+
 test('replaces the range while no pod has an address: the Universe first, then the records of that pool alone', async () => {
   await agents('a weft weft-a Running', 'b weft weft-b Running');
   await writeFile(join(directory, 'leases'), '0');

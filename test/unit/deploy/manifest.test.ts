@@ -39,8 +39,7 @@ describe('deploy/weft.yaml', () => {
   });
 
   test('has a binding that denies for each admission policy', async () => {
-    const texts = [await read('base/admission.yaml'), await read('base/admission-blocks.yaml')];
-    const objects = texts.flatMap((text) => loadAllYaml(text)) as readonly {
+    const objects = loadAllYaml(await renderManifest()) as readonly {
       readonly kind: string;
       readonly metadata: { readonly name: string };
       readonly spec: { readonly policyName?: string; readonly validationActions?: readonly string[] };
@@ -65,6 +64,24 @@ describe('deploy/weft.yaml', () => {
       });
     const parts = Array.from({ length: 16 }, (_, part) => `${part} with ${part}`);
     expect(pairs).toEqual(['wide with any', 'any with wide', ...parts]);
+  });
+
+  test('compares a takeover with the Nodes of each of the sixteen parts, and Nodes without one with all', async () => {
+    const text = await read('base/admission-takeover.yaml');
+    const digits = '0123456789abcdef'.split('');
+    const [nodes, sessions, ...parts] = (
+      loadAllYaml(text) as readonly { readonly kind: string; readonly spec: { readonly [field: string]: unknown } }[]
+    ).flatMap(({ kind, spec }) => (kind === 'ValidatingAdmissionPolicyBinding' ? [spec] : []));
+    const label = 'weft.network/part';
+    const unlabelled = { matchExpressions: [{ key: label, operator: 'NotIn', values: digits }] };
+    expect(nodes).toMatchObject({ paramRef: { selector: unlabelled } });
+    expect(sessions).toMatchObject({ matchResources: { objectSelector: unlabelled }, paramRef: { selector: {} } });
+    expect(parts).toMatchObject(
+      digits.map((digit) => ({
+        matchResources: { objectSelector: { matchLabels: { [label]: digit } } },
+        paramRef: { selector: { matchLabels: { [label]: digit } } },
+      })),
+    );
   });
 });
 

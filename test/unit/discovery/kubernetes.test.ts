@@ -143,13 +143,16 @@ describe('node condition', { timeout: 30_000 }, () => {
 
   it('is written once, tried until it is, and touches no other condition', async () => {
     let conditions: readonly object[] = [{ type: 'Ready', status: 'True' }];
+    let labels: Readonly<Record<string, string>> = { kept: 'yes' };
     let failures = 1;
     fake.answer = ({ method, path, body }, response) => {
-      if (method === 'GET') return sendJson(response, 200, { metadata: {}, status: { conditions } });
+      if (method === 'GET')
+        return sendJson(response, 200, { metadata: { uid: 'c0ffee00', labels }, status: { conditions } });
       failures -= 1;
       if (failures >= 0) return sendJson(response, 500, { message: 'later' });
       expect(path).toBe('/api/v1/nodes/host1/status');
-      const patch = JSON.parse(body) as { status: { conditions: readonly object[] } };
+      const patch = JSON.parse(body) as { metadata: { labels: object }; status: { conditions: readonly object[] } };
+      labels = { ...labels, ...patch.metadata.labels };
       conditions = [...conditions, ...patch.status.conditions];
       return sendJson(response, 200, {});
     };
@@ -159,6 +162,7 @@ describe('node condition', { timeout: 30_000 }, () => {
       { type: 'Ready' },
       { type: 'NetworkUnavailable', status: 'False', reason: 'WeftIsUp' },
     ]);
+    expect(labels).toEqual({ kept: 'yes', 'weft.network/part': 'c' });
     const before = fake.asked.length;
     await reportNetworkAvailable(options, AbortSignal.timeout(5000));
     expect(fake.asked.slice(before).map(({ method }) => method)).toEqual(['GET']);

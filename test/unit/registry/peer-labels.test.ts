@@ -3,6 +3,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { partOfName } from '#agent/kubernetes/node-part.ts';
 import { peerLabels } from '#agent/registry/kubernetes/peer-labels.ts';
 import { resourceOf } from '#agent/registry/kubernetes/resources.ts';
 import { addressBits, type Family } from '#ipam-peer/address.ts';
@@ -11,6 +12,19 @@ import { type Cidr, formatCidr, halvesOf } from '#ipam-peer/cidr.ts';
 const marks = (...cidrs: readonly string[]): readonly string[] =>
   Object.keys(peerLabels(undefined, { blocks: cidrs.map((cidr) => ({ cidr })) }) ?? {});
 const mark = (name: string): string => `weft.network/space-${name}`;
+
+describe('the part of a node', () => {
+  it.each([
+    ['n1.c0ffee00', 'c'],
+    ['n1.c0ffee00.pool-blue', 'c'],
+    ['host.pool-1.c0ffee00', 'c'],
+    ['host.00000000.example.c0ffee00', 'c'],
+    ['host.00000000.pool-1.c0ffee00', undefined],
+    ['n1', undefined],
+  ])('is in the name %s: %s', (name, part) => {
+    expect(partOfName(name)).toBe(part);
+  });
+});
 
 describe('the labels of a Peer', () => {
   it.each([
@@ -29,14 +43,32 @@ describe('the labels of a Peer', () => {
   });
 
   it('are made of blocks and grants together, and of the heir; those of others stay, old ones of Weft do not', () => {
-    const value = { blocks: [{ cidr: '10.32.0.0/18' }], granting: [{ cidr: '10.33.0.0/18' }], heir: { name: 'x' } };
+    const value = {
+      blocks: [{ cidr: '10.32.0.0/18' }],
+      granting: [{ cidr: '10.33.0.0/18' }],
+      heir: { name: 'x' },
+      node: { name: 'n', uid: 'c0ffee00-1' },
+    };
     expect(peerLabels({ [mark('7')]: '', 'example.test/kept': 'yes' }, value)).toEqual({
       'example.test/kept': 'yes',
       [mark('0')]: '',
       [mark('1')]: '',
       'weft.network/heir': '',
+      'weft.network/part': 'c',
     });
     expect(peerLabels({ [mark('7')]: '' }, { blocks: [] })).toBeUndefined();
+  });
+
+  it('tell a record that has had more than one heir, for good', () => {
+    const [first, second] = [
+      { name: 'x', uid: '1' },
+      { name: 'y', uid: '2' },
+    ].map((heir) => ({ heir }));
+    const heirs = 'weft.network/heirs';
+    expect(peerLabels({}, first ?? {}, {})).not.toHaveProperty([heirs]);
+    expect(peerLabels({}, first ?? {}, first)).not.toHaveProperty([heirs]);
+    expect(peerLabels({}, second ?? {}, first)).toHaveProperty([heirs], '');
+    expect(peerLabels({ [heirs]: '' }, second ?? {}, second)).toHaveProperty([heirs], '');
   });
 
   it('of two blocks that overlap have one in common, or one of them is wide', () => {
