@@ -8,6 +8,7 @@ import { openKernelIo } from '#agent/datapath/kernel-io.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { hostConditions } from '#agent/doctor/checks.ts';
 import { gatherFacts } from '#agent/doctor/facts.ts';
+import type { FactsMemory } from '#agent/doctor/facts.ts';
 import { toWeftError } from '#agent/errors.ts';
 import type { Condition } from '#agent/findings.ts';
 import type { Logger } from '#agent/observe/log.ts';
@@ -44,13 +45,14 @@ export function startHealth(options: HealthOptions): Health {
     intervalMs: config.probeIntervalMs,
     log,
   });
+  const memory: FactsMemory = {};
   let host: readonly Condition[] = [];
   let told = new Set<string>();
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   const check = async (): Promise<void> => {
     try {
-      host = await checkHost(options);
+      host = await checkHost(options, memory);
     } catch (error) {
       log.debug({ reason: toWeftError(error).message }, 'the host could not be checked');
     }
@@ -76,12 +78,16 @@ export function startHealth(options: HealthOptions): Health {
   };
 }
 
-async function checkHost({ config, discovery, view }: HealthOptions): Promise<readonly Condition[]> {
+async function checkHost(
+  { config, discovery, view }: HealthOptions,
+  memory: FactsMemory,
+): Promise<readonly Condition[]> {
   const settings = datapathSettings(config, '');
   using io = openKernelIo(settings);
-  const facts = await gatherFacts({ io, settings, conflistPath: config.conflistPath });
   const { ranges, reserved, peers } = view();
   const self = peers.find((peer) => peer.self);
+  const { conflistPath } = config;
+  const facts = await gatherFacts({ io, settings, conflistPath, underlayAddress: self?.underlayAddress, memory });
   const machineIds = discovery
     .nodes()
     .flatMap(({ nodeName, machineId }): readonly (readonly [string, string])[] =>
@@ -97,7 +103,7 @@ async function checkHost({ config, discovery, view }: HealthOptions): Promise<re
       peers: peers.filter((peer) => !peer.self),
       machineIds: new Map(machineIds),
       serviceAddress: process.env['KUBERNETES_SERVICE_HOST'],
-      conflistPath: config.conflistPath,
+      conflistPath,
     },
     settings,
   );

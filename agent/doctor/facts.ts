@@ -5,7 +5,7 @@ import { readdir, readFile, readlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import type { KernelIo } from '#agent/datapath/kernel-io.ts';
-import { dumpChains } from '#agent/datapath/nft-objects.ts';
+import { dumpChains, getGeneration } from '#agent/datapath/nft-objects.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { dumpAddresses } from '#agent/netlink/addr.ts';
 import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
@@ -46,9 +46,9 @@ export interface CniFile {
 
 export interface HostFacts {
   readonly links: readonly LinkFact[];
-  /** Of table main. */
+  /** Of table main, without our own. */
   readonly routes: readonly RouteFact[];
-  /** Link address by address, per ifindex. */
+  /** Link address by address, of the underlay link. */
   readonly neighbours: readonly { readonly ifindex: number; readonly address: string; readonly mac: string }[];
   readonly portUsers: readonly PortUser[];
   readonly cniFiles: readonly CniFile[];
@@ -60,18 +60,56 @@ export interface HostFacts {
 
 export interface FactSources {
   readonly io: KernelIo;
-  readonly settings: Pick<DatapathSettings, 'vxlanPort'>;
+  readonly settings: Pick<DatapathSettings, 'vxlanPort' | 'routeProtocol'>;
   readonly conflistPath: string;
+  /** Whose link's neighbours are asked for; without it there are none in the facts. */
+  readonly underlayAddress?: string | undefined;
+  /** Of whoever asks again and again: what has not changed is not read anew. */
+  readonly memory?: FactsMemory;
 }
 
+/** What one footprint of the kernel stands for. Begins empty. */
+export interface FactsMemory {
+  footprint?: string;
+  facts?: KernelFacts;
+}
+
+type KernelFacts = Pick<HostFacts, 'links' | 'routes' | 'chains' | 'rpFilter'>;
+
 /** Throws NetlinkError when the kernel cannot be asked. */
-export async function gatherFacts({ io, settings, conflistPath }: FactSources): Promise<HostFacts> {
+export async function gatherFacts(sources: FactSources): Promise<HostFacts> {
+  const { io, settings, conflistPath, underlayAddress, memory = {} } = sources;
+  const footprint = await footprintOf(io);
+  if (memory.facts === undefined || footprint === undefined || footprint !== memory.footprint) {
+    memory.facts = await kernelFacts(io, settings);
+    if (footprint === undefined) delete memory.footprint;
+    else memory.footprint = footprint;
+  }
+  return {
+    ...memory.facts,
+    neighbours: await neighboursOn(io, memory.facts.links, underlayAddress),
+    portUsers: await portUsers(io, settings.vxlanPort),
+    cniFiles: await cniFiles(conflistPath),
+  };
+}
+
+/** One value until something of `kernelFacts` changes; undefined where it cannot be had. */
+async function footprintOf(io: KernelIo): Promise<string | undefined> {
+  try {
+    const [[generation]] = io.netfilter.batchOrThrow([getGeneration()]);
+    const dumps = [dumpLinks(), dumpAddresses(), dumpRoutes({ table: routeTable.main })];
+    return [await io.route.digest(dumps), generation?.id, filterOfAll(io)].join(' ');
+  } catch {
+    return undefined;
+  }
+}
+
+async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Promise<KernelFacts> {
   const links = await io.route.dumpAsync(dumpLinks());
   const addresses = await io.route.dumpAsync(dumpAddresses());
   const routes = await io.route.dumpAsync(dumpRoutes({ table: routeTable.main }));
-  const neighbours = await io.route.dumpAsync(dumpNeighbours());
   const names = new Map(links.map((link) => [link.ifiIndex, link.ifname ?? '']));
-  const all = Number(io.readSysctl('net/ipv4/conf/all/rp_filter') ?? 0);
+  const all = filterOfAll(io);
   return {
     links: links.map((link) => ({
       ifname: link.ifname ?? '',
@@ -88,25 +126,36 @@ export async function gatherFacts({ io, settings, conflistPath }: FactSources): 
         .map((address) => `${address.local ?? address.address}/${address.ifaPrefixlen}`),
     })),
     routes: routes
-      .filter((route) => (route.table ?? route.rtmTable) === routeTable.main)
+      .filter(({ table, rtmTable }) => (table ?? rtmTable) === routeTable.main)
+      .filter(({ rtmProtocol }) => rtmProtocol !== settings.routeProtocol)
       .map((route) => ({
         dst: prefixOf(route),
         ifname: names.get(route.oif ?? 0) ?? '',
         protocol: route.rtmProtocol,
       })),
-    neighbours: neighbours.flatMap(({ ndmIfindex, dst, lladdr }) =>
-      dst === undefined || lladdr === undefined ? [] : [{ ifindex: ndmIfindex, address: dst, mac: lladdr }],
-    ),
-    portUsers: await portUsers(io, settings.vxlanPort),
-    cniFiles: await cniFiles(conflistPath),
     chains: (await io.netfilter.dumpAsync(dumpChains())).map(({ name }) => name ?? ''),
     rpFilter: new Map(
-      [...names.values()].map((ifname) => {
-        const own = Number(io.readSysctl(`net/ipv4/conf/${ifname}/rp_filter`) ?? 0);
-        return [ifname, Math.max(all, own)];
-      }),
+      links.map(({ ifname = '', afSpec }) => [ifname, Math.max(all, afSpec?.inet?.conf?.rpFilter ?? 0)]),
     ),
   };
+}
+
+function filterOfAll(io: KernelIo): number {
+  return Number(io.readSysctl('net/ipv4/conf/all/rp_filter') ?? 0);
+}
+
+/** Of the link that has the address: the overlay's are thousands, and our own. */
+async function neighboursOn(
+  io: KernelIo,
+  links: readonly LinkFact[],
+  address: string | undefined,
+): Promise<HostFacts['neighbours']> {
+  const link = links.find(({ cidrs }) => cidrs.some((cidr) => cidr.split('/')[0] === address));
+  if (link === undefined) return [];
+  const found = await io.route.dumpAsync(dumpNeighbours({ ifindex: link.ifindex }));
+  return found.flatMap(({ ndmIfindex, dst, lladdr }) =>
+    dst === undefined || lladdr === undefined ? [] : [{ ifindex: ndmIfindex, address: dst, mac: lladdr }],
+  );
 }
 
 /** UDP sockets on `port`, each with the program that holds it where that can be seen. */

@@ -45,7 +45,7 @@ describe('checks of a host', { timeout: 30_000 }, () => {
   ): Promise<readonly (readonly [string, string])[]> {
     const settings = { ...defaultDatapathSettings, netnsPath: host.path, ...changes };
     using io = openKernelIo(settings);
-    const facts = await gatherFacts({ io, settings, conflistPath });
+    const facts = await gatherFacts({ io, settings, conflistPath, underlayAddress: '192.0.2.1' });
     const whole: CheckedNode = {
       ranges: ['10.32.0.0/12', 'fd42::/48'],
       reserved: ['10.47.0.0/16'],
@@ -167,7 +167,15 @@ describe('checks of a host', { timeout: 30_000 }, () => {
   ];
   for (const [what, expected, commands, node, settings] of faults) {
     it(what, async () => {
+      const whole = { ...defaultDatapathSettings, netnsPath: host.path };
+      using io = openKernelIo(whole);
+      const sources = { io, settings: whole, conflistPath, underlayAddress: '192.0.2.1' };
+      const memory = {};
+      const { links } = await gatherFacts({ ...sources, memory });
+      expect((await gatherFacts({ ...sources, memory })).links).toBe(links);
       await sh(commands.replaceAll('DIR', directory));
+      // What an agent remembers of its last check hides nothing.
+      expect(await gatherFacts({ ...sources, memory })).toEqual(await gatherFacts(sources));
       expect(await examine(node, settings)).toEqual([expected]);
     });
   }
