@@ -18,7 +18,7 @@ export async function check(call: CheckCall, parts: CniParts, signal: AbortSigna
   if (lease === undefined) throw failed(`no address is leased for ${name}`, 'lease');
   if (lease.state !== 'active') throw failed(`the ADD of ${name} has not finished`, 'lease');
   const netnsInode = podNetns(call.netnsPath, parts);
-  // The CHECK of the plugin `dhcp` asks for an address: up to 1.1.1 for a second one every time, which its daemon then renews for ever.
+  // The CHECK of the plugin `dhcp` asks for an address, or hangs while its daemon renews one (docs/decisions/436).
   if (call.delegate !== undefined && !isOnSegment(lease)) await callDelegate(call.delegate, 'CHECK', signal);
   const faults: readonly LinkFault[] = [
     ...promised(lease, netnsInode, call.netConf.prevResult),
