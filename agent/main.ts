@@ -47,7 +47,7 @@ import { openPools, type PoolOpening } from '#agent/runtime/pools.ts';
 import { withKnownPeers } from '#agent/runtime/known-peers.ts';
 import { type IpamOptions, startIpam } from '#agent/runtime/start.ts';
 import type { RunningIpam } from '#agent/runtime/start.ts';
-import { linkedHere, type IpamView, type OwedDels } from '#agent/runtime/ipam.ts';
+import { linkedHere, type IpamView, type Lease, type OwedDels } from '#agent/runtime/ipam.ts';
 import { routesInUse } from '#agent/survey.ts';
 import { defaultUniverse } from '#ipam-peer/records.ts';
 import { namedUnderlay, underlayOf, withUnderlay } from '#agent/underlay.ts';
@@ -296,12 +296,13 @@ function openCni(
 
 /** An ADD that a crash cut short left a pending lease, perhaps a link: nobody was told of either. */
 async function undoPendingLeases(parts: Parameters<typeof del>[1]): Promise<void> {
-  for (const lease of parts.ipam.leases()) {
-    if (lease.state !== 'pending') continue;
+  const undo = async (lease: Lease): Promise<void> => {
     await del(lease, parts);
     const { containerId, ifname } = lease;
     parts.log.info({ containerId, ifname }, 'undone: an ADD that a crash had cut short');
-  }
+  };
+  // At once: a plugin that gives addresses may hang, and nothing is served meanwhile.
+  await Promise.all(parts.ipam.leases().flatMap((lease) => (lease.state === 'pending' ? [undo(lease)] : [])));
 }
 
 function stopOnSignal(log: Logger, stack: AsyncDisposableStack, ending: AbortController): void {

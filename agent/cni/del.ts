@@ -51,8 +51,8 @@ export async function del(
 async function delWithoutLease(key: AttachmentKey, delegate: Delegate | undefined, parts: DelParts): Promise<void> {
   const owed = parts.owed.find(key);
   if (owed !== undefined) {
-    const told = delegate?.type === owed.delegate.type ? delegate : owed.delegate;
-    await tellOrOwe(key, told, owed.addresses, parts);
+    // Told by the agent (owed-dels.ts), as this configuration says.
+    if (delegate?.type === owed.delegate.type) parts.owed.owe({ ...owed, delegate });
   } else if (delegate !== undefined && (await findPlugin(delegate)) !== undefined) {
     // A plugin that is not there has given none.
     await tellOrOwe(key, delegate, [], parts);

@@ -4,6 +4,8 @@
 //
 //   DEL ──▶ plugin told? ── yes ─▶ lease gone
 //             no ─▶ owed, in the lease's row ──every ten seconds, and before an ADD of the same key──▶ told ─▶ gone
+//
+// A further DEL of the key does not wait for the plugin either: one that hangs takes nearly all of the time that a DEL has.
 
 import { toWeftError } from '#agent/errors.ts';
 import type { Condition } from '#agent/findings.ts';
@@ -19,27 +21,32 @@ export interface OwingParts {
   readonly log: CniLog;
 }
 
-/** Not cut short when the caller goes away: the runtime would only ask again. Throws WeftError('delegateFailed'). */
-export async function delegateDel(delegate: Delegate): Promise<void> {
-  await callDelegate(delegate, 'DEL', new AbortController().signal);
+/** Not cut short when a caller goes away: the runtime would only ask again. Throws WeftError('delegateFailed'). */
+export async function delegateDel(
+  delegate: Delegate,
+  signal: AbortSignal = new AbortController().signal,
+): Promise<void> {
+  await callDelegate(delegate, 'DEL', signal);
 }
 
 /**
  * Tells the plugin, or owes it the DEL: true when it has been told. In the latter case the attachment has no lease any more. Throws
- * WeftError('store') alone.
+ * WeftError('store') alone, and `delegateFailed` where the signal aborted: then nothing has changed.
  */
 export async function tellOrOwe(
   key: AttachmentKey,
   delegate: Delegate,
   addresses: readonly string[],
   { owed, log }: OwingParts,
+  signal?: AbortSignal,
 ): Promise<boolean> {
   const before = owed.find(key);
   try {
-    await delegateDel(delegate);
+    await delegateDel(delegate, signal);
     owed.settle(key);
     return true;
   } catch (error) {
+    if (signal?.aborted === true) throw error;
     const { containerId, ifname } = key;
     const why = toWeftError(error).message;
     const sinceMs = before?.sinceMs ?? Date.now();
@@ -92,6 +99,7 @@ export class OwedDelivery {
     try {
       await this.deliver();
     } catch (error) {
+      if (this.#stop.signal.aborted) return;
       this.#parts.log.warn({ err: toWeftError(error) }, 'cannot tell IPAM plugins what they are owed');
     }
     if (!this.#stop.signal.aborted) this.start();
@@ -119,7 +127,7 @@ export class OwedDelivery {
       const isTold = await this.#queue.run(key, this.#stop.signal, async () => {
         // Meanwhile another DEL may have told it, or an ADD begun anew.
         const del = this.#parts.owed.find(key);
-        return del === undefined || (await tellOrOwe(key, del.delegate, del.addresses, this.#parts));
+        return del === undefined || (await tellOrOwe(key, del.delegate, del.addresses, this.#parts, this.#stop.signal));
       });
       if (!isTold) return;
       this.#parts.log.info(key, 'an IPAM plugin was told a DEL that it was owed');

@@ -10,7 +10,7 @@ import type { AgentHost } from '#test/support/agent-host.ts';
 import { createCniHost } from '#test/support/cni-host.ts';
 import { referencePlugins } from '#test/support/conf-list.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
-import { TestNetns } from '#test/support/netns.ts';
+import { run, TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
 
 const weft = fileURLToPath(new URL('../../../agent/cli/weft.ts', import.meta.url));
@@ -79,22 +79,57 @@ test('its program is gone: DEL succeeds, all of ours goes, it is told when it is
   await rm(join(binDir, 'host-local'));
 });
 
-test('it is told by the ADD that uses the id again, and by the DEL that comes again', async () => {
+test('it is told by the ADD that uses the id again; a further DEL says by which path it is reached now', async () => {
   await using pod = await TestNetns.create('pod');
-  for (const verb of ['ADD', 'DEL']) {
+  const owe = async (): Promise<void> => {
     await install();
     expect(await call('ADD', pod)).toMatchObject({ code: 0 });
     await rm(join(binDir, 'host-local'));
     expect(await call('DEL', pod)).toMatchObject({ code: 0 });
     expect(await kept()).toHaveLength(1);
-    await install();
-    expect(await call(verb, pod)).toMatchObject({ code: 0 });
-    expect(await kept()).toHaveLength(verb === 'ADD' ? 1 : 0);
-    expect(await call('DEL', pod)).toMatchObject({ code: 0 });
-    expect(await kept()).toEqual([]);
-    await rm(join(binDir, 'host-local'));
-  }
+  };
+  await owe();
+  await install();
+  expect(await call('ADD', pod)).toMatchObject({ code: 0 });
+  expect(await kept()).toHaveLength(1);
   expect(await findings()).toEqual([]);
+  expect(await call('DEL', pod)).toMatchObject({ code: 0 });
+  await rm(join(binDir, 'host-local'));
+  await owe();
+  expect(await call('DEL', pod, { CNI_PATH: referencePlugins })).toMatchObject({ code: 0 });
+  await expect.poll(kept, soon).toEqual([]);
+  await expect.poll(findings, soon).toEqual([]);
+});
+
+test('it hangs: a DEL takes less time than a shim gives it, a further one none, and the agent stops at once', async () => {
+  await using pod = await TestNetns.create('pod');
+  const path = join(binDir, 'host-local');
+  const script = `#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0"]}' ;;
+ADD) echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.77/24"}]}' ;;
+DEL) exec sleep 600 ;;
+esac
+`;
+  await writeFile(path, script);
+  await chmod(path, 0o755);
+  expect(await call('ADD', pod)).toMatchObject({ code: 0 });
+  const del = await call('DEL', pod);
+  expect(del).toMatchObject({ code: 0, stdout: '' });
+  expect(del.durationMs).toBeGreaterThan(15_000);
+  const again = await call('DEL', pod);
+  expect(again).toMatchObject({ code: 0 });
+  expect(again.durationMs).toBeLessThan(25_000);
+  expect(await findings()).toMatchObject([{ message: expect.stringContaining('did not end within') }]);
+  // While it is told once more.
+  await expect.poll(() => run(['sh', '-c', 'pgrep -fx "sleep 600" || true']), soon).not.toBe('');
+  await host.stop('SIGTERM');
+  expect(host.ended).toBe('exit 0');
+  await rm(path);
+  await install();
+  await host.start();
+  await expect.poll(findings, soon).toEqual([]);
+  await rm(path);
 });
 
 test('it fails, at ADD and at DEL: no pod waits for it, and its words are in the finding', async () => {
