@@ -255,6 +255,7 @@ static void open_standard_files(void) {
 int main(void) {
   open_standard_files();
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN); // a limit of the caller's: an error to tell, not an end
   const char *command = setting("CNI_COMMAND", NULL);
   if (command == NULL) {
     say("the CNI plugin of the Weft pod network; a container runtime executes it and sets CNI_COMMAND.\n"

@@ -108,6 +108,13 @@ describe('without an agent', () => {
     expect(await readdir(given.spoolDir)).toEqual(['c1@eth0.json']);
   });
 
+  test('a limit on the size of files fails the DEL with code 5 too, and leaves no half of one', async () => {
+    const answer = await given.shim('DEL', { prefix: ['sh', '-c', 'ulimit -f 0; exec "$0"'] });
+    expect(answer).toMatchObject({ code: 1, json: { code: 5 } });
+    expect(answer.json?.['msg']).toMatch(/cannot write the file: File too large/);
+    expect(await readdir(given.spoolDir)).toEqual([]);
+  });
+
   test('a spool that cannot be written fails the DEL with code 5', async () => {
     await writeFile(join(given.directory, 'var'), 'a file where a directory should be');
     const answer = await given.shim('DEL');
