@@ -88,7 +88,7 @@ export async function readKernel(
       }
     : { neighbours: [], fdb: [] };
   const portEntries = bridge ? await io.route.dumpAsync(dumpFdb({ master: bridge.ifiIndex }), signal) : [];
-  const firewall = await readFirewall(io, settings.nftTable, signal);
+  const firewall = await readFirewall(io, settings.nftTable, (ifindex) => names.get(ifindex) ?? `#${ifindex}`, signal);
   const state: ActualState = {
     overlay: overlay && overlayFrom(overlay),
     bridge: bridge && bridgeFrom(io, bridge),

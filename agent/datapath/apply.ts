@@ -19,6 +19,7 @@ import { applyBridge, isBridgeOperation, newPortEntry, portEntry } from './bridg
 import { addressOf, familyOf, prefixLengthOf } from './cidr.ts';
 import { addElements, firewallText, removeElements } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
+import { liveIndexOf } from './link-io.ts';
 import type { ActualRoute, LinkAddress, MessageOperation, Operation, OverlayLink, Route } from './objects.ts';
 import type { ElementRef } from './set-shapes.ts';
 import type { DatapathSettings } from './settings.ts';
@@ -146,16 +147,20 @@ class Applier {
   #load(operations: readonly Operation[]): void {
     for (const operation of operations) {
       if (operation.kind !== 'loadFirewall') continue;
-      this.#io.nft.run(firewallText(this.#settings.nftTable, operation.firewall, operation.dropsBridgeTable));
+      this.#io.nft.run(this.#firewallText(operation));
     }
+  }
+
+  #firewallText({ firewall, dropsBridgeTable }: Extract<Operation, { kind: 'loadFirewall' }>): string {
+    return firewallText(this.#settings.nftTable, firewall, dropsBridgeTable, liveIndexOf(this.#io));
   }
 
   #elements(group: 'addElements' | 'delElements', operations: readonly Operation[]): void {
     const elements = operations.flatMap((operation): ElementRef[] =>
       operation.kind === 'addElement' || operation.kind === 'delElement' ? [operation] : [],
     );
-    if (group === 'addElements') addElements(this.#io, this.#settings.nftTable, elements);
-    else removeElements(this.#io, this.#settings.nftTable, elements);
+    const write = group === 'addElements' ? addElements : removeElements;
+    write(this.#io, this.#settings.nftTable, elements, liveIndexOf(this.#io));
   }
 
   #sysctls(operations: readonly Operation[]): void {
@@ -170,7 +175,7 @@ class Applier {
         this.#io.route.batchOrThrow([delLink({ ifname: operation.ifname })]);
         this.#ifindexes.delete(operation.ifname);
       } else if (operation.kind === 'addOverlay') {
-        this.#io.route.batchOrThrow([newLink(overlayRequest(operation.link))]);
+        this.#makeOverlay(overlayRequest(operation.link));
         this.#settle(operation.link);
       } else if (operation.kind === 'setOverlay') {
         this.#settle(operation.link);
@@ -179,6 +184,12 @@ class Applier {
         if ('link' in operation && ifindex !== undefined) this.#ifindexes.set(operation.link.ifname, ifindex);
       }
     }
+  }
+
+  /** With the number that the rules know it by; where somebody has that, with any. */
+  #makeOverlay(request: LinkRequest): void {
+    const [made] = this.#io.route.batch([newLink({ ...request, ifiIndex: this.#settings.overlayIfindex })]);
+    if (!made.ok) this.#io.route.batchOrThrow([newLink(request)]);
   }
 
   /**

@@ -20,6 +20,7 @@ import { podRouteFaults } from './pod-routes.ts';
 import { readLink } from './link-io.ts';
 import { gatewayOf } from './pod-link.ts';
 import type { BridgePort, PodLinkContext, PodLinkPlan } from './pod-link.ts';
+import type { NameOf } from './set-shapes.ts';
 import { readShapingFaults } from './shaper.ts';
 
 type CheckContext = Pick<PodLinkContext, 'io' | 'settings'>;
@@ -44,7 +45,7 @@ export async function checkPodLink(
   }
   if (port) expectEqual(faults, `bridge of ${lease.hostIfname}`, String(port.bridgeIfindex), String(host.master ?? 0));
   else await checkHostSide(context, request, overlayAddresses, host, faults);
-  await checkFirewall(context, request, port !== undefined, faults);
+  await checkFirewall(context, request, host.ifiIndex, port !== undefined, faults);
   for (const direction of await readShapingFaults(context.io, context.settings, lease, host)) {
     faults.push({
       what: `${direction} limit of ${lease.hostIfname}`,
@@ -94,10 +95,12 @@ async function checkHostSide(
 async function checkFirewall(
   context: CheckContext,
   { lease }: PodLinkRequest,
+  hostIfindex: number,
   onBridge: boolean,
   faults: LinkFault[],
 ): Promise<void> {
-  const { elements } = await readFirewall(context.io, context.settings.nftTable);
+  const nameOf: NameOf = (ifindex) => (ifindex === hostIfindex ? lease.hostIfname : `#${ifindex}`);
+  const { elements } = await readFirewall(context.io, context.settings.nftTable, nameOf);
   for (const { set, key } of podElements(lease, onBridge)) {
     const found = elements[set].has(key) ? 'present' : 'absent';
     expectEqual(faults, `element ${key} of nft set ${set}`, 'present', found);

@@ -33,10 +33,16 @@ export interface HostFacts {
   readonly underlayMtuBytes: number | undefined;
   /** net.ipv4.conf.all.rp_filter. */
   readonly hostRpFilter: number;
+  /** Number of the link that holds the underlay address; undefined when no link does. */
+  readonly underlayIfindex: number | undefined;
 }
 
 export function hostFacts({ underlay, hostRpFilter }: KernelFacts): HostFacts {
-  return { underlayMtuBytes: underlay?.mtuBytes, hostRpFilter };
+  return {
+    underlayMtuBytes: underlay?.mtuBytes,
+    hostRpFilter,
+    underlayIfindex: underlay?.ifindex,
+  };
 }
 
 export interface DesiredInput extends HostFacts {
@@ -99,6 +105,8 @@ export function desiredState(input: DesiredInput): DesiredState {
       ruleset: renderRuleset({
         table: settings.nftTable,
         overlayDevice: settings.overlayDevice,
+        overlayIfindex: settings.overlayIfindex,
+        underlayIfindex: input.underlayIfindex,
         podLinkPrefix: settings.podLinkPrefix,
         vxlanPort: settings.vxlanPort,
         vni: settings.vni,

@@ -17,23 +17,62 @@ import type { NftChain, NftRule } from './nft-objects.ts';
 import type { ActualFirewall, DesiredFirewall } from './objects.ts';
 import { bridgeMark, chainPrint, orderFingerprint, rulePrint } from './ruleset.ts';
 import { elementFrom, elementSpec } from './set-codec.ts';
-import { elementText, noElements, setNames, tableOf } from './set-shapes.ts';
-import type { ElementRef, SetName } from './set-shapes.ts';
+import { elementText, noElements, resolved, setNames, shapeOf, tableOf } from './set-shapes.ts';
+import type { ElementRef, IndexOf, NameOf, SetName } from './set-shapes.ts';
 
-/** Adds elements in one transaction; those already there are no error. Throws NetlinkError. */
-export function addElements(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
-  io.netfilter.transaction(requestsFor('add', table, elements));
+/** Adds elements in one transaction; those already there are no error, those of links that are gone are left out. Throws NetlinkError. */
+export function addElements(io: KernelIo, table: string, elements: readonly ElementRef[], indexOf: IndexOf): void {
+  const requests = requestsFor('add', table, resolvedAll(elements, indexOf));
+  if (requests.length > 0) io.netfilter.transaction(requests);
 }
 
-/** Removes elements; those that are not there are no error. Throws NetlinkError. */
-export function removeElements(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
+/** Removes elements; those that are not there are no error, those of links that are gone stay. Throws NetlinkError. */
+export function removeElements(io: KernelIo, table: string, elements: readonly ElementRef[], indexOf: IndexOf): void {
+  removeResolved(io, table, resolvedAll(elements, indexOf));
+}
+
+function removeResolved(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
+  const requests = requestsFor('del', table, elements);
+  if (requests.length === 0) return;
   try {
-    io.netfilter.transaction(requestsFor('del', table, elements));
+    io.netfilter.transaction(requests);
   } catch (error) {
     if (!isAbsent(error)) throw error;
-    if (elements.length > 1) for (const element of elements) removeElements(io, table, [element]);
+    if (elements.length > 1) for (const element of elements) removeResolved(io, table, [element]);
   }
 }
+
+function resolvedAll(elements: readonly ElementRef[], indexOf: IndexOf): readonly ElementRef[] {
+  return elements.flatMap(({ set, key }) => {
+    const found = resolved(set, key, indexOf);
+    return found === undefined ? [] : [{ set, key: found }];
+  });
+}
+
+/** Removes the elements of a pod whose link is gone: the kernel knows the link by a number that nobody remembers. */
+export function removeOfGoneLink(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
+  const found: ElementRef[] = [];
+  for (const { set, key } of elements) {
+    const address = key.slice(key.indexOf(' . '));
+    if (shapeOf(set).key[0] !== 'iface_index') found.push({ set, key });
+    else
+      for (const other of readElementsNow(io, table, set)) if (other.endsWith(address)) found.push({ set, key: other });
+  }
+  removeElements(io, table, found, () => undefined);
+}
+
+function readElementsNow(io: KernelIo, table: string, set: SetName): readonly string[] {
+  try {
+    const lists = io.netfilter.dump(dumpSetElements({ table, set, family: tableFamily[tableOf(set)] }));
+    return lists.flatMap((list) => list.elements ?? []).map((element) => elementFrom(set, element, numberOf));
+  } catch (error) {
+    if (isAbsent(error)) return [];
+    throw error;
+  }
+}
+
+/** For those who look for no link's name. */
+const numberOf: NameOf = (ifindex) => `#${ifindex}`;
 
 function isAbsent(error: unknown): boolean {
   return error instanceof NetlinkError && error.errno === errno.ENOENT;
@@ -73,7 +112,12 @@ function requestFor(
 }
 
 /** The whole table in nft's language; replaces what is there in the same transaction. */
-export function firewallText(table: string, firewall: DesiredFirewall, dropsBridgeTable = false): string {
+export function firewallText(
+  table: string,
+  firewall: DesiredFirewall,
+  dropsBridgeTable: boolean,
+  indexOf: IndexOf,
+): string {
   const { body, bridgeBody } = firewall.ruleset;
   const anew = (family: string, text: string): readonly string[] => [
     `table ${family} ${table}`,
@@ -84,7 +128,9 @@ export function firewallText(table: string, firewall: DesiredFirewall, dropsBrid
   if (bridgeBody !== undefined || dropsBridgeTable) lines.push(...anew('bridge', bridgeBody ?? ''));
   for (const set of setNames) {
     if (tableOf(set) === 'bridge' && bridgeBody === undefined) continue;
-    const elements = [...firewall.elements[set]].map((key) => elementText(set, key));
+    const elements = [...firewall.elements[set]]
+      .map((key) => resolved(set, key, indexOf))
+      .flatMap((key) => (key === undefined ? [] : [elementText(set, key)]));
     if (elements.length > 0) lines.push(`add element ${tableOf(set)} ${table} ${set} { ${elements.join(', ')} }`);
   }
   return lines.join('\n');
@@ -112,6 +158,7 @@ function ruleLine(rule: NftRule): string {
 export async function readFirewall(
   io: KernelIo,
   table: string,
+  nameOf: NameOf,
   signal?: AbortSignal,
 ): Promise<ActualFirewall & { readonly foreignChains: readonly NftChain[]; readonly hasTable: boolean }> {
   const chains = await io.netfilter.dumpAsync(dumpChains(), signal);
@@ -127,7 +174,7 @@ export async function readFirewall(
   const elements: Record<SetName, ReadonlySet<string>> = { ...noElements() };
   for (const set of setNames) {
     if (tableOf(set) === 'bridge' && !bridged) continue;
-    const keys = await readElements(io, table, set, signal);
+    const keys = await readElements(io, table, set, nameOf, signal);
     if (keys) elements[set] = keys;
     else lines.push(`set ${set} is missing`);
   }
@@ -152,6 +199,7 @@ async function readElements(
   io: KernelIo,
   table: string,
   set: SetName,
+  nameOf: NameOf,
   signal: AbortSignal | undefined,
 ): Promise<ReadonlySet<string> | undefined> {
   try {
@@ -159,7 +207,7 @@ async function readElements(
       dumpSetElements({ table, set, family: tableFamily[tableOf(set)] }),
       signal,
     );
-    return new Set(lists.flatMap((list) => list.elements ?? []).map((element) => elementFrom(set, element)));
+    return new Set(lists.flatMap((list) => list.elements ?? []).map((element) => elementFrom(set, element, nameOf)));
   } catch (error) {
     if (isAbsent(error)) return undefined;
     throw error;

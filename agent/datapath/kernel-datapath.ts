@@ -10,7 +10,7 @@ import { applyOperations, isEssential, makesDevice } from './apply.ts';
 import type { Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
 import type { Datapath, DatapathOptions, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
-import { desiredState, hostFacts, servesIpv6, underlayAddressOf } from './desired.ts';
+import { type DesiredInput, desiredState, hostFacts, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
 import { DirectPaths } from './direct-paths.ts';
 import { comparePauseMs, Due } from './due.ts';
@@ -337,14 +337,18 @@ class NodeDatapath implements KernelDatapath {
     return this.#settings.overlayMode === 'vxlan' && (await this.#footprints.isKnown(overlay));
   }
 
+  /** What planning is told beside the view and the leases. */
+  #given(facts: KernelFacts): Omit<DesiredInput, 'view' | 'leases' | 'direct'> {
+    return { settings: this.#settings, ipv6: this.#ipv6, ports: this.#portNames, ...hostFacts(facts) };
+  }
+
   /** Where only peers differ from what the kernel was brought to, writes just that. False: a full round is due. */
   async #changePeers(view: IpamView, signal: AbortSignal): Promise<boolean> {
     const [expected, before, reading] = [this.#expected, this.#applied, this.#reading];
     const { overlayMode, podLink } = this.#settings;
     const isSimple = overlayMode === 'vxlan' && (podLink === 'bridge' || this.#portNames.size === 0);
     if (!expected || !before || !reading || !isSimple || !this.#pods.isSettled) return false;
-    const known = { settings: this.#settings, ipv6: this.#ipv6, ports: this.#portNames, ...hostFacts(reading) };
-    const change = { before, after: view, findings: this.#findings, expected, ...known };
+    const change = { before, after: view, findings: this.#findings, expected, ...this.#given(reading) };
     const operations = peerOperations(change);
     if (!operations) return false;
     this.#applied = undefined;
@@ -362,14 +366,7 @@ class NodeDatapath implements KernelDatapath {
     const untouchable = this.#pods.untouchable;
     const leases = this.#pods.list();
     this.#portNames = this.#ports.names(leases, reading.state.podLinks);
-    const common = {
-      view,
-      settings: this.#settings,
-      ...hostFacts(reading),
-      ipv6: this.#ipv6,
-      ports: this.#portNames,
-      direct: this.#direct.input(view, reading),
-    };
+    const common = { view, ...this.#given(reading), direct: this.#direct.input(view, reading) };
     const settling = this.#pods.settledLeases;
     const desired = desiredState({ ...common, leases: settling });
     this.#pods.settle(settling);

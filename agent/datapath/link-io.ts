@@ -5,6 +5,7 @@ import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 
 import type { KernelIo } from './kernel-io.ts';
+import type { IndexOf, NameOf } from './set-shapes.ts';
 
 /** The link of that name, undefined where there is none. Throws NetlinkError for any other refusal. */
 export function readLink(io: KernelIo, ifname: string): Link | undefined {
@@ -14,6 +15,16 @@ export function readLink(io: KernelIo, ifname: string): Link | undefined {
 /** The same, as far as a summary goes. */
 export function readSummary(io: KernelIo, ifname: string): LinkSummary | undefined {
   return answerOf(io, summarized(getLink({ ifname })));
+}
+
+/** Asks for each name. */
+export function liveIndexOf(io: KernelIo): IndexOf {
+  return (ifname) => readSummary(io, ifname)?.ifiIndex;
+}
+
+/** Asks for each number. */
+export function liveNameOf(io: KernelIo): NameOf {
+  return (ifindex) => answerOf(io, summarized(getLink({ ifiIndex: ifindex })))?.ifname ?? `#${ifindex}`;
 }
 
 function answerOf<Answer>(io: KernelIo, request: NetlinkRequest<Answer>): Answer | undefined {

@@ -35,7 +35,7 @@ import { firstPortEntry, macTaken, portSettings } from './bridge-io.ts';
 import { addressOf, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
-import { addElements, removeElements } from './firewall.ts';
+import { addElements, removeElements, removeOfGoneLink } from './firewall.ts';
 import { aliasOf, gatewayCidr, hostMac, parseAlias, podGatewayOf, podMacOf } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { readSummary } from './link-io.ts';
@@ -111,7 +111,8 @@ export async function attachPodLink(
   try {
     const elements = podElements(lease, plan.onBridge);
     plan.beforeStep?.('firewall');
-    addElements(io, settings.nftTable, elements);
+    const { hostIfindex } = made;
+    addElements(io, settings.nftTable, elements, () => hostIfindex);
     plan.beforeStep?.('host');
     io.route.batchOrThrow(hostRequests(settings, lease, made.hostIfindex, plan));
     if (!plan.port && lease.addresses.some((address) => familyOf(address) === 6)) {
@@ -335,7 +336,7 @@ async function undoAttach(
   const [reply] = await io.route.batchAsync([delLink({ ifiIndex: hostIfindex })]);
   if (lease.link?.bandwidth) await reaper.flush();
   removePodRules(lease);
-  removeElements(io, settings.nftTable, podElements(lease, onBridge));
+  removeElements(io, settings.nftTable, podElements(lease, onBridge), () => hostIfindex);
   if (!reply.ok && reply.error.errno !== errno.ENODEV) throw reply.error;
 }
 
@@ -350,7 +351,9 @@ export function detachPodLink(context: PodLinkContext, lease: Lease, onBridge: b
   const alias = parseAlias(link?.ifalias ?? '');
   if (alias && alias.generation !== lease.generation) return;
   removePodRules(lease);
-  removeElements(io, settings.nftTable, podElements(lease, onBridge));
+  const elements = podElements(lease, onBridge);
+  if (link) removeElements(io, settings.nftTable, elements, () => link.ifiIndex);
+  else removeOfGoneLink(io, settings.nftTable, elements);
   context.shaper.doom(lease);
   if (!link) return;
   const replies = io.route.batch([

@@ -12,6 +12,7 @@ import type { Expected } from './expected.ts';
 import { readFirewall } from './firewall.ts';
 import { forwardingSwitches } from './forwarding.ts';
 import type { KernelIo } from './kernel-io.ts';
+import { liveNameOf } from './link-io.ts';
 import { getGeneration } from './nft-objects.ts';
 import type { ActualFirewall, DesiredState } from './objects.ts';
 import { setNames } from './set-shapes.ts';
@@ -84,7 +85,7 @@ export class QuickLooks implements Disposable {
     const before = this.#generation;
     this.#generation = generation;
     if (before === generation) return undefined;
-    const found = await readFirewall(io, settings.nftTable);
+    const found = await readFirewall(io, settings.nftTable, liveNameOf(io));
     const wanted = expected();
     if (io.nftWrites() !== own) this.#generation = undefined;
     else if (wanted && !sameFirewall(found, wanted)) return 'the nft table was changed';

@@ -12,6 +12,9 @@ import { declarationOf, setNames, tableOf } from './set-shapes.ts';
 export interface RulesetInput {
   readonly table: string;
   readonly overlayDevice: string;
+  /** Numbers of the overlay device and of the link with the underlay address; a wrong one, or none, makes no difference but time. */
+  readonly overlayIfindex: number;
+  readonly underlayIfindex: number | undefined;
   readonly podLinkPrefix: string;
   readonly vxlanPort: number;
   readonly vni: number;
@@ -157,62 +160,79 @@ function commentOf(rule: string, constants: Readonly<Record<string, readonly str
 }
 
 /*
- *  pod ──▶ prerouting_raw ─▶ pod_source: a lease's own address, or a counted drop
- *  wire ─▶ prerouting_raw ─▶ vxlan_in:   a peer, untracked; anybody else a counted drop
+ *  wire ─▶ prerouting_raw ─▶ underlay_in ─▶ vxlan_in: a peer, untracked; anybody else a counted drop
  *                            a pod's source without the overlay: from its owner's link address, or a counted drop
+ *  pod ──▶ prerouting_raw:   a lease's own address, or a counted drop in pod_stranger; VXLAN never to a node
  *          postrouting_nat:  the host's own sources become its overlay address; pods leaving the overlay are masqueraded
  *
  *  Nothing that a pod sends may reach a peer's VXLAN port with a node's address as its source, because that peer would believe it.
- *  What a pod sends there itself ends in vxlan_in; what NAT would send there never becomes a connection (vxlanNatChains).
+ *  What a pod sends there itself ends in vxlan_elsewhere; what NAT would send there never becomes a connection (vxlanNatChains).
  *
  *  All but the NAT chains run for every packet, a packet from pod to pod of another node through four of them, so what they ask is
  *  counted (docs/performance.md): entering a chain costs about 25 ns, the name of a link as much, a look into a set 25, a port 15,
- *  a comparison 3. Hence: one question sends a packet into a chain of further ones, nothing is asked twice, and what is true of a
- *  whole connection is asked of its first packet, in a NAT chain.
+ *  a comparison 3. Hence: the links that most packets come by are told by their numbers and a pod's link and address in one look,
+ *  a rule that seldom holds compares bytes and leaves it to its chain whether they mean that, and what is true of a whole connection
+ *  is asked of its first packet, in a NAT chain. Where a number is not known, or not any more, the same questions are asked by name.
  */
 function chainsOf(input: RulesetInput): readonly Chain[] {
+  const { overlayIfindex, underlayIfindex, directLink } = input;
   const pods = `"${input.podLinkPrefix}*"`;
-  const vxlan = `udp dport ${input.vxlanPort}`;
   // Frames of a bridge's ports come as from the bridge; whose they are is checked in the table of family bridge.
-  const bridges = input.bridgeDevice === undefined ? [] : [`"${input.bridgeDevice}"`];
-  // Links with host ports have route_localnet: without this, a pod could reach what listens on the node's 127.0.0.1.
-  const loopback = 'ip daddr 127.0.0.0/8 counter name "pod_to_loopback" drop';
+  const podsAndBridge = [pods, ...(input.bridgeDevice === undefined ? [] : [`"${input.bridgeDevice}"`])];
+  const vxlan = `udp dport ${input.vxlanPort}`;
   return [
     {
       name: 'prerouting_raw',
       base: { type: 'filter', hook: 'prerouting', prio: -300 },
       rules: [
-        `iifname ${pods} jump pod_source`,
-        ...bridges.map((link) => `iifname ${link} ${loopback}`),
-        `${vxlan} jump vxlan_in`,
-        ...directRules(input),
+        ...(underlayIfindex === undefined ? [] : [`iif ${underlayIfindex} goto underlay_in`]),
+        `th dport ${input.vxlanPort} jump vxlan_elsewhere`,
+        `iif ${overlayIfindex} accept`,
+        // The first byte of IPv4's destination.
+        '@nh,128,8 127 jump to_loopback',
+        'iif . ip saddr @sources4 accept',
+        'iif . ip6 saddr @sources6 accept',
+        `iifname ${pods} goto pod_stranger`,
+        ...(directLink === undefined ? [] : [`iifname "${directLink}" goto underlay_in`]),
       ],
     },
-    {
-      name: 'pod_source',
-      rules: [
-        loopback,
-        'iifname . ip saddr @sources4 return',
-        'iifname . ip6 saddr @sources6 return',
-        'ip6 saddr { ::, fe80::/10 } goto pod_link_local',
-        'counter name "pod_spoofed" drop',
-      ],
-    },
-    {
-      name: 'pod_link_local',
-      rules: ['icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept', 'drop'],
-    },
+    { name: 'underlay_in', rules: [`${vxlan} jump vxlan_in`, ...directRules(input)] },
     {
       name: 'vxlan_in',
       rules: [
         'ip saddr @peers4 notrack accept',
         'ip6 saddr @peers6 notrack accept',
         'fib daddr type local counter name "vxlan_stranger" drop',
-        ...[pods, ...bridges].flatMap((link) => [
-          `iifname ${link} ip daddr @peers4 counter name "vxlan_from_pod" drop`,
-          `iifname ${link} ip6 daddr @peers6 counter name "vxlan_from_pod" drop`,
-        ]),
       ],
+    },
+    {
+      name: 'vxlan_elsewhere',
+      rules: [
+        'meta l4proto != udp return',
+        ...podsAndBridge.map((link) => `iifname ${link} goto vxlan_of_pod`),
+        'goto vxlan_in',
+      ],
+    },
+    {
+      name: 'vxlan_of_pod',
+      rules: [
+        'ip daddr @peers4 counter name "vxlan_from_pod" drop',
+        'ip6 daddr @peers6 counter name "vxlan_from_pod" drop',
+        'fib daddr type local counter name "vxlan_stranger" drop',
+      ],
+    },
+    {
+      // Links with host ports have route_localnet: without this, a pod could reach what listens on the node's 127.0.0.1.
+      name: 'to_loopback',
+      rules: podsAndBridge.map((link) => `iifname ${link} ip daddr 127.0.0.0/8 counter name "pod_to_loopback" drop`),
+    },
+    {
+      name: 'pod_stranger',
+      rules: ['ip6 saddr { ::, fe80::/10 } goto pod_link_local', 'counter name "pod_spoofed" drop'],
+    },
+    {
+      name: 'pod_link_local',
+      rules: ['icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept', 'drop'],
     },
     {
       name: 'output_raw',
@@ -222,7 +242,9 @@ function chainsOf(input: RulesetInput): readonly Chain[] {
         `${vxlan} @th,96,32 ${vniWord(input.vni)} notrack accept`,
         // Of a packet that br_netfilter has routed for DNAT the kernel believes that it came from where it goes to, and tells the pod
         // to use a peer's VTEP (ip6_rcv_core takes the input link from the route); IPv4 has a sysctl for it.
-        ...bridges.map((link) => `icmpv6 type nd-redirect oifname ${link} counter name "pod_redirect" drop`),
+        ...podsAndBridge
+          .slice(1)
+          .map((link) => `icmpv6 type nd-redirect oifname ${link} counter name "pod_redirect" drop`),
       ],
     },
     ...vxlanNatChains(input),
@@ -301,7 +323,7 @@ function directRules({ directLink, overlayRanges }: RulesetInput): readonly stri
     .map((family) => {
       const ip = family === 4 ? 'ip' : 'ip6';
       const stranger = `ether saddr . ${ip} saddr != @direct${family} counter name "direct_stranger" drop`;
-      return `iifname "${directLink}" ${ip} saddr @overlay${family} ${stranger}`;
+      return `${ip} saddr @overlay${family} ${stranger}`;
     });
 }
 

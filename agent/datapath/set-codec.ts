@@ -5,13 +5,14 @@ import type { ElementSpec, SetElement } from '#agent/netlink/set-element.ts';
 
 import { cidrBounds, cidrOfBounds } from './cidr.ts';
 import { shapeOf } from './set-shapes.ts';
-import type { Field, SetName } from './set-shapes.ts';
+import type { Field, NameOf, SetName } from './set-shapes.ts';
 
 /** IPPROTO_*: the protocols that port mappings know. */
 const protocolNumber = { tcp: 6, udp: 17, sctp: 132 } as const;
 
 const fieldBytes: Readonly<Record<Field, number>> = {
   ifname: 16,
+  iface_index: 4,
   ether_addr: 6,
   ipv4_addr: 4,
   ipv6_addr: 16,
@@ -19,7 +20,7 @@ const fieldBytes: Readonly<Record<Field, number>> = {
   inet_service: 2,
 };
 
-/** An element for newSetElement and delSetElement. */
+/** A resolved element for newSetElement and delSetElement. */
 export function elementSpec(set: SetName, element: string): ElementSpec {
   const { key, data, interval } = shapeOf(set);
   const [keyText = '', dataText = ''] = element.split(' : ');
@@ -54,6 +55,7 @@ function keyFrom(fields: readonly Field[], text: string): Uint8Array {
 function writeField(field: Field, text: string): void {
   const writer = keyWriter;
   if (field === 'ifname') writeIfname(writer, text);
+  else if (field === 'iface_index') writer.u32(Number(text));
   else if (field === 'inet_service') writer.be16(Number(text));
   else if (field === 'inet_proto') writer.u8(isProtocol(text) ? protocolNumber[text] : Number(text));
   else if (field === 'ether_addr') writer.lladdr(text);
@@ -65,36 +67,37 @@ function isProtocol(text: string): text is keyof typeof protocolNumber {
 }
 
 /** The kernel's element as a string; one that does what none of ours does has a string that none of ours has. */
-export function elementFrom(set: SetName, element: SetElement): string {
+export function elementFrom(set: SetName, element: SetElement, nameOf: NameOf): string {
   const { key, data, interval } = shapeOf(set);
-  const text = textFrom(key, element.key?.value);
+  const text = textFrom(key, element.key?.value, nameOf);
   if (interval) {
     const last =
-      textFrom(key, element.keyEnd?.value ?? element.key?.value)
+      textFrom(key, element.keyEnd?.value ?? element.key?.value, nameOf)
         .split(' . ')
         .at(-1) ?? '';
     const [low = '', ...rest] = text.split(' . ').toReversed();
     return [...rest.toReversed(), cidrOfBounds(low, last)].join(' . ');
   }
-  return data === undefined ? text : `${text} : ${textFrom(data, element.data?.value)}`;
+  return data === undefined ? text : `${text} : ${textFrom(data, element.data?.value, nameOf)}`;
 }
 
-function textFrom(fields: readonly Field[], value: Uint8Array | undefined): string {
+function textFrom(fields: readonly Field[], value: Uint8Array | undefined, nameOf: NameOf): string {
   const bytes = Buffer.from(value ?? new Uint8Array());
   let at = 0;
   return fields
     .map((field) => {
       const length = fieldBytes[field];
-      const text = fieldFrom(field, bytes.subarray(at, at + length));
+      const text = fieldFrom(field, bytes.subarray(at, at + length), nameOf);
       at += Math.ceil(length / 4) * 4;
       return text;
     })
     .join(' . ');
 }
 
-function fieldFrom(field: Field, bytes: Buffer): string {
+function fieldFrom(field: Field, bytes: Buffer, nameOf: NameOf): string {
   if (bytes.length < fieldBytes[field]) return `?${bytes.toString('hex')}`;
   if (field === 'ifname') return bytes.toString('utf8').replace(/\0+$/, '');
+  if (field === 'iface_index') return nameOf(bytes.readUInt32LE(0));
   if (field === 'inet_service') return String(bytes.readUInt16BE(0));
   if (field === 'inet_proto') {
     const number = bytes.readUInt8(0);

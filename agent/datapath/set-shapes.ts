@@ -1,9 +1,10 @@
 // The moving sets and maps of `table inet weft` as one table: for each its key's fields and its data. From it come the
 // declaration, an element as text, as a netlink message and back (set-codec.ts). Between those an element is a string as nft
-// prints it (`ifname . address` without quotes, `key : data` in a map of addresses), so that two states differ by strings. Pure.
+// prints it (`ifname . address` without quotes, `key : data` in a map of addresses), so that two states differ by strings. A link that
+// the kernel knows by its number is a name here, as everywhere in planning; a number that no link has is `#17`. Pure.
 
 /** nft's names of types. */
-export type Field = 'ifname' | 'ether_addr' | 'ipv4_addr' | 'ipv6_addr' | 'inet_proto' | 'inet_service';
+export type Field = 'ifname' | 'iface_index' | 'ether_addr' | 'ipv4_addr' | 'ipv6_addr' | 'inet_proto' | 'inet_service';
 
 export interface SetShape {
   readonly key: readonly Field[];
@@ -34,8 +35,8 @@ export type SetName =
 const shapes: Readonly<Record<SetName, SetShape>> = {
   peers4: { key: ['ipv4_addr'] },
   peers6: { key: ['ipv6_addr'] },
-  sources4: { key: ['ifname', 'ipv4_addr'] },
-  sources6: { key: ['ifname', 'ipv6_addr'] },
+  sources4: { key: ['iface_index', 'ipv4_addr'] },
+  sources6: { key: ['iface_index', 'ipv6_addr'] },
   bridged4: { key: ['ifname', 'ipv4_addr'], table: 'bridge' },
   bridged6: { key: ['ifname', 'ipv6_addr'], table: 'bridge' },
   direct4: { key: ['ether_addr', 'ipv4_addr'], interval: true },
@@ -90,7 +91,22 @@ export function declarationOf(set: SetName): string {
   return `map ${set} { type ${type} : ${data.join(' . ')}; }`;
 }
 
-/** An element in nft's language. */
+/** The number of a link; undefined where there is none of that name. */
+export type IndexOf = (ifname: string) => number | undefined;
+
+/** The name of a link, `#17` where no link has the number. */
+export type NameOf = (ifindex: number) => string;
+
+/** The element as the kernel is told it, with the number in place of the link's name; undefined: there is no such link. */
+export function resolved(set: SetName, element: string, indexOf: IndexOf): string | undefined {
+  if (shapeOf(set).key[0] !== 'iface_index') return element;
+  const end = element.indexOf(' . ');
+  const ifname = element.slice(0, end);
+  const ifindex = ifname.startsWith('#') ? Number(ifname.slice(1)) : indexOf(ifname);
+  return ifindex === undefined ? undefined : ifindex + element.slice(end);
+}
+
+/** A resolved element in nft's language. */
 export function elementText(set: SetName, element: string): string {
   const { key, data } = shapeOf(set);
   const [keyText = '', dataText] = element.split(' : ');

@@ -14,6 +14,8 @@ export interface DatapathSettings {
   readonly overlayMode: OverlayMode;
   /** Name of the VXLAN device: ours by name, so one agent per network namespace. */
   readonly overlayDevice: string;
+  /** Its number, if nobody has it: so that rules can tell it by a constant from the first moment on. */
+  readonly overlayIfindex: number;
   /** Prefix of every host end of a pod's veth; at most 8 characters. */
   readonly podLinkPrefix: string;
   /** Prefix of the ifb through which what a pod sends is limited; as long as `podLinkPrefix`. */
@@ -55,6 +57,7 @@ export const defaultDatapathSettings: DatapathSettings = {
   dhcpUplink: '',
   overlayMode: 'vxlan',
   overlayDevice: 'weft0',
+  overlayIfindex: 1_463_112_277,
   podLinkPrefix: 'weftp',
   shaperPrefix: 'weftb',
   vxlanPort: 6784,

@@ -115,13 +115,18 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
   const own = new Set<string>();
   for (const { set, key } of [...pods.values()].flat().flatMap((lease) => podElements(lease, true)))
     own.add(elementName(set, key));
-  // A link that was made between the dump of links and that of routes has no name in this reading: its routes are told by their prefix.
-  const prefixes = new Set([...pods.values()].flat().flatMap(({ addresses }) => addresses.map(hostCidr)));
+  // A link that was made between the dump of links and the others has no name in this reading: its routes and elements are told by the
+  // address.
+  const addresses = new Set([...pods.values()].flat().flatMap((lease) => lease.addresses));
+  const prefixes = new Set([...addresses].map(hostCidr));
   const { elements } = state.firewall;
+  const isOfPod = (key: string): boolean => {
+    const [ifname = '', address = ''] = key.split(' . ');
+    return pods.has(ifname) || addresses.has(address);
+  };
   const kept = Object.fromEntries(
     setNames.map((set) => {
-      const keep = (key: string): boolean =>
-        !own.has(elementName(set, key)) && !(ofPods.has(set) && pods.has(key.split(' . ', 1)[0] ?? key));
+      const keep = (key: string): boolean => !own.has(elementName(set, key)) && !(ofPods.has(set) && isOfPod(key));
       return [set, new Set([...elements[set]].filter(keep))];
     }),
   ) as unknown as SetElements;

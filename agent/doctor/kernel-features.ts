@@ -14,10 +14,12 @@ const [overlay, veth, vethPeer, table] = ['weft-check0', 'weft-check1', 'weft-ch
 const ruleset = `table inet ${table} {
   set addresses { type ipv4_addr; }
   set pairs { type ether_addr . ipv4_addr; flags interval; }
+  set sources { type iface_index . ipv4_addr; }
   counter dropped { }
   chain raw {
     type filter hook prerouting priority -300; policy accept;
     iifname "${overlay}" ip saddr @addresses notrack
+    iifname "${overlay}" th dport 1 iif . ip saddr @sources accept
     iifname "${overlay}" ether saddr . ip saddr != @pairs fib daddr type local counter name "dropped" drop
   }
   chain nat {

@@ -11,9 +11,10 @@ async function sendUdp(from: TestNetns, to: string, port: number): Promise<void>
   await from.exec(['bash', '-c', `printf '\\x08\\0\\0\\0\\0\\x1a\\x80\\0' > /dev/udp/${to}/${port}`]);
 }
 
-/** A program that sends one datagram to the address and port behind it, from this port, which a VXLAN device may have. */
-function fromPort(port: number): string {
-  const program = `import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP);
+/** A program that sends one datagram to the address and port behind it, from a port that a VXLAN device may have. */
+function forge({ source, port = 9 }: { readonly source?: string; readonly port?: number }): string {
+  const bound = source === undefined ? '' : `s.bind(("${source}", 0));`;
+  const program = `import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP); ${bound}
 s.sendto(int(${port}).to_bytes(2, "big") + int(sys.argv[2]).to_bytes(2, "big") + bytes([0, 9, 0, 0, 1]), (sys.argv[1], 0))`;
   return `python3 -c '${program}'`;
 }
@@ -60,6 +61,39 @@ describe('firewall of two hosts', () => {
     expect(await counter(lab.host(0).netns, 'vxlan_stranger')).toBe(3);
   });
 
+  it('drops VXLAN that a pod sends with the address of a peer, to the node or to another', async () => {
+    const { netns } = lab.host(0);
+    await near.netns.exec(['ip', 'address', 'add', '192.0.2.2/32', 'dev', 'eth0']);
+    const forged = forge({ source: '192.0.2.2' });
+    await near.netns.exec(['bash', '-ec', `${forged} 169.254.1.1 6784`]);
+    expect(await counter(netns, 'vxlan_stranger')).toBe(1);
+    await near.netns.exec(['bash', '-ec', `${forged} 192.0.2.9 6784`]);
+    expect(await counter(netns, 'pod_spoofed')).toBe(1);
+  });
+
+  it('drops VXLAN that comes out of the overlay for the node', async () => {
+    await sendUdp(far.netns, lab.host(0).overlay, 6784);
+    expect(await counter(lab.host(0).netns, 'vxlan_stranger')).toBe(1);
+  });
+
+  it('knows strangers and pods by name where the numbers of its links are not those of the rules', async () => {
+    const { netns } = lab.host(0);
+    await lab.host(0).stop();
+    await netns.exec([
+      'sh',
+      '-ec',
+      `nft -a list chain inet weft prerouting_raw | sed -nE 's/^[[:space:]]+iif "[a-z0-9]+" .*handle //p' |
+       while read handle; do nft delete rule inet weft prerouting_raw handle $handle; done`,
+    ]);
+    expect(await netns.exec(['nft', 'list', 'chain', 'inet', 'weft', 'prerouting_raw'])).not.toContain('iif "');
+    await ping(near.netns, far.lease.addresses[0] ?? '');
+    await sendUdp(lab.outside, '192.0.2.1', 6784);
+    await sendUdp(far.netns, lab.host(0).overlay, 6784);
+    expect(await counter(netns, 'vxlan_stranger')).toBe(2);
+    await sendUdp(near.netns, lab.host(1).underlay, 6784);
+    expect(await counter(netns, 'vxlan_from_pod')).toBe(1);
+  });
+
   it('drops VXLAN that a pod sends to a peer, which masquerade would give a peer address', async () => {
     await sendUdp(near.netns, lab.host(1).underlay, 6784);
     expect(await counter(lab.host(0).netns, 'vxlan_from_pod')).toBe(1);
@@ -91,9 +125,9 @@ describe('firewall of two hosts', () => {
 
   it('lets no connection begin at the VXLAN port of a peer: the answers would be believed there', async () => {
     const { netns } = lab.host(0);
-    await lab.host(1).netns.exec(['bash', '-ec', `${fromPort(6784)} 192.0.2.1 5000`]);
+    await lab.host(1).netns.exec(['bash', '-ec', `${forge({ port: 6784 })} 192.0.2.1 5000`]);
     expect(await counter(netns, 'vxlan_from_pod')).toBe(1);
-    await lab.host(1).netns.exec(['bash', '-ec', `${fromPort(6783)} 192.0.2.1 5000`]);
+    await lab.host(1).netns.exec(['bash', '-ec', `${forge({ port: 6783 })} 192.0.2.1 5000`]);
     expect(await counter(netns, 'vxlan_from_pod')).toBe(1);
   });
 

@@ -227,6 +227,14 @@ describe('attach, detach and check', () => {
     expect(faults.map((fault) => fault.what)).toContain(what.replaceAll('HOST', hostIfname));
   });
 
+  it('a DEL after the link is gone leaves nothing of it in the firewall', async () => {
+    const pod = await host.addPod();
+    await host.netns.exec(['ip', 'link', 'delete', pod.link.hostIfname]);
+    await host.removePod(pod);
+    const sources = await host.netns.exec(['nft', 'list', 'set', 'inet', 'weft', 'sources4']);
+    expect(sources).not.toContain(pod.lease.addresses[0]);
+  });
+
   it('check tolerates what tuning changes', async () => {
     const pod = await host.addPod();
     await pod.netns.exec([

@@ -38,6 +38,7 @@ function desired(
     settings: defaultDatapathSettings,
     underlayMtuBytes: 1500,
     hostRpFilter: 0,
+    underlayIfindex: 2,
     ipv6: true,
     ports: new Set(),
     direct,
@@ -186,6 +187,8 @@ describe('ruleset', () => {
   const input: RulesetInput = {
     table: 'weft',
     overlayDevice: 'weft0',
+    overlayIfindex: 7,
+    underlayIfindex: 2,
     podLinkPrefix: 'weftp',
     bridgeDevice: undefined,
     vxlanPort: 6784,
@@ -200,6 +203,8 @@ describe('ruleset', () => {
   it.each([
     ['port', { vxlanPort: 4789 }],
     ['VNI', { vni: 4096 }],
+    ['overlay device', { overlayIfindex: 8 }],
+    ['underlay link', { underlayIfindex: undefined }],
     ['overlay address', { overlayAddresses: ['10.32.0.2'] }],
     ['content of a constant set', { overlayRanges: ['10.32.0.0/13'] }],
     ['exceptions', { nonMasqueradeCidrs: ['192.168.0.0/16'] }],

@@ -76,6 +76,7 @@ describe('diff', { timeout: 60_000 }, () => {
           settings: defaultDatapathSettings,
           underlayMtuBytes: undefined,
           hostRpFilter: 0,
+          underlayIfindex: 2,
           ipv6: world.ipv6,
           ports: new Set(),
           direct: noDirect,

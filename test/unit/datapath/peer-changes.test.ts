@@ -42,6 +42,7 @@ function changeOf(first: World, second: World, state: ActualState): PeerChange |
         settings: defaultDatapathSettings,
         underlayMtuBytes: first.mtu,
         hostRpFilter: 0,
+        underlayIfindex: 2,
         ipv6: first.ipv6,
         ports: new Set(),
         direct: noDirect,

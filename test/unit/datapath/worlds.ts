@@ -98,6 +98,7 @@ export function wanted(world: World): DesiredState {
     settings: defaultDatapathSettings,
     underlayMtuBytes: world.mtu,
     hostRpFilter: 0,
+    underlayIfindex: 2,
     ipv6: world.ipv6,
     ports: new Set(),
     direct: noDirect,
