@@ -23,6 +23,8 @@ export function receive(draft: Draft): void {
       if (!isIncarnation(grant.to, draft.self, draft.base.was)) continue;
       if (draft.blocks.some((block) => isVia(block.via, donor, grant.id, record.was))) continue;
       if ((draft.base.was ?? record.was) !== undefined && markAgain(draft, grant, donor)) continue;
+      // It may have been taken, and given on, in what the registry has forgotten: its donor writes its record back first.
+      if (isSuspicious(draft.state, draft.nowMs)) continue;
       if (!isPlausible(draft, grant, donor) || isFull(draft)) continue;
       draft.blocks.push({ cidr: grant.cidr, via: { ...donor, id: grant.id } });
       draft.changed = true;

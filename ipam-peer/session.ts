@@ -185,6 +185,8 @@ function held(state: State, stored: StoredRecord, nowMs: number): void {
     session.knownVersion = session.doubtedVersion;
     session.foundVersion = session.doubtedVersion;
     session.doubtedVersion = '';
+    // What the record tells is still to be looked at.
+    state.ownChanged = true;
     state.notBeforeMs = nowMs;
   }
   setFence(state, 'session', '');

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { formatCidr } from '#ipam-peer/cidr.ts';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import { summary } from '#ipam-peer/view.ts';
-import { Bench, type Hand } from './harness.ts';
+import { Bench, cidr, type Hand } from './harness.ts';
 
 // Seed 2011615: the taker had written its record back, read the donor's, which did not tell of the grant yet, and cleared `via`; then the
 // donor wrote its record back, with the grant.
@@ -32,6 +32,58 @@ test('a taker keeps via while the donor may still write its grant back', () => {
   one.release();
   bench.settle(3_000_000);
   expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+  const universe = bench.registry.universe?.record;
+  expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
+});
+
+test('a node that finds its record older writes it back as soon as it knows that its session is its own', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const backup = bench.registry.backup();
+  const before = bench.record('n1').seq;
+  one.sim.underlay = ['192.168.9.9'];
+  one.feed({ kind: 'underlay', addresses: one.sim.underlay });
+  bench.settle(10_000);
+  expect(bench.record('n1').seq).toBeGreaterThan(before);
+  bench.registry.restore(backup);
+  // It reads all records every ten minutes, and its own then.
+  bench.settle(600_000);
+  expect(one.log).toContain('wrote the record of this node back');
+});
+
+// Seed 3610096: what it had been granted it had given on; after the restore it took the grant once more, out of the old record of a donor
+// that was slow to write its own back.
+test('a taker that has given space on takes it no second time from a donor whose record is old', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const three = bench.peer('n3').start();
+  bench.settle(20_000);
+  three.holding = () => true;
+  const two = bench.peer('n2');
+  two.holding = ({ kind }) => kind === 'update' && bench.record('n1').granting.length > 0;
+  two.start();
+  bench.settle(9000);
+  const backup = bench.registry.backup();
+  expect(bench.record('n1').granting.length).toBe(1);
+  two.release();
+  bench.settle(20_000);
+  expect(two.blocks()).toEqual(['10.36.0.0/14']);
+  one.holding = () => true;
+  const to = { name: 'n3.x', uid: bench.registry.peers.get('n3.x')?.stored.uid ?? '' };
+  bench.edit('n2', { blocks: [], overlay: [], granting: [{ id: 7, cidr: cidr('10.36.0.0/14'), to }] });
+  bench.settle(5000);
+  expect(two.sim.disk.peer.blocks).toEqual([]);
+  bench.registry.restore(backup);
+  bench.settle(700_000);
+  expect(two.log).toContain('wrote the record of this node back');
+  three.release();
+  bench.settle(60_000);
+  expect(three.blocks()).toContain('10.36.0.0/14');
+  expect(two.blocks()).toEqual([]);
+  one.release();
+  bench.settle(4_000_000);
   const universe = bench.registry.universe?.record;
   expect(ownershipViolations(universe, effectiveOwners(universe, [...bench.registry.peers.values()]))).toEqual([]);
 });
