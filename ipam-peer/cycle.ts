@@ -11,7 +11,7 @@ import { grant } from './grant.ts';
 import { forget, learn } from './hints.ts';
 import { isBack, suspect, writeBack } from './back.ts';
 import { adopt, createOwn, found } from './join.ts';
-import { confirm, recall } from './own.ts';
+import { confirm, mayHaveOldPods, recall } from './own.ts';
 import { endCycle, idle, type Moment } from './pause.ts';
 import { formatPeer, formatUniverse, type PeerRecord, recordLimitBytes, type UniverseRecord } from './records.ts';
 import { inherit, toLookAt } from './takeover.ts';
@@ -174,8 +174,8 @@ function ownRead(state: State, cycle: Cycle, stored: StoredRecord | undefined, a
     return;
   }
   if (stored === undefined) {
-    if (!isObserving(state)) createOwn(state, cycle, at);
-    else idle(state, at);
+    if (isObserving(state) || mayHaveOldPods(state)) idle(state, at);
+    else createOwn(state, cycle, at);
     return;
   }
   const own = confirm(state, stored, at.nowMs);

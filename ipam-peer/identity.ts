@@ -1,6 +1,7 @@
 // Identity: the disk is about one record. A machine whose node was registered anew (or that was removed and comes back) has another
 // one: it owns nothing of what its disk tells, and its pods' addresses may be somebody else's by now. So before it shows itself to
-// the others with its address, every lease of the earlier identity is cut off the network and dropped.
+// the others with its address, every lease of the earlier identity is cut off the network and dropped. A disk that knows nothing may have been
+// lost since: there the kernel tells of them.
 import { parseAddress } from './address.ts';
 import { containsAddress } from './cidr.ts';
 import type { Delta, DurablePeer, Lease } from './events.ts';
@@ -18,10 +19,22 @@ export function driveIdentity(state: State): void {
     disown(state, { self: config.self, cutting: state.leases.size > 0, lostRests: false });
     refreshUsable(state);
   }
-  if (state.durable.cutting === true && !state.cutAsked) {
-    state.cutAsked = true;
-    emit(state, { kind: 'cut', leases: outsideLeases(state) });
-  }
+  if (state.durable.cutting === true) askToCut(state);
+}
+
+function askToCut(state: State): void {
+  if (state.cutAsked) return;
+  state.cutAsked = true;
+  emit(state, { kind: 'cut', leases: outsideLeases(state) });
+}
+
+/** Begins to cut the leases on what is not this node's; false when there are none. */
+export function cutOutside(state: State): boolean {
+  if (outsideLeases(state).length === 0) return false;
+  persistPeer(state, { cutting: true });
+  refreshUsable(state);
+  askToCut(state);
+  return true;
 }
 
 /** What the disk tells of this peer's record and space is its own no more; its overlay addresses rest. */

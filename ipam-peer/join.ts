@@ -63,6 +63,8 @@ export function surveyed(state: State, inUse: readonly InUse[], nowMs: number): 
 
 /** The own record is always created empty; when the founder is known, the want rides on it. */
 export function createOwn(state: State, cycle: Cycle, at: Moment): void {
+  // It has no space in which anything could rest.
+  if (state.durable.lostRests === true) persistPeer(state, { lostRests: false });
   const founded = state.universe?.record.founder !== undefined;
   const wants = founded ? firstWants(state, at.random) : perFamily(() => undefined);
   const record: PeerRecord = {

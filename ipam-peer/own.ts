@@ -6,7 +6,7 @@ import { containsAddress, intersect, sameCidrs, subtract } from './cidr.ts';
 import { sameTexts } from './describe.ts';
 import type { Delta, DurablePeer, Lease, StoredRecord } from './events.ts';
 import { markAllInterest } from './hints.ts';
-import { outsideLeases } from './identity.ts';
+import { cutOutside, outsideLeases } from './identity.ts';
 import { formatPeer, parsePeer, type PeerRecord, type RecordRef, sameRef } from './records.ts';
 import { wasFound } from './session.ts';
 import { takeThis } from './space.ts';
@@ -60,6 +60,17 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
 function recover(state: State): void {
   if (state.recovery === 'none') emit(state, { kind: 'recover' });
   state.recovery = 'asked';
+}
+
+/**
+ * True while this node may not make its record yet. Its disk knows of none, and there is none: it is new, or the disk was lost, and then its
+ * pods are an earlier identity's, on what is somebody else's by now. The kernel tells which it is; such pods are cut first.
+ */
+export function mayHaveOldPods(state: State): boolean {
+  if (state.durable.uid !== undefined) return false;
+  if (state.recovery === 'done') return cutOutside(state);
+  recover(state);
+  return true;
 }
 
 /**
@@ -167,7 +178,9 @@ export function recovered(state: State, leases: readonly Lease[], nowMs: number)
   state.durable = { ...state.durable, lostRests: true };
   const deltas = leases.map((lease): Delta => ({ kind: 'lease', lease }));
   emit(state, { kind: 'persist', sync: 'full', deltas: [...deltas, { kind: 'peer', peer: state.durable }] });
-  say(state, 'warn', `${leases.length} leases of the lost state directory were found in the kernel`);
+  // Every new node asks.
+  if (leases.length > 0 || state.fenced !== '')
+    say(state, 'warn', `${leases.length} leases of the lost state directory were found in the kernel`);
   state.recovery = 'done';
   state.polledMs = -Infinity;
   state.notBeforeMs = nowMs;

@@ -282,14 +282,13 @@ class LiveDriver implements Driver {
     }
   }
 
-  /** Asks the kernel what leases there were. Until it tells, nothing is allocated. */
+  /** Asks the kernel what leases there were; without a way to ask there were none. Until it tells, nothing is allocated. */
   async #recover(): Promise<void> {
     const { recoverLeases, log } = this.#options;
-    if (recoverLeases === undefined) return;
     const { signal } = this.#stop;
     while (!signal.aborted) {
       try {
-        const leases = await recoverLeases(signal, [...this.state.leases.values()]);
+        const leases = (await recoverLeases?.(signal, [...this.state.leases.values()])) ?? [];
         this.#feedQuietly({ kind: 'recovered', leases });
         return;
       } catch (error) {

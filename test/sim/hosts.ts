@@ -1,7 +1,6 @@
 // What befalls whole nodes: deleted while alive or dead, registered anew on the same machine, disks put back to an earlier copy.
 import type { Lease } from '#ipam-peer/events.ts';
 import type { StoredRecord } from '#ipam-peer/events.ts';
-import { leaseKey } from '#ipam-peer/state.ts';
 import { type PeerRecord, sameRef } from '#ipam-peer/records.ts';
 import { parseSession } from '#ipam-peer/session-record.ts';
 import { Violation } from './checks.ts';
@@ -103,8 +102,6 @@ export function reRegister(world: World, peer: SimPeer): void {
   world.counters.count('reRegistered');
   world.note(`${peer.name} is registered anew`);
   peer.crash();
-  // After the loss of the disk not every pod is known: the datapath removes links that no lease tells of.
-  for (const [id, { lease }] of peer.pods) if (!peer.disk.leases.has(leaseKey(lease))) peer.pods.delete(id);
   peer.eclipsed = false;
   peer.reidentify(`r${world.steps}`);
   world.agenda.add(world.nowMs + world.random.between(1, 2000), { kind: 'start', peer });
@@ -120,10 +117,10 @@ export function wereCut(world: World, peer: SimPeer, leases: readonly Lease[]): 
   world.feed(peer, { kind: 'cut', leases });
 }
 
-/** A record may be made only when no pod of an earlier identity is on the network any more. */
+/** A record may be made only when no pod of an earlier identity is on the network any more; one that is being deleted has none. */
 export function checkPublished(peer: SimPeer): void {
   for (const pod of peer.pods.values()) {
-    if (pod.identity !== peer.name)
+    if (pod.identity !== peer.name && !pod.ending)
       throw new Violation(`${peer.name} shows itself while a pod of ${pod.identity} runs`);
   }
 }

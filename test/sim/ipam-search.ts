@@ -96,6 +96,7 @@ class Play {
           for (const delta of effect.deltas) if (delta.kind === 'peer') actor.disk = delta.peer;
         } else if (effect.kind === 'timer') actor.timerMs = effect.atMs;
         else if (effect.kind === 'survey') queue.push({ kind: 'surveyed', inUse: [] });
+        else if (effect.kind === 'recover') queue.push({ kind: 'recovered', leases: [] });
         else if ('request' in effect) {
           const asked = this.#bounds.sabotage?.(effect) ?? effect;
           if (isQuiet(asked, actor)) queue.push(answerTo(asked, this.registry.execute(asked)));

@@ -97,6 +97,8 @@ export class Hand {
   /** What a survey finds. */
   inUse: readonly InUse[] = [];
   answersSurveys = true;
+  /** What the kernel tells of pods while there is no record; else, and with `undefined`, a test tells it itself. */
+  inKernel: readonly Lease[] | undefined = [];
   #ticket = 1;
   #depth = 0;
   readonly #answers: Unstamped[] = [];
@@ -195,6 +197,9 @@ export class Hand {
         this.cuts.push(...effect.leases.flatMap((lease) => lease.addresses));
         return;
       case 'recover':
+        if (this.inKernel !== undefined && !this.bench.registry.peers.has(this.sim.name))
+          this.#answers.push({ kind: 'recovered', leases: this.inKernel });
+        return;
       case 'freed':
       case 'changed':
     }

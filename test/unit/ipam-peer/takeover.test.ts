@@ -213,6 +213,36 @@ describe('a node that is deleted while it is alive', () => {
     expect(two.sim.state?.leases.size).toBe(0);
     expectOwned(bench);
   });
+
+  // Seed 3030712: without its disk it did not know that the pods that ran were its predecessor's.
+  test('and registered anew with running pods and an empty disk cuts them before it shows itself', () => {
+    const { bench, hands } = cluster(['n1', 'n2']);
+    const two = hand(hands, 1);
+    const old = two.allocate('old').lease;
+    if (old === undefined) throw new Error('no lease');
+    two.sim.loseDisk();
+    two.sim.reidentify('again');
+    two.inKernel = [old];
+    two.start();
+    bench.settle(longMs);
+    expect(two.cuts).toEqual(old.addresses);
+    expect(bench.registry.peers.has('n2.again')).toBe(false);
+    // It dies before they are cut.
+    two.sim.crash();
+    two.start();
+    bench.settle(longMs);
+    expect(two.cuts).toEqual([...old.addresses, ...old.addresses]);
+    expect(bench.registry.peers.has('n2.again')).toBe(false);
+    two.inKernel = [];
+    two.feed({ kind: 'cut', leases: [old] });
+    bench.settle(longMs);
+    const record = bench.registry.peers.get('n2.again')?.record;
+    // What it is given has rested with its donor.
+    expect(record?.blocks.map(({ quarantine }) => quarantine)).toEqual([undefined]);
+    expect(two.sim.state?.leases.size).toBe(0);
+    expect(two.allocate('new').lease).toBeDefined();
+    expectOwned(bench);
+  });
 });
 
 test('a cloned machine, and a second host of the same name, are refused while the first one lives', () => {

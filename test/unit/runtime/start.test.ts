@@ -1,6 +1,7 @@
 // The runtime against a registry in memory: what a node does from its first start to its restart from disk.
 import { rm } from 'node:fs/promises';
 import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { WeftError } from '#agent/errors.ts';
 import { hostIfname, peerName, startIpam } from '#agent/runtime/start.ts';
@@ -306,7 +307,8 @@ test('a lost state directory is healed from the leases that the kernel knows', a
   await nodes.stop(first);
   await rm(nodes.statePath('node1'));
 
-  const stuck = await nodes.start('node1');
+  const recoverNothing = async (signal: AbortSignal): Promise<readonly Lease[]> => await sleep(600_000, [], { signal });
+  const stuck = await nodes.start('node1', { recoverLeases: recoverNothing });
   await until('it is noticed', () => stuck.view().waitingFor.includes('the state directory was lost'));
   expect((await failure(stuck.lease(request('new'), soon()))).kind).toBe('notReady');
   await nodes.stop(stuck);
