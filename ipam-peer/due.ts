@@ -23,7 +23,8 @@ export function dueMs(state: State): number {
   if (state.durable.cutting === true || (state.fences.get('node') ?? '') !== '') return Infinity;
   if (isLeaving(state)) return state.notBeforeMs;
   // One whose pool was deleted hears of what ends that.
-  if (state.fenced !== '' && state.fenced !== state.fences.get('universe')) {
+  const isStopped = state.fenced !== '' && state.fenced !== state.fences.get('universe');
+  if (isStopped || state.recovery === 'asked') {
     return state.polledMs + state.config.pollMs;
   }
   const self = selfRef(state);

@@ -175,6 +175,8 @@ export class Cluster {
       this.#agenda.add(this.#later(), { kind: 'request', peer, effect });
     } else if (kind === 'survey') {
       this.#agenda.add(this.#later(), { kind: 'event', peer, event: { kind: 'surveyed', inUse: [] } });
+    } else if (kind === 'recover') {
+      this.#agenda.add(this.#later(), { kind: 'event', peer, event: { kind: 'recovered', leases: [] } });
     } else if (kind === 'timer') {
       peer.timerMs = effect.atMs;
       if (effect.atMs < Infinity) this.#agenda.add(effect.atMs, { kind: 'wake', peer, atMs: effect.atMs });
