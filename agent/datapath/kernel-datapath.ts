@@ -4,10 +4,8 @@ import type { ProbeScene } from '#agent/probe/scene.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 
-import { readKernel } from './actual.ts';
-import type { KernelFacts, KernelReading } from './actual.ts';
-import { applyOperations, isEssential, makesDevice } from './apply.ts';
-import type { Refusal } from './apply.ts';
+import { type KernelFacts, type KernelReading, readKernel } from './actual.ts';
+import { applyOperations, isEssential, makesDevice, type Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
 import type { Datapath, DatapathOptions, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
 import { type DesiredInput, desiredState, hostFacts, servesIpv6, underlayAddressOf } from './desired.ts';
@@ -27,15 +25,14 @@ import { bridgePort, overlayAddressesOf, podLinkPlan } from './pod-plan.ts';
 import { podLinkOf, Ports } from './ports.ts';
 import { peerOperations } from './peer-changes.ts';
 import { PodFollower } from './pod-follow.ts';
-import { attachPodLink, detachPodLink } from './pod-link.ts';
-import type { PodLinkContext, PodLinkPlan } from './pod-link.ts';
+import { attachPodLink, detachPodLink, type PodLinkContext, type PodLinkPlan } from './pod-link.ts';
 import { QuickLooks } from './quick-looks.ts';
 import { PodLinkReaper } from './reaper.ts';
 import { Rounds } from './rounds.ts';
 import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
 import { Shaper } from './shaper.ts';
-import { forgetFlows } from './udp-flows.ts';
+import { UdpFlows } from './udp-flows.ts';
 import { busyNamesIn, isBusy, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
 import { watchKernel } from './watch.ts';
 
@@ -77,6 +74,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #follower: PodFollower;
   readonly #direct: DirectPaths;
   readonly #foreign: ForeignFirewalls;
+  readonly #flows: UdpFlows;
   readonly #stop = new AbortController();
   #view: IpamView | undefined;
   #desired: DesiredState | undefined;
@@ -113,6 +111,7 @@ class NodeDatapath implements KernelDatapath {
     this.#direct = new DirectPaths(this.#io, options.settings);
     this.#foreign = new ForeignFirewalls(this.#io, options.settings);
     this.#footprints = new Footprints(this.#io, options.settings);
+    this.#flows = new UdpFlows(this.#io, options.log);
     this.#shaper = new Shaper(this.#io, options.settings, this.#reaper);
     this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper, shaper: this.#shaper };
     this.#rounds = new Rounds(() => this.#round());
@@ -154,6 +153,7 @@ class NodeDatapath implements KernelDatapath {
       }),
     );
     await this.reconcile(view, leases);
+    this.#flows.forgetStale(leases);
   }
 
   async reconcile(view: IpamView, leases: readonly Lease[]): Promise<void> {
@@ -176,7 +176,7 @@ class NodeDatapath implements KernelDatapath {
       const link = await attachPodLink(this.#context, request, plan, signal);
       this.#pods.attached(lease);
       this.#expected?.attached(lease, { ...plan, isPort: plan.port !== undefined });
-      if (lease.link?.portMappings) await forgetFlows('stale', this.#io, lease, this.#options.log);
+      this.#flows.forgetStale([lease]);
       return link;
     } finally {
       this.#pods.end(lease);
@@ -190,7 +190,7 @@ class NodeDatapath implements KernelDatapath {
       this.#pods.detached(lease);
       this.#expected?.detached(lease);
       detachPodLink(this.#context, lease, this.#desired?.bridge !== undefined);
-      await forgetFlows('pod', this.#io, lease, this.#options.log);
+      await this.#flows.forgetPod(lease);
     } finally {
       this.#pods.end(lease);
     }
@@ -254,7 +254,7 @@ class NodeDatapath implements KernelDatapath {
     this.#due.stop();
     this.#watch?.[Symbol.dispose]();
     await this.#rounds.idle();
-    await this.#reaper.flush();
+    await Promise.all([this.#flows.idle(), this.#reaper.flush()]);
     this.#reaper.stop();
     this.#io[Symbol.dispose]();
   }

@@ -1,6 +1,7 @@
 // UDP has no end that conntrack sees: a flow that began before a host port led somewhere keeps going nowhere, and one that began
-// when it led to a pod that is gone keeps going to that pod's address, as long as packets come. So the entries are removed on ADD
-// and on DEL (kubernetes#59033 is what happens otherwise). Listing is on a pool thread and filtered in the kernel.
+// when it led to a pod that is gone keeps going to that pod's address, as long as packets come. So the entries are removed after ADD
+// and on DEL (kubernetes#59033 is what happens otherwise), and at a start, which may follow a death between an ADD's answer and that.
+// Listing is on a pool thread and filtered in the kernel.
 import { delConntrack, dumpConntrack } from '#agent/netlink/conntrack.ts';
 import type { ConntrackEntry, ConntrackTuple, TuplePattern } from '#agent/netlink/conntrack.ts';
 import { addressFamily } from '#agent/netlink/ip-text.ts';
@@ -20,49 +21,103 @@ interface Log {
   warn(fields: object, message: string): void;
 }
 
-/**
- * Forgets flows to the lease's host ports: `stale` ones, which lead elsewhere than to the pod, or those that came to the `pod`. Never
- * fails: a kernel without ctnetlink costs old flows their way, not the pod its start or end.
- */
-export async function forgetFlows(which: 'stale' | 'pod', io: KernelIo, lease: Lease, log: Log): Promise<void> {
-  if (!lease.link?.portMappings?.some(({ protocol }) => protocol === 'udp')) return;
-  try {
-    await (which === 'stale' ? forgetStaleFlows(io, lease) : forgetPodFlows(io, lease));
-  } catch (error) {
-    const { containerId } = lease;
-    log.warn({ containerId, error: toWeftError(error).message }, 'old UDP flows to host ports may stay');
+/** Never fails: a kernel without ctnetlink costs old flows their way, not the pod its start or end. */
+export class UdpFlows {
+  readonly #io: KernelIo;
+  readonly #log: Log;
+  /** Leases whose stale flows no listing covers yet. */
+  #waiting: Lease[] = [];
+  #work: Promise<void> = Promise.resolve();
+
+  constructor(io: KernelIo, log: Log) {
+    this.#io = io;
+    this.#log = log;
+  }
+
+  /**
+   * Forgets flows to the leases' host ports that lead elsewhere than to the pods. Nobody waits: the kernel takes 5 ms to walk its table, and no
+   * program of a pod runs before its ADD is answered. Those that come while a listing runs share the next one.
+   */
+  forgetStale(leases: readonly Lease[]): void {
+    const ported = leases.filter(hasUdp);
+    if (ported.length === 0) return;
+    this.#waiting.push(...ported);
+    this.#work = this.#work.then(() => this.#forgetWaiting());
+  }
+
+  /** Forgets flows that came to the pod, behind what was begun before: that must not touch those to the port's next pod. */
+  async forgetPod(lease: Lease): Promise<void> {
+    if (!hasUdp(lease)) return;
+    await this.#work;
+    await this.#quietly([lease], () => forgetPodFlows(this.#io, lease));
+  }
+
+  /** Resolves when nothing that was asked for by now is left to forget. */
+  async idle(): Promise<void> {
+    await this.#work;
+  }
+
+  async #forgetWaiting(): Promise<void> {
+    const leases = this.#waiting;
+    if (leases.length === 0) return;
+    this.#waiting = [];
+    await this.#quietly(leases, () => forgetStaleFlows(this.#io, leases));
+  }
+
+  async #quietly(leases: readonly Lease[], work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      const containerIds = leases.map(({ containerId }) => containerId);
+      this.#log.warn({ containerIds, error: toWeftError(error).message }, 'old UDP flows to host ports may stay');
+    }
   }
 }
 
-async function forgetStaleFlows(io: KernelIo, lease: Ported): Promise<void> {
-  await forEachAddress(lease, async (address, family, hostPorts) => {
-    const isStale = ({ tupleOrig, tupleReply }: ConntrackEntry): boolean =>
-      hostPorts.has(tupleOrig?.proto?.dstPort ?? 0) && sourceOf(tupleReply) !== address;
+function hasUdp({ link }: Ported): boolean {
+  return link?.portMappings?.some(({ protocol }) => protocol === 'udp') ?? false;
+}
+
+async function forgetStaleFlows(io: KernelIo, leases: readonly Ported[]): Promise<void> {
+  for (const [family, addressesOf] of addressesByPort(leases)) {
+    const isStale = ({ tupleOrig, tupleReply }: ConntrackEntry): boolean => {
+      const addresses = addressesOf.get(tupleOrig?.proto?.dstPort ?? 0);
+      return addresses !== undefined && !addresses.has(sourceOf(tupleReply) ?? '');
+    };
     // A pod may have a range of a thousand ports: then one listing of all UDP is less.
-    const patterns = hostPorts.size > 4 ? [{}] : [...hostPorts].map((dstPort) => ({ dstPort }));
+    const patterns = addressesOf.size > 4 ? [{}] : [...addressesOf.keys()].map((dstPort) => ({ dstPort }));
     for (const pattern of patterns) await forget(io, family, 'orig', { protocol: udp, ...pattern }, isStale);
-  });
+  }
+}
+
+/** By family and host port: the addresses of the pods that it leads to. */
+function addressesByPort(leases: readonly Ported[]): ReadonlyMap<number, ReadonlyMap<number, ReadonlySet<string>>> {
+  const families = new Map<number, Map<number, Set<string>>>();
+  for (const [address, family, hostPorts] of leases.flatMap(portedAddresses)) {
+    const ports = families.get(family) ?? new Map<number, Set<string>>();
+    families.set(family, ports);
+    for (const port of hostPorts) ports.set(port, (ports.get(port) ?? new Set<string>()).add(address));
+  }
+  return families;
 }
 
 async function forgetPodFlows(io: KernelIo, lease: Ported): Promise<void> {
-  await forEachAddress(lease, async (address, family, hostPorts) => {
+  for (const [address, family, hostPorts] of portedAddresses(lease)) {
     await forget(io, family, 'reply', { src: address, protocol: udp }, ({ tupleOrig }) =>
       hostPorts.has(tupleOrig?.proto?.dstPort ?? 0),
     );
-  });
+  }
 }
 
-async function forEachAddress(
-  lease: Ported,
-  work: (address: string, family: number, hostPorts: ReadonlySet<number>) => Promise<void>,
-): Promise<void> {
-  for (const address of lease.addresses) {
+/** Each address of the lease that UDP ports of the host lead to, with its family and the ports. */
+function portedAddresses(lease: Ported): readonly (readonly [string, number, ReadonlySet<number>])[] {
+  return lease.addresses.flatMap((address) => {
     const mappings = lease.link?.portMappings ?? [];
     const served = mappings.filter((one) => one.protocol === 'udp' && serves(one, familyOf(address)));
-    if (served.length === 0) continue;
+    if (served.length === 0) return [];
     const family = familyOf(address) === 4 ? addressFamily.inet : addressFamily.inet6;
-    await work(address, family, new Set(served.map(({ hostPort }) => hostPort)));
-  }
+    return [[address, family, new Set(served.map(({ hostPort }) => hostPort))] as const];
+  });
 }
 
 async function forget(

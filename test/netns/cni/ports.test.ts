@@ -195,6 +195,19 @@ describe('UDP flows', () => {
     expect(second.address).not.toBe('');
   });
 
+  test('that an agent’s death kept from being forgotten are forgotten at the next start', async () => {
+    await using web = await podWith('web', ...mapped(5355));
+    const ask = { protocol: 'udp', address: wan, port: 5355, localPort: 40_002 } as const;
+    await host.stop('SIGKILL');
+    // As if the flow had begun before the mapping.
+    await hostNetns.exec(['nft', 'flush', 'map', 'inet', 'weft', 'ports4']);
+    expect(await fromOutside.ask({ ...ask, waitMs: 200 })).toBe(undefined);
+    await host.start();
+    const again = (): Promise<unknown> => fromOutside.ask({ ...ask, waitMs: 500 });
+    await expect.poll(again, { timeout: 15_000 }).toEqual({ name: 'web', source: client });
+    expect(web.address).not.toBe('');
+  });
+
   test('of other pods and ports are let be', async () => {
     await using one = await podWith('one', ...mapped(5353));
     await using two = await podWith('two', ...mapped(5354));
