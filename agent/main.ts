@@ -13,6 +13,7 @@ import { del } from '#agent/cni/del.ts';
 import { owedFindings } from '#agent/cni/owed-dels.ts';
 import { startCniServer } from '#agent/cni/server.ts';
 import type { CniServer } from '#agent/cni/server.ts';
+import { compileSoon } from '#agent/compile-soon.ts';
 import { loadConfig } from '#agent/config.ts';
 import { poolOf } from '#agent/config/formats.ts';
 import type { Config } from '#agent/config.ts';
@@ -25,7 +26,7 @@ import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { openDiscovery, openRegistry, reportFindings, serviceRangesOf } from '#agent/engines.ts';
 import { errorCatalogue, toWeftError } from '#agent/errors.ts';
-import { netnsInfo } from '#agent/netlink/netns.ts';
+import { netnsInfo, openNetns } from '#agent/netlink/netns.ts';
 import { follow } from '#agent/follow.ts';
 import { startHealth } from '#agent/health.ts';
 import type { Health } from '#agent/health.ts';
@@ -197,6 +198,7 @@ async function start(given: Start): Promise<void> {
     await begin();
   }
   parts.starting = '';
+  compileSoon();
   log.info({ tookMs: Math.round(performance.now() - began) }, 'every part runs');
 }
 
@@ -288,6 +290,7 @@ function openCni(
       const { isNetns, ino } = netnsInfo(path);
       return { isNetns, inode: BigInt(ino) };
     },
+    openNetns,
     observe: (verb, outcome, durationMs) =>
       metrics.cniRequest(verb || 'none', outcome === 'ok' ? 0 : errorCatalogue[outcome].cniCode, durationMs),
     log,

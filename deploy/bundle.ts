@@ -33,6 +33,8 @@ export async function bundle(output: string): Promise<number> {
     minifySyntax: true,
     platform: 'node',
     target: 'node24',
+    // Node 24 has it; what esbuild writes instead is an array and five functions for each.
+    supported: { using: true },
     format: 'esm',
     banner: { js: banner },
     legalComments: 'linked',

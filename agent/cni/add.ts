@@ -10,7 +10,7 @@ import { type Delegated, delegateAdd } from './delegate.ts';
 import { leaseInRanges } from './ip-ranges.ts';
 import { invalid } from './json.ts';
 import { delegateDel } from './owed-dels.ts';
-import { type AddParts, type CniParts, errnoOf, ownNetnsPath } from './parts.ts';
+import { type AddParts, type CniParts, errnoOf, type HeldNetns, ownNetnsPath } from './parts.ts';
 import type { AddCall } from './request.ts';
 import { type AddResult, buildAddressResult, buildResult } from './result.ts';
 
@@ -28,7 +28,8 @@ export async function add(call: AddCall, parts: AddParts, signal: AbortSignal): 
 
 async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): Promise<AddResult> {
   const { ipam, datapath } = parts;
-  const netnsInode = podNetns(call.netnsPath, parts);
+  using netns = openPodNetns(call.netnsPath, parts);
+  const netnsInode = netns.inode;
   if (call.netnsInode !== undefined && call.netnsInode !== netnsInode) throw anotherNetns(call.netnsPath);
   const known = ipam.find(call.key);
   if (known !== undefined) await clearReplaced(known, netnsInode, parts);
@@ -56,7 +57,7 @@ async function addOrUndo(call: AddCall, parts: AddParts, signal: AbortSignal): P
       return result;
     }
     requireServable(lease);
-    const link = await datapath.attach({ lease, netnsPath: call.netnsPath }, signal);
+    const link = await datapath.attach({ lease, netnsPath: call.netnsPath, netns }, signal);
     const result = buildResult(lease, link, call.netnsPath, call.netConf.dns ?? delegated?.dns);
     ipam.activate(lease);
     return result;
@@ -138,24 +139,23 @@ function requireServable(lease: Lease): void {
   );
 }
 
-/** The inode of the pod's namespace. Throws WeftError('invalidNetns'). */
-export function podNetns(path: string, parts: Pick<CniParts, 'inspectNetns'>): bigint {
-  let seen: ReturnType<CniParts['inspectNetns']>;
+/** The pod's namespace. Throws WeftError('invalidNetns'). */
+export function openPodNetns(path: string, parts: Pick<CniParts, 'inspectNetns' | 'openNetns'>): HeldNetns {
+  let held: HeldNetns | undefined;
   try {
-    seen = parts.inspectNetns(path);
+    held = parts.openNetns(path);
   } catch (error) {
     throw new WeftError('invalidNetns', `cannot open CNI_NETNS ${path}: ${toWeftError(error).message}`, {
       details: path,
       cause: error,
     });
   }
-  if (!seen.isNetns) {
+  if (held === undefined) {
     throw new WeftError('invalidNetns', `CNI_NETNS ${path} is not a network namespace`, { details: path });
   }
-  if (parts.inspectNetns(ownNetnsPath).inode === seen.inode) {
-    throw new WeftError('invalidNetns', `CNI_NETNS ${path} is the host's own network namespace`, { details: path });
-  }
-  return seen.inode;
+  if (parts.inspectNetns(ownNetnsPath).inode !== held.inode) return held;
+  held[Symbol.dispose]();
+  throw new WeftError('invalidNetns', `CNI_NETNS ${path} is the host's own network namespace`, { details: path });
 }
 
 /** As where the agent is in a pid or mount namespace of its own: the link would get into a stranger's namespace. */

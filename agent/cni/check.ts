@@ -4,7 +4,7 @@
 import type { LinkFault } from '#agent/datapath/datapath.ts';
 import { WeftError } from '#agent/errors.ts';
 import { isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
-import { podNetns } from './add.ts';
+import { openPodNetns } from './add.ts';
 import { callDelegate } from './delegate.ts';
 import type { PrevResult } from './netconf.ts';
 import type { CniParts } from './parts.ts';
@@ -17,11 +17,11 @@ export async function check(call: CheckCall, parts: CniParts, signal: AbortSigna
   const name = `${call.key.containerId}/${call.key.ifname}`;
   if (lease === undefined) throw failed(`no address is leased for ${name}`, 'lease');
   if (lease.state !== 'active') throw failed(`the ADD of ${name} has not finished`, 'lease');
-  const netnsInode = podNetns(call.netnsPath, parts);
+  using netns = openPodNetns(call.netnsPath, parts);
   // The CHECK of the plugin `dhcp` asks for an address, or hangs while its daemon renews one (docs/decisions/436).
   if (call.delegate !== undefined && !isOnSegment(lease)) await callDelegate(call.delegate, 'CHECK', signal);
   const faults: readonly LinkFault[] = [
-    ...promised(lease, netnsInode, call.netConf.prevResult),
+    ...promised(lease, netns.inode, call.netConf.prevResult),
     ...(await linkFaults(lease, call.netnsPath, parts)),
   ];
   if (faults.length === 0) return;

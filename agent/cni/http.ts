@@ -11,14 +11,14 @@ const sweeps = 6;
 /** After how long a listener that was out of descriptors tries again. */
 const retryMs = 100;
 
-/** A request as it came: the body is not looked at. */
+/** A request as it came: the body, UTF-8, is not looked at. */
 export interface HttpRequest {
   readonly method: string;
   /** The request target, `/cni`. */
   readonly target: string;
   /** Lower-case media type without parameters; '' where there is none. */
   readonly contentType: string;
-  readonly body: Buffer;
+  readonly body: string;
 }
 
 export interface HttpAnswer {
@@ -62,6 +62,8 @@ export class HttpServer {
   readonly #patienceMs: number;
   /** Those that have sent something and are not over. */
   readonly #exchanges = new Map<number, Exchange>();
+  /** Where all of them are received, one at a time. */
+  readonly #room = Buffer.allocUnsafeSlow(64 << 10);
   #handle: ListenerHandle | undefined;
   #sweep: NodeJS.Timeout | undefined;
   #emptied: (() => void) | undefined;
@@ -74,7 +76,8 @@ export class HttpServer {
   /** Takes connections at `path` from now on. Throws NativeError. */
   listen(path: string, backlog: number): void {
     const most = this.#handlers.mostConnections ?? 4096;
-    this.#handle = this.#addon.listenerOpen(path, backlog, most, (connection, value) => this.#take(connection, value));
+    const take = (connection: number, value: number | null): void => this.#take(connection, value);
+    this.#handle = this.#addon.listenerOpen(path, backlog, most, take, this.#room);
     this.#sweep = setInterval(() => this.#dropLate(), this.#patienceMs / sweeps).unref();
   }
 
@@ -95,16 +98,16 @@ export class HttpServer {
     for (const number of this.#exchanges.keys()) this.#over(number);
   }
 
-  #take(number: number, value: Buffer | number | null): void {
+  #take(number: number, value: number | null): void {
     if (value === null) this.#over(number);
-    else if (typeof value === 'number') setTimeout(() => this.#resume(), retryMs);
+    else if (number === -1) setTimeout(() => this.#resume(), retryMs);
     else {
       let exchange = this.#exchanges.get(number);
       if (exchange === undefined) {
         exchange = new Exchange(this.#handlers, (text) => this.#send(number, text));
         this.#exchanges.set(number, exchange);
       }
-      exchange.take(value);
+      exchange.take(this.#room.subarray(0, value));
     }
   }
 
@@ -159,11 +162,19 @@ class Exchange implements Caller {
     return this.#ended.promise;
   }
 
+  /** What has been received, in memory that is somebody else's after this call. */
   take(bytes: Buffer): void {
     // Whatever comes behind a request is read and dropped, or its sender would never see the answer.
     if (this.#state !== 'arriving') return;
-    this.#parts.push(bytes);
     this.#gotBytes += bytes.length;
+    this.#parts.push(bytes);
+    this.#progress();
+    // Most come in one piece and are done with.
+    const at = this.#parts.indexOf(bytes);
+    if (at !== -1) this.#parts[at] = Buffer.from(bytes);
+  }
+
+  #progress(): void {
     const { bodyLimitBytes } = this.#handlers;
     if (this.#head === undefined) {
       const parsed = parseHead(this.#joined());
@@ -175,7 +186,7 @@ class Exchange implements Caller {
     const { start, bodyBytes, method, target, contentType } = this.#head;
     if (this.#gotBytes < start + bodyBytes) return;
     if (this.#gotBytes > start + bodyBytes) return this.#refuse('more came than its Content-Length says');
-    const body = this.#joined().subarray(start);
+    const body = this.#joined().toString('utf8', start);
     this.#parts = [];
     this.#state = 'at work';
     this.#handlers.onRequest({ method, target, contentType, body }, this);

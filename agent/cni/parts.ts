@@ -11,6 +11,15 @@ import type { PortClaims } from './port-mappings.ts';
 /** Identity of a path, and whether it is a network namespace. Throws a system error where there is nothing. */
 export type NetnsInspector = (path: string) => { readonly isNetns: boolean; readonly inode: bigint };
 
+/** A pod's network namespace, held open: whatever becomes of its path, this is the one that a call is about. */
+export interface HeldNetns extends Disposable {
+  readonly fd: number;
+  readonly inode: bigint;
+}
+
+/** Undefined for whatever else the path is. Throws a system error where there is nothing. */
+export type NetnsOpener = (path: string) => HeldNetns | undefined;
+
 /** This process' own network namespace; an agent never changes it. */
 export const ownNetnsPath = '/proc/self/ns/net';
 
@@ -26,6 +35,7 @@ export interface CniParts {
   readonly ipam: Ipam;
   readonly datapath: Datapath;
   readonly inspectNetns: NetnsInspector;
+  readonly openNetns: NetnsOpener;
   readonly log: CniLog;
   /** Host routes to addresses on bridges of the reference plugin; absent: none are kept. */
   readonly bridged?: Pick<BridgedAddresses, 'sync'>;

@@ -74,13 +74,12 @@ function clashesOf({ protocol, hostPort, hostIp }: PortMapping): readonly string
 export class PortClaims {
   readonly #claims = new Map<AttachmentKey, readonly PortMapping[]>();
 
-  /** Held until disposed; by then the lease tells. Throws WeftError('hostPortTaken'). */
-  claim(key: AttachmentKey, wanted: readonly PortMapping[], leases: () => readonly Lease[]): Disposable {
-    if (wanted.length > 0) {
-      for (const lease of leases()) refuseClash(wanted, lease.link?.portMappings ?? [], key, lease);
-      for (const [other, mappings] of this.#claims) refuseClash(wanted, mappings, key, other);
-      this.#claims.set(key, wanted);
-    }
+  /** Held until disposed, where any are wanted; by then the lease tells. Throws WeftError('hostPortTaken'). */
+  claim(key: AttachmentKey, wanted: readonly PortMapping[], leases: () => readonly Lease[]): Disposable | undefined {
+    if (wanted.length === 0) return undefined;
+    for (const lease of leases()) refuseClash(wanted, lease.link?.portMappings ?? [], key, lease);
+    for (const [other, mappings] of this.#claims) refuseClash(wanted, mappings, key, other);
+    this.#claims.set(key, wanted);
     return { [Symbol.dispose]: () => void this.#claims.delete(key) };
   }
 }

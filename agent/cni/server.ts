@@ -257,7 +257,7 @@ function bodyOf({ method, target, contentType, body }: HttpRequest): ShimRequest
   if (contentType !== 'application/json') return undecodable('its Content-Type is not application/json');
   let json: unknown;
   try {
-    json = JSON.parse(body.toString());
+    json = JSON.parse(body);
   } catch (error) {
     return undecodable(`its body is not JSON: ${toWeftError(error).message}`);
   }

@@ -11,6 +11,8 @@ export interface PodLinkRequest {
   readonly lease: Lease;
   /** Absolute path of the pod's network namespace, already checked to be one. */
   readonly netnsPath: string;
+  /** The namespace itself, where the caller holds it open. */
+  readonly netns?: { readonly fd: number };
 }
 
 /** What was built, for the CNI result. MAC addresses are lower-case, colon-separated. */

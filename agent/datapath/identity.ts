@@ -71,7 +71,10 @@ export function linkLocalOf(mac: string): string {
 
 /** MAC of a pod: `0a:58` and the IPv4 address, or a hash of the IPv6 one; unicast, locally administered. */
 export function podMacOf(address: string): string {
-  if (!address.includes(':')) return ['0a', '58', ...address.split('.').map((part) => hexByte(Number(part)))].join(':');
+  if (!address.includes(':')) {
+    const [a, b, c, d] = address.split('.', 4);
+    return `0a:58:${hexByte(Number(a))}:${hexByte(Number(b))}:${hexByte(Number(c))}:${hexByte(Number(d))}`;
+  }
   const bytes = createHash('sha256').update(address).digest().subarray(0, 4);
   return ['0a', '58', ...[...bytes].map(hexByte)].join(':');
 }
@@ -127,6 +130,8 @@ export function parseAlias(alias: string): LinkAlias | undefined {
   };
 }
 
+const hexBytes: readonly string[] = Array.from({ length: 256 }, (_, value) => value.toString(16).padStart(2, '0'));
+
 function hexByte(value: number): string {
-  return value.toString(16).padStart(2, '0');
+  return hexBytes[value] ?? '';
 }

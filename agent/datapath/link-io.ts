@@ -1,6 +1,6 @@
 // One link as the kernel shows it now.
-import { getLink, summarized } from '#agent/netlink/link.ts';
-import type { Link, LinkSummary } from '#agent/netlink/link.ts';
+import { getLink, summarized, withEnds } from '#agent/netlink/link.ts';
+import type { Link, LinkEnds, LinkSummary } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 
@@ -25,6 +25,11 @@ export function liveIndexOf(io: KernelIo): IndexOf {
 /** Asks for each number. */
 export function liveNameOf(io: KernelIo): NameOf {
   return (ifindex) => answerOf(io, summarized(getLink({ ifiIndex: ifindex })))?.ifname ?? `#${ifindex}`;
+}
+
+/** Both ends of a veth. */
+export function readEnds(io: KernelIo, ifname: string): LinkEnds | undefined {
+  return answerOf(io, withEnds(getLink({ ifname })));
 }
 
 function answerOf<Answer>(io: KernelIo, request: NetlinkRequest<Answer>): Answer | undefined {

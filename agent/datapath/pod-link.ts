@@ -20,27 +20,26 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { WeftError } from '#agent/errors.ts';
 import { scope } from '#agent/netlink/addr.ts';
-import { delLink, getLink, setLink, withOperstate } from '#agent/netlink/link.ts';
+import { delLink, setLink } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState } from '#agent/netlink/neighbour.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 import { type OpenNetns, openNetns, readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
 import { putNeighbour } from '#agent/netlink/peer-writes.ts';
-import { addAddress, addLinkRoute, addVeth, setAlias, setUp } from '#agent/netlink/pod-writes.ts';
+import { addAddress, addLinkRoute, addVeth, getOperstate, setAlias, setUp } from '#agent/netlink/pod-writes.ts';
 import { delRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
 import { firstPortEntry, macTaken, portSettings } from './bridge-io.ts';
-import { addressOf, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
-import type { Family } from './cidr.ts';
+import { addressOf, familiesOf, type Family, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
 import type { PodLink, PodLinkRequest, PodRoute } from './datapath.ts';
 import { addElements, removeElements, removeOfGoneLink } from './firewall.ts';
 import { aliasOf, gatewayCidr, hostMac, parseAlias, podGatewayOf, podMacOf } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
-import { readSummary } from './link-io.ts';
+import { readEnds, readSummary } from './link-io.ts';
 import { needsRouteLocalnet, podElements } from './pod-elements.ts';
-import { planPodRoutes, removePodRules } from './pod-routes.ts';
+import { addPodRoutes, removePodRules } from './pod-routes.ts';
 import type { PodLinkReaper } from './reaper.ts';
 import type { DatapathSettings } from './settings.ts';
 import type { Shaper } from './shaper.ts';
@@ -50,7 +49,7 @@ const loopbackIfindex = 1;
 /** IF_OPER_UP (include/uapi/linux/if.h). */
 const operstateUp = 6;
 /** How often a link is looked at, a millisecond apart, before ADD goes on without its carrier. */
-const carrierLooks = 200;
+const mostCarrierLooks = 200;
 
 const gatewayAddress = { 4: partsOf(gatewayCidr(4)), 6: partsOf(gatewayCidr(6)) } as const;
 
@@ -96,15 +95,20 @@ export async function attachPodLink(
   const { io, settings, reaper } = context;
   const { lease, netnsPath } = request;
   signal.throwIfAborted();
-  using netns = openPodNetns(netnsPath);
+  if (request.netns === undefined) {
+    using netns = openPodNetns(netnsPath);
+    return await attachPodLink(context, { ...request, netns }, plan, signal);
+  }
+  const { netns } = request;
   requireFamilies(lease, plan);
   if (reaper.holds(lease.hostIfname)) await reaper.flush();
   reaper.busy();
-  let made = makeVeth(context, request, plan, netns);
+  const mac = podMac(lease);
+  let made = makeVeth(context, lease, mac, plan, netns);
   if (made === 'exists' && reaper.pending > 0) {
     await reaper.flush();
     signal.throwIfAborted();
-    made = makeVeth(context, request, plan, netns);
+    made = makeVeth(context, lease, mac, plan, netns);
   }
   if (made === 'exists') throw existingInterface(io, request);
   let routes: readonly PodRoute[];
@@ -113,15 +117,12 @@ export async function attachPodLink(
     plan.beforeStep?.('firewall');
     const { hostIfindex } = made;
     addElements(io, settings.nftTable, elements, () => hostIfindex);
-    plan.beforeStep?.('host');
-    io.route.batchOrThrow(hostRequests(settings, lease, made.hostIfindex, plan));
-    if (!plan.port && lease.addresses.some((address) => familyOf(address) === 6)) {
-      io.writeSysctl(`net/ipv6/conf/${lease.hostIfname}/accept_ra`, '0');
-    }
-    context.shaper.put(lease, made.hostIfindex);
     plan.beforeStep?.('pod');
     routes = buildPodSide(settings, request, made.podIfindex, plan, netns);
-    if (!hasCarrier(io, made.hostIfindex)) await awaitCarrier(io, made.hostIfindex, signal);
+    plan.beforeStep?.('host');
+    const isUp = buildHostSide(context, lease, mac, made, plan);
+    context.shaper.put(lease, made.hostIfindex);
+    if (!isUp) await awaitCarrier(io, carrierLooks(made, plan), signal);
     plan.beforeStep?.('done');
   } catch (error) {
     await undoAttach(context, lease, made.hostIfindex, plan.onBridge);
@@ -130,7 +131,7 @@ export async function attachPodLink(
   return {
     hostIfname: lease.hostIfname,
     hostMac,
-    podMac: podMac(lease),
+    podMac: mac,
     mtuBytes: plan.mtuBytes,
     gateways: familiesOf(lease.addresses).map(gatewayOf(plan)),
     ...(plan.port ? { addresses: lease.addresses.map(plan.port.cidrOf) } : {}),
@@ -180,14 +181,17 @@ export function podMac(lease: Pick<Lease, 'addresses' | 'link'>): string {
 interface VethEnds {
   readonly hostIfindex: number;
   readonly podIfindex: number;
+  /** The pod's namespace, as the node's calls it. */
+  readonly podNetnsid: number;
 }
 
 /** The pair by one RTM_NEWLINK, the pod's end inside its namespace from the first moment. 'exists': either name is taken. */
 function makeVeth(
   { io }: PodLinkContext,
-  { lease }: PodLinkRequest,
+  lease: Lease,
+  peerMac: string,
   plan: PodLinkPlan,
-  netns: OpenNetns,
+  netns: Pick<OpenNetns, 'fd'>,
 ): VethEnds | 'exists' {
   plan.beforeStep?.('veth');
   const [reply] = io.route.batch([
@@ -196,7 +200,7 @@ function makeVeth(
       mac: hostMac,
       mtuBytes: plan.mtuBytes,
       peerIfname: lease.ifname,
-      peerMac: podMac(lease),
+      peerMac,
       netNsFd: netns.fd,
       ...(plan.port ? { master: plan.port.bridgeIfindex } : {}),
     }),
@@ -205,11 +209,11 @@ function makeVeth(
     if (reply.error.errno === errno.EEXIST) return 'exists';
     throw reply.error;
   }
-  const link = reply.answers[0] ?? readSummary(io, lease.hostIfname);
-  if (link?.link === undefined) {
+  const link = reply.answers[0] ?? readEnds(io, lease.hostIfname);
+  if (link?.link === undefined || link.linkNetnsid === undefined) {
     throw new WeftError('kernel', `${lease.hostIfname} was made but the kernel does not show both of its ends`);
   }
-  return { hostIfindex: link.ifiIndex, podIfindex: link.link };
+  return { hostIfindex: link.ifiIndex, podIfindex: link.link, podNetnsid: link.linkNetnsid };
 }
 
 function existingInterface(io: KernelIo, request: PodLinkRequest): WeftError {
@@ -220,14 +224,31 @@ function existingInterface(io: KernelIo, request: PodLinkRequest): WeftError {
   return new WeftError('interfaceExists', `the pod already has an interface named ${lease.ifname}`);
 }
 
+/** Brings the host's end up, last, so that it has its carrier at once. True when the link can carry packets both ways. */
+function buildHostSide(
+  { io, settings }: PodLinkContext,
+  lease: Lease,
+  mac: string,
+  ends: VethEnds,
+  plan: PodLinkPlan,
+): boolean {
+  if (!plan.port && lease.addresses.some((address) => familyOf(address) === 6)) {
+    io.writeSysctl(`net/ipv6/conf/${lease.hostIfname}/accept_ra`, '0');
+  }
+  const looks = carrierLooks(ends, plan);
+  const answers = io.route.batchOrThrow([...hostRequests(settings, lease, mac, ends.hostIfindex, plan), ...looks]);
+  return areUp(answers.slice(-looks.length));
+}
+
 /** IPv6 makes no address by itself on the host end: it saves duplicate detection and multicast reports per pod. */
 function hostRequests(
   settings: DatapathSettings,
   lease: Lease,
+  mac: string,
   ifindex: number,
   plan: PodLinkPlan,
 ): readonly NetlinkRequest<unknown>[] {
-  if (plan.port) return portRequests(lease, ifindex, plan, plan.port);
+  if (plan.port) return portRequests(lease, mac, ifindex, plan, plan.port);
   const requests: NetlinkRequest<unknown>[] = [
     setAlias({ ifiIndex: ifindex, ifalias: aliasOf(lease), quietIpv6: plan.ipv6 }),
     ...(needsRouteLocalnet(lease)
@@ -236,7 +257,7 @@ function hostRequests(
     setUp(ifindex),
     ...familiesOf(lease.addresses).map((family) => addGatewayAddress(ifindex, family)),
   ];
-  const [mac, protocol] = [podMac(lease), settings.routeProtocol];
+  const protocol = settings.routeProtocol;
   for (const dst of lease.addresses) {
     const prefsrc = plan.overlayAddresses.get(familyOf(dst));
     const source = prefsrc === undefined ? {} : { prefsrc };
@@ -248,11 +269,11 @@ function hostRequests(
 
 function portRequests(
   lease: Lease,
+  lladdr: string,
   ifindex: number,
   plan: PodLinkPlan,
   { bridgeIfindex }: BridgePort,
 ): readonly NetlinkRequest<unknown>[] {
-  const lladdr = podMac(lease);
   return [
     setAlias({ ifiIndex: ifindex, ifalias: aliasOf(lease, 'bridge'), quietIpv6: plan.ipv6 }),
     portSettings({ ifiIndex: ifindex }),
@@ -263,7 +284,8 @@ function portRequests(
 }
 
 function addGatewayAddress(ifindex: number, family: Family): NetlinkRequest<never> {
-  return addAddress({ ifindex, ...gatewayAddress[family], scope: scope.link });
+  const { address, prefixLength } = gatewayAddress[family];
+  return addAddress({ ifindex, address, prefixLength, scope: scope.link });
 }
 
 /** Runtimes make namespaces with IPv6 off; a pod that is given an IPv6 address has it on. */
@@ -279,45 +301,53 @@ function buildPodSide(
   { netnsPath, lease }: PodLinkRequest,
   ifindex: number,
   plan: PodLinkPlan,
-  netns: OpenNetns,
+  netns: Pick<OpenNetns, 'fd'>,
 ): readonly PodRoute[] {
   const gateway = gatewayOf(plan);
-  const cidrOf = plan.port?.cidrOf ?? hostCidr;
+  const cidrs = lease.addresses.map(plan.port?.cidrOf ?? hostCidr);
   const families = familiesOf(lease.addresses);
   if (families.includes(6)) switchIpv6On(settings, netnsPath, lease.ifname);
   using socket = NetlinkSocket.open({ protocol: 'route', netnsFd: netns.fd, receiveBufferBytes: 128 << 10 });
-  const cidrs = lease.addresses.map(cidrOf);
-  const { requests, routes } = planPodRoutes(socket, lease, { podIfindex: ifindex, cidrs, gateway });
-  socket.batchOrThrow([
+  const requests = [
     setUp(loopbackIfindex),
     setUp(ifindex),
     ...cidrs.map((cidr) => addPodAddress(ifindex, cidr)),
     ...families.map((family) => putNeighbour(ifindex, gateway(family), hostMac)),
-    ...requests,
-  ]);
-  return routes;
+  ];
+  return addPodRoutes(socket, lease, { podIfindex: ifindex, cidrs, gateway }, requests);
 }
 
 /**
- * The host end came up before the pod's, so without a carrier: it drops what it sends until the kernel's link watch has run, which a
+ * The pod's end came up before the host's, so without a carrier: it drops what it sends until the kernel's link watch has run, which a
  * busy machine delays. Reading one link by its index runs it at once (net/core/rtnetlink.c, rtnl_getlink, Linux 6.8); before, it is
- * waited for, but not for ever: the pod is built either way.
+ * waited for, but not for ever: the pod is built either way. A bridge forwards from a port once the link watch has seen that too.
  */
-function hasCarrier(io: KernelIo, hostIfindex: number): boolean {
-  const [link] = io.route.batchOrThrow([withOperstate(getLink({ ifiIndex: hostIfindex }))]);
-  return link[0]?.operstate === operstateUp;
+function carrierLooks({ hostIfindex, podIfindex, podNetnsid }: VethEnds, plan: PodLinkPlan): readonly OperstateLook[] {
+  const pod = getOperstate({ ifiIndex: podIfindex, targetNetnsid: podNetnsid });
+  return plan.port ? [getOperstate({ ifiIndex: hostIfindex }), pod] : [pod];
+}
+
+type OperstateLook = NetlinkRequest<number>;
+
+function areUp(answers: readonly (readonly unknown[])[]): boolean {
+  return answers.every(([operstate]) => operstate === operstateUp);
 }
 
 /** The rest of the looks, after one that saw no carrier. */
-export async function awaitCarrier(io: KernelIo, hostIfindex: number, signal: AbortSignal): Promise<void> {
-  for (let at = 1; at < carrierLooks; at++) {
+export async function awaitCarrier(io: KernelIo, looks: readonly OperstateLook[], signal: AbortSignal): Promise<void> {
+  for (let at = 1; at < mostCarrierLooks; at++) {
     await sleep(1, undefined, { signal });
-    if (hasCarrier(io, hostIfindex)) return;
+    if (areUp(io.route.batchOrThrow(looks))) return;
   }
 }
 
 function addPodAddress(ifindex: number, cidr: string): NetlinkRequest<never> {
-  return addAddress({ ifindex, ...partsOf(cidr), scope: scope.universe });
+  return addAddress({
+    ifindex,
+    address: addressOf(cidr),
+    prefixLength: prefixLengthOf(cidr),
+    scope: scope.universe,
+  });
 }
 
 function partsOf(cidr: string): { readonly address: string; readonly prefixLength: number } {

@@ -11,12 +11,13 @@
 import { addressFamily } from '#agent/netlink/ip-text.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
-import { addLinkRoute } from '#agent/netlink/pod-writes.ts';
+import { addLinkRoute, delLinkRoute, dumpDefaultRoutes } from '#agent/netlink/pod-writes.ts';
+import type { DefaultRoute, LinkRoute } from '#agent/netlink/pod-writes.ts';
 import { dumpRoutes, newRoute, prefixOf, routeFlag, routeTable, routeTo, routeType } from '#agent/netlink/route.ts';
 import type { Route } from '#agent/netlink/route.ts';
 import { delRule, dumpRules, newRule } from '#agent/netlink/rule.ts';
 import type { Rule, RuleRequest } from '#agent/netlink/rule.ts';
-import { NetlinkSocket } from '#agent/netlink/socket.ts';
+import { type NetlinkReply, NetlinkSocket } from '#agent/netlink/socket.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
 import { cidrContains, familiesOf, familyOf, hostCidr, prefixLengthOf } from './cidr.ts';
@@ -57,38 +58,87 @@ export interface PodSide {
   readonly gateway: (family: Family) => string;
 }
 
-/** What a link that is up gets, by what the pod has; and the routes among it, for the result. */
-export function planPodRoutes(
+interface PlannedRoutes {
+  readonly requests: readonly NetlinkRequest<unknown>[];
+  /** The routes among the requests, for the result. */
+  readonly routes: readonly PodRoute[];
+}
+
+/** What a link that is up gets, by what the pod has. */
+export function planPodRoutes(socket: NetlinkSocket, lease: Lease, pod: PodSide): PlannedRoutes {
+  // Not asked by table: in a namespace that nothing was done in yet there is no main table, which the kernel calls ENOENT.
+  const hasDefault = socket.dump(dumpDefaultRoutes()).some((route) => route?.table === routeTable.main);
+  return hasDefault
+    ? { requests: furtherRoutes(lease, pod), routes: defaultsOf(lease, pod, ownTable(pod.podIfindex)) }
+    : { requests: firstRoutes(lease, pod).map(addLinkRoute), routes: defaultsOf(lease, pod) };
+}
+
+/**
+ * Sends the requests, which bring the link up, and gives it its routes; returns those. Of a link with the first one's usual name they
+ * are sent along and the pod's routes read behind them: should the pod have a default route all the same, they are taken back.
+ * Throws NetlinkError.
+ */
+export function addPodRoutes(
   socket: NetlinkSocket,
   lease: Lease,
   pod: PodSide,
-): { readonly requests: readonly NetlinkRequest<unknown>[]; readonly routes: readonly PodRoute[] } {
-  // Not asked by table: in a namespace that nothing was done in yet there is no main table, which the kernel calls ENOENT.
-  const hasDefault = socket.dump(dumpRoutes()).some((route) => isDefault(route, routeTable.main));
-  const families = familiesOf(lease.addresses);
-  const { podIfindex } = pod;
-  if (!hasDefault) {
-    return {
-      requests: families.flatMap((family) => [
-        // A link-local gateway of IPv6 is on the link by itself.
-        ...(family === 4 && !isOnLink(pod) ? [addLinkRoute({ dst: pod.gateway(4), oif: podIfindex })] : []),
-        addLinkRoute({ gateway: pod.gateway(family), oif: podIfindex }),
-      ]),
-      routes: families.map((family) => ({ dst: everywhere[family], gateway: pod.gateway(family) })),
-    };
+  requests: readonly NetlinkRequest<unknown>[],
+): readonly PodRoute[] {
+  if (lease.ifname !== usualFirst) {
+    const planned = planPodRoutes(socket, lease, pod);
+    socket.batchOrThrow([...requests, ...planned.requests]);
+    return planned.routes;
   }
-  const table = ownTable(podIfindex);
-  return {
-    requests: [
-      ...families.map((family) => {
-        const prefsrc = lease.addresses.find((address) => familyOf(address) === family) ?? '';
-        const via = { gateway: pod.gateway(family), oif: podIfindex, prefsrc };
-        return newRoute({ ...routeTo(everywhere[family]), ...via, table, rtmFlags: routeFlag.onlink });
-      }),
-      ...rulesOf(lease).map((rule) => newRule({ ...rule, table })),
-    ],
-    routes: families.map((family) => ({ dst: everywhere[family], gateway: pod.gateway(family), table })),
-  };
+  const first = firstRoutes(lease, pod);
+  const { replies, dumped } = socket.batchThenDump([...requests, ...first.map(addLinkRoute)], dumpDefaultRoutes());
+  const isOther = (route: DefaultRoute | undefined): boolean =>
+    route !== undefined && route.table === routeTable.main && route.oif !== pod.podIfindex;
+  if (!dumped.some(isOther)) {
+    throwRefusal(replies);
+    return defaultsOf(lease, pod);
+  }
+  throwRefusal(replies.slice(0, requests.length));
+  const made = first.filter((_route, at) => replies[requests.length + at]?.ok);
+  socket.batchOrThrow([...made.toReversed().map(delLinkRoute), ...furtherRoutes(lease, pod)]);
+  return defaultsOf(lease, pod, ownTable(pod.podIfindex));
+}
+
+function throwRefusal(replies: readonly NetlinkReply<unknown>[]): void {
+  for (const reply of replies) if (!reply.ok) throw reply.error;
+}
+
+function firstRoutes(lease: Lease, pod: PodSide): readonly LinkRoute[] {
+  const oif = pod.podIfindex;
+  return familiesOf(lease.addresses).flatMap((family) => {
+    const gateway = pod.gateway(family);
+    // A link-local gateway of IPv6 is on the link by itself.
+    return family === 6 || isOnLink(pod)
+      ? [{ gateway, oif }]
+      : [
+          { dst: gateway, oif },
+          { gateway, oif },
+        ];
+  });
+}
+
+function furtherRoutes(lease: Lease, pod: PodSide): readonly NetlinkRequest<unknown>[] {
+  const table = ownTable(pod.podIfindex);
+  return [
+    ...familiesOf(lease.addresses).map((family) => {
+      const prefsrc = lease.addresses.find((address) => familyOf(address) === family) ?? '';
+      const via = { gateway: pod.gateway(family), oif: pod.podIfindex, prefsrc };
+      return newRoute({ ...routeTo(everywhere[family]), ...via, table, rtmFlags: routeFlag.onlink });
+    }),
+    ...rulesOf(lease).map((rule) => newRule({ ...rule, table })),
+  ];
+}
+
+function defaultsOf(lease: Lease, pod: PodSide, table?: number): readonly PodRoute[] {
+  return familiesOf(lease.addresses).map((family) => ({
+    dst: everywhere[family],
+    gateway: pod.gateway(family),
+    ...(table === undefined ? {} : { table }),
+  }));
 }
 
 /** Removes the rules of a further link where the pod still lives; never fails: they lead nowhere without the link. */
@@ -128,7 +178,7 @@ export function podRouteFaults(socket: NetlinkSocket, lease: Lease, pod: PodSide
 
 /** True where a prefix of the pod's link holds the gateway of IPv4. */
 function isOnLink({ cidrs, gateway }: PodSide): boolean {
-  return cidrs.some((cidr) => familyOf(cidr) === 4 && cidrContains(cidr, gateway(4)));
+  return cidrs.some((cidr) => familyOf(cidr) === 4 && !cidr.endsWith('/32') && cidrContains(cidr, gateway(4)));
 }
 
 function gatewayFaults(routes: readonly Route[], lease: Lease, pod: PodSide): readonly LinkFault[] {

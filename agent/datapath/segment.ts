@@ -6,10 +6,10 @@
 // Everything but the deletion of links is synchronous, so a round never sees an attachment half-way.
 import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
-import { delLink, dumpLinks, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
-import type { Link } from '#agent/netlink/link.ts';
+import { delLink, dumpLinks, getLink, type Link, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import { dumpFdb, neighbourFlag, neighbourState, newFdb } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
+import { getOperstate } from '#agent/netlink/pod-writes.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
 import { WeftError } from '#agent/errors.ts';
 import { isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
@@ -146,7 +146,7 @@ export class Segment implements Disposable {
       if (host === undefined) throw new WeftError('kernel', `${hostIfname} was made and is gone`);
       this.#settlePort(lease, host.ifiIndex, bridge);
       raisePod(this.#settings, netnsPath, ifname);
-      await awaitCarrier(io, host.ifiIndex, signal);
+      await awaitCarrier(io, [getOperstate({ ifiIndex: host.ifiIndex })], signal);
       return { hostIfname, hostMac: host.address ?? '', podMac: mac, mtuBytes, gateways: [], routes: [] };
     } catch (error) {
       await this.detach(lease);

@@ -104,8 +104,11 @@ export class WantedPods {
     return [...byName.values()];
   }
 
+  /** True where the list has one of that name. Asked for every link that the kernel tells of. */
   has(hostIfname: string): boolean {
-    return this.list().some((lease) => lease.hostIfname === hostIfname);
+    const isIt = (lease: Lease): boolean => lease.hostIfname === hostIfname && !this.#detached.has(lease.generation);
+    const attached = this.#attached.get(hostIfname);
+    return (attached !== undefined && isIt(attached)) || this.#leases.some(isIt);
   }
 }
 

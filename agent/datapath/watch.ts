@@ -96,7 +96,8 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
       const isDevice = ifname === desired?.overlay?.ifname || ifname === desired?.bridge?.ifname;
       if (!isDevice && !options.isWantedPod(ifname)) return undefined;
       // A port that leaves its bridge is told like this too.
-      return readSummary(options.io, ifname) ? linkReason(options, notification.link) : `link ${ifname} was deleted`;
+      const now = readSummary(options.io, ifname);
+      return now ? linkReason(options, now) : `link ${ifname} was deleted`;
     }
     case 'newLink':
       return linkReason(options, notification.link);
@@ -202,14 +203,17 @@ function linkReason(options: WatchOptions, link: LinkSummary): string | undefine
     return right ? undefined : `link ${ifname} was changed`;
   }
   if (options.isWantedPod(ifname)) {
-    // An attach brings its link up after making it: what counts is how it looks now.
-    const port = bridge && options.isPort(ifname) ? readLink(options.io, ifname) : undefined;
+    const mtuBytes = options.desired()?.overlay?.mtuBytes;
+    const isRight = (found: LinkSummary): boolean =>
+      isUp(found) && found.address === hostMac && found.mtu === (mtuBytes ?? found.mtu);
+    const isPort = bridge !== undefined && options.isPort(ifname);
+    // Most are an attach's own: made, then brought up. What has changed since is told by a later notification.
+    if (!isPort && isRight(link)) return undefined;
+    const port = isPort ? readLink(options.io, ifname) : undefined;
     const found = port ?? readSummary(options.io, ifname);
-    const mtuBytes = options.desired()?.overlay?.mtuBytes ?? found?.mtu;
     const master = port && bridge && readLink(options.io, bridge.ifname);
     const isPlaced = !port || !master || portOf(port, master) === bridge?.ifname;
-    const right = !found || (isUp(found) && found.address === hostMac && found.mtu === mtuBytes && isPlaced);
-    return right ? undefined : `link ${ifname} was changed`;
+    return !found || (isRight(found) && isPlaced) ? undefined : `link ${ifname} was changed`;
   }
   const underlay = options.reading()?.underlay;
   if (underlay?.ifindex !== link.ifiIndex) return undefined;

@@ -43,8 +43,9 @@ export interface NativeAddon {
   netlinkOpen(protocol: number, netns: string | number | null, receiveBufferBytes: number): number;
   netlinkClose(fd: number): void;
   /**
-   * Returns every datagram received until `lastSequence` was answered (or `terminalSequence` refused); the socket's port where that was the
-   * last one's acknowledgement alone: the kernel accepted everything.
+   * Receives every datagram until `lastSequence` was answered (or `terminalSequence` refused), into `room`, and returns how many bytes that
+   * are; as a Buffer what does not fit there. Negative: the socket's port, where there was nothing but the last one's acknowledgement: the
+   * kernel accepted everything.
    */
   netlinkRequest(
     fd: number,
@@ -53,6 +54,7 @@ export interface NativeAddon {
     lastSequence: number,
     terminalSequence: number,
     timeoutMs: number,
+    room: Buffer,
   ): Buffer | number;
   netlinkRequestAsync(
     fd: number,
@@ -83,15 +85,16 @@ export interface NativeAddon {
   /** Pages that hold nothing, and clean ones of the program's own file, leave the process. About a millisecond. */
   giveBackMemory(): void;
   /**
-   * Listens on a Unix stream socket, 0600; above `mostConnections` (4096 at most) others wait in the backlog. The callback gets what a
-   * connection sent, or null when its peer is gone; connection -1 with an errno: none can be taken until `listenerResume`. Keeps the
-   * process alive.
+   * Listens on a Unix stream socket, 0600; above `mostConnections` (4096 at most) others wait in the backlog. The callback gets how many bytes a
+   * connection sent, which are in `room` until it returns, or null when its peer is gone; connection -1 with an errno: none can be taken until
+   * `listenerResume`. Keeps the process alive.
    */
   listenerOpen(
     path: string,
     backlog: number,
     mostConnections: number,
-    callback: (connection: number, value: Buffer | number | null) => void,
+    callback: (connection: number, value: number | null) => void,
+    room: Buffer,
   ): ListenerHandle;
   /** Sends, then closes. False: the peer must read first, and null comes when all has left. True: it is over. */
   listenerAnswer(handle: ListenerHandle, connection: number, text: string): boolean;
@@ -107,6 +110,7 @@ export interface NativeAddon {
   netnsInfo(path: string): NetnsInfo;
   /** A descriptor of the network namespace, closed by `netlinkClose`; -1 for whatever else the path is. */
   netnsOpen(path: string): number;
+  netnsInode(fd: number): number;
   readFileInNetns(netnsPath: string | null, path: string): string;
   writeFileInNetns(netnsPath: string | null, path: string, value: string): void;
   nftOpen(netnsPath: string | null): NftablesHandle;

@@ -11,9 +11,10 @@ struct exchange {
   int timeout_ms;
   const uint8_t *request;
   size_t request_length;
-  uint8_t *reply; // malloc'd, every datagram received, one after the other
+  uint8_t *reply; // every datagram received, one after the other
   size_t reply_length;
   size_t reply_room;
+  bool reply_is_lent; // the caller's, until more comes than it holds; else malloc'd
   struct failure failure;
 };
 

@@ -55,7 +55,7 @@ static int bound_socket(const char *path, int backlog, struct failure *failure) 
   return -1;
 }
 
-static bool start(napi_env env, struct listener *listener, napi_value callback) {
+static bool start(napi_env env, struct listener *listener, napi_value callback, napi_value room) {
   napi_value name, global;
   if (napi_get_uv_event_loop(env, &listener->loop) != napi_ok || napi_get_global(env, &global) != napi_ok ||
       napi_create_string_utf8(env, "weft.listener", NAPI_AUTO_LENGTH, &name) != napi_ok ||
@@ -63,23 +63,27 @@ static bool start(napi_env env, struct listener *listener, napi_value callback) 
     return false;
   napi_create_reference(env, callback, 1, &listener->callback);
   napi_create_reference(env, global, 1, &listener->receiver);
+  napi_create_reference(env, room, 1, &listener->room);
   napi_add_async_cleanup_hook(env, on_teardown, listener, &listener->hook);
   listener->open = true;
   return true;
 }
 
-// listenerOpen(path, backlog, most, callback(connection, bytes | null | errno)) -> handle. Beyond `most` connections (4096 at most) others
-// wait in the backlog. Connection -1 with an errno: no connection can be taken
+// listenerOpen(path, backlog, most, callback(connection, length | null), room) -> handle. Beyond `most` connections (4096 at most) others
+// wait in the backlog. What a connection sent is the first `length` bytes of `room`. Connection -1 with an errno: no connection can be taken
 // (out of descriptors, of memory); none is until listenerResume.
 static napi_value open_listener(napi_env env, napi_callback_info info) {
-  napi_value arguments[4], result;
+  napi_value arguments[5], result;
   int64_t backlog, most;
   char *path;
+  uint8_t *received;
+  size_t received_room;
   napi_valuetype type;
-  if (!read_arguments(env, info, 4, arguments) || !read_int(env, arguments[1], &backlog) || !read_int(env, arguments[2], &most))
+  if (!read_arguments(env, info, 5, arguments) || !read_int(env, arguments[1], &backlog) || !read_int(env, arguments[2], &most) ||
+      !read_bytes(env, arguments[4], &received, &received_room))
     return NULL;
-  if (most < 1 || most > MOST_CONNECTIONS || napi_typeof(env, arguments[3], &type) != napi_ok || type != napi_function) {
-    napi_throw_type_error(env, NULL, "weft addon: a number of connections and a function were expected");
+  if (received_room == 0 || most < 1 || most > MOST_CONNECTIONS || napi_typeof(env, arguments[3], &type) != napi_ok || type != napi_function) {
+    napi_throw_type_error(env, NULL, "weft addon: a number of connections, a function and room were expected");
     return NULL;
   }
   if (!read_string(env, arguments[0], &path)) return NULL;
@@ -91,8 +95,9 @@ static napi_value open_listener(napi_env env, napi_callback_info info) {
   struct listener *listener = calloc(1, sizeof *listener);
   int error = listener == NULL ? ENOMEM : 0;
   if (error == 0) {
-    *listener = (struct listener){.tag = &listener_tag, .env = env, .fd = fd, .holders = 1, .most = (size_t)most};
-    error = start(env, listener, arguments[3]) ? 0 : EINVAL;
+    *listener = (struct listener){.tag = &listener_tag, .env = env, .fd = fd, .holders = 1, .most = (size_t)most,
+                                   .received = received, .received_room = received_room};
+    error = start(env, listener, arguments[3], arguments[4]) ? 0 : EINVAL;
     if (error == 0) error = listener_begin(listener);
   }
   if (error != 0) {

@@ -2,11 +2,12 @@
 // and handed to JavaScript in one go, and an answer leaves by one send. `net` does the same in five turns of the loop and ten times the code,
 // which a process that has gone cold pays for in cache misses (docs/decisions/202).
 //
-//   readable ──> accept, recv ──> callback(connection, bytes) ┄┄> listenerAnswer: send, close
-//                readable ──> recv ──> callback(connection, bytes; null: the peer is gone)
+//   readable ──> accept, recv ──> callback(connection, length) ┄┄> listenerAnswer: send, close
+//                readable ──> recv ──> callback(connection, length; null: the peer is gone)
 //                                                             writable ──> the rest of an answer, close ──> callback(connection, null)
 //
-// Nothing waits for JavaScript here: what it has not taken stays in the sockets' own buffers. Of libuv only functions are used that have not
+// Nothing waits for JavaScript here: what it has not taken stays in the sockets' own buffers. What was received is in one Buffer of JavaScript's
+// until the callback returns: a Buffer for each receive costs as much as the receive. Of libuv only functions are used that have not
 // changed since 1.19; its header is not needed, because a handle's size is asked for.
 #include "listener.h"
 
@@ -92,8 +93,9 @@ struct connection *listener_find(struct listener *listener, int64_t id) {
   return connection != NULL && connection->id == id ? connection : NULL;
 }
 
-// callback(connection, bytes | null | errno). The listener and its connections may be gone afterwards; its memory is not.
-static void tell(struct listener *listener, int64_t id, const uint8_t *bytes, size_t length, int error) {
+// callback(connection, number | null): how many bytes have been received, the peer is gone, or, with connection -1, an errno. The listener
+// and its connections may be gone afterwards; its memory is not.
+static void tell(struct listener *listener, int64_t id, int64_t number) {
   napi_env env = listener->env;
   napi_handle_scope scope;
   if (!listener->open || napi_open_handle_scope(env, &scope) != napi_ok) return;
@@ -101,10 +103,8 @@ static void tell(struct listener *listener, int64_t id, const uint8_t *bytes, si
   napi_get_reference_value(env, listener->callback, &callback);
   napi_get_reference_value(env, listener->receiver, &receiver);
   napi_create_int64(env, id, &arguments[0]);
-  if (bytes != NULL)
-    napi_create_buffer_copy(env, length, bytes, NULL, &arguments[1]);
-  else if (error != 0)
-    napi_create_int32(env, error, &arguments[1]);
+  if (number > 0)
+    napi_create_int64(env, number, &arguments[1]);
   else
     napi_get_null(env, &arguments[1]);
   if (napi_make_callback(env, listener->context, receiver, callback, 2, arguments, NULL) == napi_pending_exception) {
@@ -119,20 +119,20 @@ static void drop_and_tell(struct connection *connection) {
   struct listener *listener = connection->listener;
   int64_t id = connection->id;
   listener_drop(connection);
-  tell(listener, id, NULL, 0, 0);
+  tell(listener, id, 0);
 }
 
 // One receive. False when there was nothing. Handing over may end the connection.
 static bool receive(struct connection *connection) {
   struct listener *listener = connection->listener;
   ssize_t got;
-  do got = recv(connection->fd, listener->room, sizeof listener->room, MSG_DONTWAIT);
+  do got = recv(connection->fd, listener->received, listener->received_room, MSG_DONTWAIT);
   while (got < 0 && errno == EINTR);
   if (got < 0 && errno == EAGAIN) return false;
   if (got <= 0)
     drop_and_tell(connection);
   else
-    tell(listener, connection->id, listener->room, (size_t)got, 0);
+    tell(listener, connection->id, got);
   return true;
 }
 
@@ -150,7 +150,7 @@ static int send_some(int fd, const char *bytes, size_t length, size_t *sent) {
 static void drain(struct connection *connection) {
   struct listener *listener = connection->listener;
   for (int i = 0; i < MOST_DRAINS; i++)
-    if (recv(connection->fd, listener->room, sizeof listener->room, MSG_DONTWAIT) <= 0) break;
+    if (recv(connection->fd, listener->drained, sizeof listener->drained, MSG_DONTWAIT) <= 0) break;
 }
 
 static void on_connection(struct uv_poll_s *poll, int status, int events) {
@@ -204,7 +204,7 @@ static void pause_accepting(struct listener *listener, int error) {
   uv_poll_stop(listener->poll);
   listener->paused = true;
   // A full table goes on by itself when a connection ends, everything else when JavaScript says so.
-  if (error != 0) tell(listener, -1, NULL, 0, error);
+  if (error != 0) tell(listener, -1, error);
 }
 
 static void on_listening(struct uv_poll_s *poll, int status, int events) {
@@ -259,6 +259,7 @@ void listener_shut(struct listener *listener) {
     if (listener->connections[i] != NULL) listener_drop(listener->connections[i]);
   napi_delete_reference(listener->env, listener->callback);
   napi_delete_reference(listener->env, listener->receiver);
+  napi_delete_reference(listener->env, listener->room);
   napi_async_destroy(listener->env, listener->context);
   leave_teardown(listener);
   listener_release(listener);

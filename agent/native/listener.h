@@ -11,7 +11,7 @@ struct uv_poll_s;
 #define LISTENER_POLL_TYPE 8
 
 #define MOST_CONNECTIONS 4096
-#define RECEIVE_ROOM (64u << 10)
+#define DRAIN_ROOM (64u << 10)
 
 struct connection {
   struct listener *listener;
@@ -28,7 +28,7 @@ struct listener {
   napi_env env;
   struct uv_loop_s *loop;
   napi_async_context context;
-  napi_ref callback, receiver;
+  napi_ref callback, receiver, room;
   napi_async_cleanup_hook_handle hook;
   struct uv_poll_s *poll;
   int fd; // -1: not listening any more
@@ -40,7 +40,9 @@ struct listener {
   size_t count, most;
   int64_t next;
   struct connection *connections[MOST_CONNECTIONS]; // by id modulo their number
-  uint8_t room[RECEIVE_ROOM];
+  uint8_t *received; // the memory behind `room`
+  size_t received_room;
+  uint8_t drained[DRAIN_ROOM];
 };
 
 time_t listener_seconds(void);

@@ -109,12 +109,14 @@ static bool ends_exchange(const struct exchange *exchange, const uint8_t *data, 
 
 static bool make_room(struct exchange *exchange) {
   if (exchange->reply_room - exchange->reply_length >= DATAGRAM_ROOM) return true;
-  size_t room = exchange->reply_room == 0 ? 2 * DATAGRAM_ROOM : exchange->reply_room * 2;
-  uint8_t *grown = realloc(exchange->reply, room);
+  size_t room = exchange->reply_room < DATAGRAM_ROOM ? 2 * DATAGRAM_ROOM : exchange->reply_room * 2;
+  uint8_t *grown = realloc(exchange->reply_is_lent ? NULL : exchange->reply, room);
   if (grown == NULL) {
     exchange->failure = (struct failure){ENOMEM, "realloc"};
     return false;
   }
+  if (exchange->reply_is_lent) memcpy(grown, exchange->reply, exchange->reply_length);
+  exchange->reply_is_lent = false;
   exchange->reply = grown;
   exchange->reply_room = room;
   return true;
@@ -175,13 +177,11 @@ static void run_exchange(struct exchange *exchange) {
   }
 }
 
-static bool read_exchange(napi_env env, napi_callback_info info, struct exchange *exchange) {
-  napi_value arguments[6];
+static bool read_exchange(napi_env env, const napi_value arguments[6], struct exchange *exchange) {
   int64_t fd, length, last, terminal, timeout;
   uint8_t *data;
   size_t available;
-  if (!read_arguments(env, info, 6, arguments) || !read_int(env, arguments[0], &fd) ||
-      !read_bytes(env, arguments[1], &data, &available) || !read_int(env, arguments[2], &length) ||
+  if (!read_int(env, arguments[0], &fd) || !read_bytes(env, arguments[1], &data, &available) || !read_int(env, arguments[2], &length) ||
       !read_int(env, arguments[3], &last) || !read_int(env, arguments[4], &terminal) || !read_int(env, arguments[5], &timeout))
     return false;
   if (length < 0 || (size_t)length > available) {
@@ -208,21 +208,31 @@ static uint32_t accepting_port(const struct exchange *exchange) {
   return header->nlmsg_type == NLMSG_ERROR && outcome->error == 0 && header->nlmsg_seq == exchange->last_sequence ? header->nlmsg_pid : 0;
 }
 
-// netlinkRequest(fd, buffer, length, lastSequence, terminalSequence, timeoutMs) -> Buffer, or the socket's port where everything was
-// accepted and nothing else was said: there is nothing to read then, and most exchanges end so.
+// netlinkRequest(fd, buffer, length, lastSequence, terminalSequence, timeoutMs, room) -> how many bytes of reply are in `room`, a Buffer
+// with the reply where it did not fit there, or, negative, the socket's port where everything was accepted and nothing else was said:
+// there is nothing to read then, and most exchanges end so. A Buffer for each reply would cost an ADD as much as a system call does.
 static napi_value request_sync(napi_env env, napi_callback_info info) {
+  napi_value arguments[7], result = NULL;
   struct exchange exchange;
-  if (!read_exchange(env, info, &exchange)) return NULL;
+  uint8_t *room;
+  size_t length;
+  if (!read_arguments(env, info, 7, arguments) || !read_exchange(env, arguments, &exchange) ||
+      !read_bytes(env, arguments[6], &room, &length))
+    return NULL;
+  exchange.reply = room;
+  exchange.reply_room = length;
+  exchange.reply_is_lent = true;
   run_exchange(&exchange);
-  napi_value result = NULL;
   uint32_t port;
   if (exchange.failure.number != 0)
     throw_failure(env, exchange.failure);
   else if ((port = accepting_port(&exchange)) != 0)
-    napi_create_uint32(env, port, &result);
+    napi_create_int64(env, -(int64_t)port, &result);
+  else if (exchange.reply_is_lent)
+    napi_create_int64(env, (int64_t)exchange.reply_length, &result);
   else
     napi_create_buffer_copy(env, exchange.reply_length, exchange.reply, NULL, &result);
-  free(exchange.reply);
+  if (!exchange.reply_is_lent) free(exchange.reply);
   return result;
 }
 
@@ -255,8 +265,9 @@ static void complete_job(napi_env env, napi_status status, void *data) {
 
 // netlinkRequestAsync(the same) -> Promise<Buffer>; the request's bytes are copied before it returns.
 static napi_value request_async(napi_env env, napi_callback_info info) {
+  napi_value arguments[6];
   struct exchange exchange;
-  if (!read_exchange(env, info, &exchange)) return NULL;
+  if (!read_arguments(env, info, 6, arguments) || !read_exchange(env, arguments, &exchange)) return NULL;
   struct job *job = calloc(1, sizeof *job);
   uint8_t *copy = malloc(exchange.request_length + 1);
   if (job == NULL || copy == NULL) {

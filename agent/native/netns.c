@@ -133,6 +133,17 @@ static napi_value netns_open(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// netnsInode(fd) -> number
+static napi_value netns_inode(napi_env env, napi_callback_info info) {
+  napi_value argument, result;
+  int64_t fd;
+  struct stat status;
+  if (!read_arguments(env, info, 1, &argument) || !read_int(env, argument, &fd)) return NULL;
+  if (fstat((int)fd, &status) != 0) return throw_failure(env, (struct failure){errno, "fstat"});
+  napi_create_double(env, (double)status.st_ino, &result);
+  return result;
+}
+
 struct small_file {
   const char *path;
   const char *value; // NULL: read
@@ -206,6 +217,7 @@ void init_netns(napi_env env, napi_value exports) {
   static const struct function functions[] = {
       {"netnsInfo", netns_info},
       {"netnsOpen", netns_open},
+      {"netnsInode", netns_inode},
       {"readFileInNetns", read_file},
       {"writeFileInNetns", write_file},
   };

@@ -111,6 +111,8 @@ export interface LinkAttributes extends WithUnknown {
   readonly gsoMaxSegs?: number;
   readonly gsoMaxSize?: number;
   readonly linkNetnsid?: number;
+  /** In a request: the link is one of that namespace, by the id that the socket's has for it. */
+  readonly targetNetnsid?: number;
   readonly minMtu?: number;
   readonly maxMtu?: number;
   readonly altIfname?: string;
@@ -234,6 +236,7 @@ const table: AttributeTable<LinkAttributes> = {
   linkNetnsid: [37, s32],
   gsoMaxSegs: [40, u32],
   gsoMaxSize: [41, u32],
+  targetNetnsid: [46, s32],
   minMtu: [50, u32],
   maxMtu: [51, u32],
   altIfname: [53, string],
@@ -275,7 +278,7 @@ export const linkFormat: MessageFormat<LinkHeader, LinkAttributes> = new LinkFor
 export type LinkSummary = LinkHeader &
   Pick<LinkAttributes, 'address' | 'group' | 'ifalias' | 'ifname' | 'link' | 'master' | 'mtu' | 'operstate'>;
 
-const { address, group, ifalias, ifname, link, master, mtu, operstate } = table;
+const { address, group, ifalias, ifname, link, linkNetnsid, master, mtu, operstate } = table;
 
 /** Reads no other attribute; for writing use `linkFormat`. */
 export const linkSummaryFormat: MessageFormat<LinkHeader, Omit<LinkSummary, keyof LinkHeader>> = new MessageFormat(
@@ -308,17 +311,17 @@ function only<Attributes extends object>(attributes: AttributeTable<Attributes>)
 }
 
 const summaryAnswer = answerFormat<LinkSummary>(linkSummaryFormat);
-/** Both ends of a veth: `ifiIndex` and `link`. */
-export type LinkEnds = LinkHeader & Pick<LinkAttributes, 'link'>;
+/** Both ends of a veth: `ifiIndex`, and `link` in the namespace `linkNetnsid`. */
+export type LinkEnds = LinkHeader & Pick<LinkAttributes, 'link' | 'linkNetnsid'>;
 /** Reads no other attribute. */
-export const linkEndsFormat: AnyFormat<LinkEnds> = only<Pick<LinkAttributes, 'link'>>({ link });
-const operstateAnswer = only<Pick<LinkAttributes, 'operstate'>>({ operstate });
+export const linkEndsFormat: AnyFormat<LinkEnds> = only<Pick<LinkAttributes, 'link' | 'linkNetnsid'>>({
+  link,
+  linkNetnsid,
+});
 
-/** The same request, of whose answers only the operational state is read. */
-export function withOperstate(
-  request: NetlinkRequest<Link>,
-): NetlinkRequest<LinkHeader & Pick<LinkAttributes, 'operstate'>> {
-  return { ...request, format: operstateAnswer };
+/** The same request, of whose answers only the two ends are read. */
+export function withEnds(request: NetlinkRequest<Link>): NetlinkRequest<LinkEnds> {
+  return { ...request, format: linkEndsFormat };
 }
 
 function request(name: string, type: number, flags: number, message: LinkRequest): NetlinkRequest<Link> {

@@ -144,9 +144,9 @@ export function writeMessage(writer: Writer, request: NetlinkRequest<unknown>, f
   writer.pad();
 }
 
-/** The header of the message that begins there. Throws WeftError `kernel` where its length leaves the buffer. */
-export function readHeader(bytes: Buffer, at: number): MessageHeader {
-  const rest = bytes.length - at;
+/** The header of the message that begins there. Throws WeftError `kernel` where its length leads beyond `limit`. */
+export function readHeader(bytes: Buffer, at: number, limit: number): MessageHeader {
+  const rest = limit - at;
   if (rest < messageHeaderBytes) throw malformed(`${rest} bytes where a message should begin`);
   const length = readU32(bytes, at);
   if (length < messageHeaderBytes || length > rest) throw malformed(`message of length ${length} in ${rest} bytes`);
@@ -164,7 +164,7 @@ export function readHeader(bytes: Buffer, at: number): MessageHeader {
 /** Each message of a buffer of whole datagrams. Throws WeftError `kernel` where a length leaves its enclosure. */
 export function* readMessages(bytes: Buffer): Generator<MessageHeader, void, void> {
   for (let at = 0; at < bytes.length;) {
-    const header = readHeader(bytes, at);
+    const header = readHeader(bytes, at, bytes.length);
     yield header;
     at += align(header.length);
   }

@@ -22,17 +22,27 @@ export function ownNetns(): NetnsInfo {
   return netnsInfo('/proc/thread-self/ns/net');
 }
 
-export interface OpenNetns {
+export class OpenNetns implements Disposable {
   /** For `netNsFd` and sockets; closed on dispose. */
   readonly fd: number;
-  [Symbol.dispose](): void;
+  /** What tells namespaces apart. */
+  readonly inode: bigint;
+
+  constructor(fd: number, inode: bigint) {
+    this.fd = fd;
+    this.inode = inode;
+  }
+
+  [Symbol.dispose](): void {
+    nativeAddon().netlinkClose(this.fd);
+  }
 }
 
 /** A descriptor of a network namespace; undefined for whatever else the path is. Throws NetlinkError, ENOENT and so on. */
 export function openNetns(path: string): OpenNetns | undefined {
   const addon = nativeAddon();
   const fd = guarded(`netns ${path}`, () => addon.netnsOpen(path));
-  return fd === -1 ? undefined : { fd, [Symbol.dispose]: () => addon.netlinkClose(fd) };
+  return fd === -1 ? undefined : new OpenNetns(fd, BigInt(guarded(`netns ${path}`, () => addon.netnsInode(fd))));
 }
 
 /** A small file (4 KiB at most) under /proc/sys/net as the namespace sees it, without its closing newline. Throws NetlinkError. */

@@ -5,9 +5,10 @@ import { addressFlag, addressMessage } from './addr.ts';
 import { formatOf, orFail, writeAddress, writeHeader, writeMac, writeNumber, writeText } from './direct-writes.ts';
 import { addressFamily, familyOf } from './ip-text.ts';
 import { addrGenMode } from './link-af-spec.ts';
-import { linkEndsFormat, linkFlag, linkMessage, type LinkEnds } from './link.ts';
+import { linkEndsFormat, linkExtMask, linkFlag, linkMessage, type LinkEnds } from './link.ts';
 import { messageFlag, type NetlinkRequest } from './message.ts';
 import { routeMessage, routeTable, routeType } from './route.ts';
+import { eachAttribute, readU32 } from './wire.ts';
 
 /** RT_SCOPE_LINK. */
 const scopeLink = 253;
@@ -69,6 +70,36 @@ const upFormat = formatOf<{ readonly ifiIndex: number }>('link', (writer, { ifiI
 /** As setLink: brings the link up. */
 export function setUp(ifiIndex: number): NetlinkRequest<never> {
   return { name: 'setLink', type: linkMessage.new, flags: 0, format: upFormat, message: { ifiIndex } };
+}
+
+export interface LinkPlace {
+  readonly ifiIndex: number;
+  /** The namespace it is in, by the id that the socket's has for it; absent: the socket's own. */
+  readonly targetNetnsid?: number;
+}
+
+const operstateFormat = formatOf<LinkPlace, number>(
+  'link',
+  (writer, { ifiIndex, targetNetnsid }) => {
+    const at = writeHeader(writer, 16);
+    writer.setU32(at + 4, ifiIndex);
+    writeNumber(writer, 29, linkExtMask.skipStats);
+    if (targetNetnsid !== undefined) writeNumber(writer, 46, targetNetnsid);
+  },
+  (bytes, start, end) => {
+    let operstate = 0;
+    eachAttribute(bytes, start + 16, end, (type, from) => {
+      if (type !== 16) return undefined;
+      operstate = bytes[from] ?? 0;
+      return 'enough';
+    });
+    return operstate;
+  },
+);
+
+/** As getLink, of whose answer only the operational state is read: IF_OPER_*. */
+export function getOperstate(message: LinkPlace): NetlinkRequest<number> {
+  return { name: 'getLink', type: linkMessage.get, flags: 0, format: operstateFormat, message };
 }
 
 export interface LinkName {
@@ -151,4 +182,40 @@ const routeFormat = formatOf<LinkRoute>('route', (writer, { oif, dst, gateway, p
 /** As newRoute in table main: to one address, or the default route; EEXIST where there is one. */
 export function addLinkRoute(message: LinkRoute): NetlinkRequest<never> {
   return { name: 'newRoute', type: routeMessage.new, flags: orFail, format: routeFormat, message };
+}
+
+/** Takes it back. */
+export function delLinkRoute(message: LinkRoute): NetlinkRequest<never> {
+  return { name: 'delRoute', type: routeMessage.delete, flags: 0, format: routeFormat, message };
+}
+
+/** What tells default routes apart. */
+export interface DefaultRoute {
+  readonly table: number;
+  /** Absent: several links, or a nexthop object. */
+  readonly oif?: number;
+}
+
+const defaultsFormat = formatOf<object, DefaultRoute | undefined>(
+  'route',
+  (writer) => {
+    const at = writeHeader(writer, 12);
+    writer.bytes[at + 7] = routeType.unicast;
+  },
+  (bytes, start, end) => {
+    const isDefault = bytes[start + 1] === 0 && bytes[start + 7] === routeType.unicast;
+    if (!isDefault) return undefined;
+    let table = bytes[start + 4] ?? 0;
+    let oif: number | undefined;
+    eachAttribute(bytes, start + 12, end, (type, from) => {
+      if (type === 15) table = readU32(bytes, from);
+      if (type === 4) oif = readU32(bytes, from);
+    });
+    return oif === undefined ? { table } : { table, oif };
+  },
+);
+
+/** As dumpRoutes, of unicast routes; each that is no default route is answered by undefined. */
+export function dumpDefaultRoutes(): NetlinkRequest<DefaultRoute | undefined> {
+  return { name: 'dumpRoutes', type: routeMessage.get, flags: messageFlag.dump, format: defaultsFormat, message: {} };
 }

@@ -91,10 +91,10 @@ export class ReplyCollector {
     this.#firstSequence = firstSequence;
   }
 
-  /** Takes a buffer of whole datagrams. Throws WeftError `kernel` when one is malformed. */
-  take(bytes: Buffer): void {
-    for (let at = 0; at < bytes.length;) {
-      const header = readHeader(bytes, at);
+  /** Takes a buffer of whole datagrams, as far as `length`. Throws WeftError `kernel` when one is malformed. */
+  take(bytes: Buffer, length: number = bytes.length): void {
+    for (let at = 0; at < length;) {
+      const header = readHeader(bytes, at, length);
       at += align(header.length);
       const index = header.sequence - this.#firstSequence;
       const request = this.#requests[index];

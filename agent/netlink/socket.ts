@@ -61,6 +61,8 @@ interface Chunk {
 
 /** Of every synchronous exchange, which is over before the next is encoded: an ADD opens a socket for a few messages. */
 const sharedWriter = new Writer(16 << 10);
+/** The same for what the kernel says. Nothing that is read out of it refers to it. */
+const sharedReply = Buffer.allocUnsafeSlow(256 << 10);
 
 export class NetlinkSocket implements Disposable {
   readonly #addon: NativeAddon;
@@ -131,13 +133,25 @@ export class NetlinkSocket implements Disposable {
     return answersOrThrow(await this.batchAsync(requests, signal)) as AnswersOf<Requests>;
   }
 
+  /** A batch, and what a dump behind it lists; one exchange, unless a change cuts the dump. */
+  batchThenDump<Answer>(
+    requests: readonly NetlinkRequest<unknown>[],
+    dump: NetlinkRequest<Answer>,
+  ): { readonly replies: readonly NetlinkReply<unknown>[]; readonly dumped: readonly Answer[] } {
+    const chunk = this.#encode([...requests, dump], 0, sharedWriter);
+    if (chunk.requests.length <= requests.length) return { replies: this.batch(requests), dumped: this.dump(dump) };
+    const collector = this.#send(chunk);
+    const replies = collector?.replies() ?? acceptedReplies(chunk.requests.length);
+    const last = replies.at(-1);
+    const whole = last?.ok === true && collector?.interrupted !== true;
+    return { replies: replies.slice(0, -1), dumped: whole ? (last.answers as readonly Answer[]) : this.dump(dump) };
+  }
+
   /** Every object the dump lists. Tried anew when a change cut it; NetlinkError EINTR after ten times. */
   dump<Answer>(request: NetlinkRequest<Answer>): readonly Answer[] {
     for (let attempt = 1; ; attempt += 1) {
       const chunk = this.#encode([request], 0, sharedWriter);
-      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
-      const reply = this.#send(chunk);
-      if (reply !== undefined) collector.take(reply);
+      const collector = this.#send(chunk) ?? new ReplyCollector(chunk.requests, chunk.firstSequence);
       const answers = dumpResult<Answer>(request, collector, attempt);
       if (answers !== undefined) return answers;
     }
@@ -147,8 +161,8 @@ export class NetlinkSocket implements Disposable {
     for (let attempt = 1; ; attempt += 1) {
       signal?.throwIfAborted();
       const chunk = this.#encode([request], 0, new Writer(1024));
-      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
-      collector.take(await abortable(this.#sendAsync(chunk), signal));
+      const reply = await abortable(this.#sendAsync(chunk), signal);
+      const collector = collected(chunk, reply, reply.length);
       const answers = dumpResult<Answer>(request, collector, attempt);
       if (answers !== undefined) return answers;
     }
@@ -176,18 +190,14 @@ export class NetlinkSocket implements Disposable {
       const flags = index === framed.length - 2 ? request.flags | messageFlag.ack : request.flags;
       writeMessage(sharedWriter, request, flags | messageFlag.request, firstSequence + index);
     });
-    const reply = this.#send({
+    const collector = this.#send({
       requests: framed,
       firstSequence,
       lastSequence: firstSequence + framed.length - 2,
       terminalSequence: firstSequence,
       writer: sharedWriter,
     });
-    if (reply !== undefined) {
-      const collector = new ReplyCollector(framed, firstSequence);
-      collector.take(reply);
-      answersOrThrow(collector.replies());
-    }
+    if (collector !== undefined) answersOrThrow(collector.replies());
     this.transactions += 1;
   }
 
@@ -238,7 +248,7 @@ export class NetlinkSocket implements Disposable {
   }
 
   /** What the kernel said; undefined: it accepted all, and nothing was asked for. */
-  #send(chunk: Chunk): Buffer | undefined {
+  #send(chunk: Chunk): ReplyCollector | undefined {
     if (this.#fd === -1) throw closed();
     const { writer, lastSequence, terminalSequence } = chunk;
     try {
@@ -249,10 +259,16 @@ export class NetlinkSocket implements Disposable {
         lastSequence,
         terminalSequence,
         this.#timeoutMs,
+        sharedReply,
       );
-      if (typeof reply !== 'number') return this.#noted(reply);
-      this.ports.add(reply);
-      return undefined;
+      if (typeof reply === 'number' && reply < 0) {
+        this.ports.add(-reply);
+        return undefined;
+      }
+      const bytes = typeof reply === 'number' ? sharedReply : reply;
+      const length = typeof reply === 'number' ? reply : reply.length;
+      if (length >= messageHeaderBytes) this.ports.add(readU32(bytes, portAt));
+      return collected(chunk, bytes, length);
     } catch (error) {
       throw fromNative(error, chunk.requests[0]?.name ?? 'netlink');
     }
@@ -287,11 +303,7 @@ export class NetlinkSocket implements Disposable {
 
   #exchange(chunk: Chunk): readonly NetlinkReply<unknown>[] {
     try {
-      const reply = this.#send(chunk);
-      if (reply === undefined) return acceptedReplies(chunk.requests.length);
-      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
-      collector.take(reply);
-      return collector.replies();
+      return this.#send(chunk)?.replies() ?? acceptedReplies(chunk.requests.length);
     } catch (error) {
       return brokenReplies(chunk.requests, error);
     }
@@ -299,13 +311,18 @@ export class NetlinkSocket implements Disposable {
 
   async #exchangeAsync(chunk: Chunk): Promise<readonly NetlinkReply<unknown>[]> {
     try {
-      const collector = new ReplyCollector(chunk.requests, chunk.firstSequence);
-      collector.take(await this.#sendAsync(chunk));
-      return collector.replies();
+      const reply = await this.#sendAsync(chunk);
+      return collected(chunk, reply, reply.length).replies();
     } catch (error) {
       return brokenReplies(chunk.requests, error);
     }
   }
+}
+
+function collected({ requests, firstSequence }: Chunk, bytes: Buffer, length: number): ReplyCollector {
+  const collector = new ReplyCollector(requests, firstSequence);
+  collector.take(bytes, length);
+  return collector;
 }
 
 /** Whether the kernel sends more than an acknowledgement: rtnetlink numbers come in fours of new, del, get, set. */

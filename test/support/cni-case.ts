@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
 
-import type { NetnsInspector } from '#agent/cni/parts.ts';
+import type { NetnsInspector, NetnsOpener } from '#agent/cni/parts.ts';
 import { type CniServer, startCniServer } from '#agent/cni/server.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
@@ -66,12 +66,18 @@ export class CniCase implements AsyncDisposable {
     return { isNetns: true, inode };
   };
 
+  readonly openNetns: NetnsOpener = (path) => {
+    const { isNetns, inode } = this.inspectNetns(path);
+    return isNetns ? { fd: -1, inode, [Symbol.dispose]: () => undefined } : undefined;
+  };
+
   async start(): Promise<CniServer> {
     this.#server = await startCniServer({
       ipam: this.ipam,
       owed: this.owed,
       datapath: this.datapath,
       inspectNetns: this.inspectNetns,
+      openNetns: this.openNetns,
       socketPath: this.socketPath,
       spoolDir: this.spoolDir,
       log: this.log,

@@ -45,6 +45,13 @@ socket.batch = function batchByOnes(this: NetlinkSocket, requests: Requests) {
     return replies;
   });
 } as typeof batch;
+socket.batchThenDump = function batchByOnesThenDump<Answer>(
+  this: NetlinkSocket,
+  requests: Requests,
+  dump: NetlinkRequest<Answer>,
+) {
+  return { replies: this.batch(requests), dumped: this.dump(dump) };
+};
 socket.batchAsync = async function batchAsyncByOnes(this: NetlinkSocket, requests: Requests, signal?: AbortSignal) {
   const replies: unknown[] = [];
   for (const request of requests) {

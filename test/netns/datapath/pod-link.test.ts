@@ -13,8 +13,6 @@ import { TestNetns } from '#test/support/netns.ts';
 import { Lab, ping, snapshot, until } from './lab.ts';
 import type { LabHost } from './lab.ts';
 
-const operstateUp = 6;
-
 const soon = (): AbortSignal => AbortSignal.timeout(10_000);
 
 async function podLinks(host: LabHost): Promise<readonly string[]> {
@@ -107,17 +105,43 @@ describe('attach, detach and check', () => {
   });
 
   it('can carry a packet in both directions before ADD answers', async () => {
-    // A link that came up without a carrier drops what is sent (qdisc noop) until the kernel's link watch has run,
-    // which also sets the operational state (RFC 2863).
-    using socket = NetlinkSocket.open({ protocol: 'route', netnsPath: host.netns.path });
-    const states = new Set<number | undefined>();
+    // A link that came up without a carrier drops what is sent (qdisc noop) until the kernel's link watch has run.
+    const qdiscs = new Set<string>();
     atStep = (step, lease) => {
       if (step !== 'done') return;
-      const links = socket.batchOrThrow([dumpLinks()])[0];
-      states.add(links.find(({ ifname }) => ifname === lease.hostIfname)?.operstate);
+      for (const [netnsPath, ifname] of [
+        [host.netns.path, lease.hostIfname],
+        [lease.owner.netnsPath, lease.ifname],
+      ] as const) {
+        using socket = NetlinkSocket.open({ protocol: 'route', netnsPath });
+        const link = socket.dump(dumpLinks()).find((found) => found.ifname === ifname);
+        qdiscs.add(`${ifname === 'eth0' ? 'pod' : 'host'} ${link?.qdisc}`);
+      }
     };
     for (let at = 0; at < 40; at++) await host.addPod();
-    expect([...states]).toEqual([operstateUp]);
+    expect([...qdiscs].toSorted()).toEqual(['host noqueue', 'pod noqueue']);
+  });
+
+  it.each([
+    ['of the same metric', '0.0.0.0/0'],
+    ['of another metric', '0.0.0.0/0 metric 100'],
+  ])('a pod whose eth0 comes second keeps its default route %s', async (_which, route) => {
+    await using netns = await TestNetns.create('pod');
+    await netns.exec([
+      'sh',
+      '-ec',
+      `ip link add net0 type bridge; ip address add 198.51.100.2/24 dev net0; ip link set net0 up
+       ip route add ${route} via 198.51.100.1`,
+    ]);
+    const before = await netns.exec(['ip', 'route']);
+    const lease = host.lease('second', netns);
+    const link = await host.datapath.attach({ lease, netnsPath: netns.path }, soon());
+    const address = lease.addresses[0] ?? '';
+    expect(await netns.exec(['ip', 'route'])).toBe(before);
+    expect(link.routes).toEqual([{ dst: '0.0.0.0/0', gateway: '169.254.1.1', table: expect.any(Number) }]);
+    expect(await netns.exec(['ip', 'rule'])).toContain(`from ${address} lookup ${link.routes[0]?.table}`);
+    await netns.exec(['ping', '-c', '1', '-w', '5', '-I', address, host.underlay]);
+    expect(await host.datapath.check({ lease, netnsPath: netns.path })).toEqual([]);
   });
 
   it('an interface of that name in the pod is an error and stays as it was', async () => {

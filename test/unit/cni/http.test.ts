@@ -60,7 +60,7 @@ async function said(socket: Socket): Promise<string> {
 }
 
 const echo: Partial<HttpHandlers> = {
-  onRequest: ({ body }, caller) => setImmediate(() => caller.answer({ status: 200, body: body.toString() })),
+  onRequest: ({ body }, caller) => setImmediate(() => caller.answer({ status: 200, body })),
 };
 
 async function ask(body: string): Promise<string> {

@@ -31,7 +31,7 @@ beforeEach(async () => {
   };
   spool = new Spool(
     directory,
-    { ipam, owed: new FakeOwedDels(), datapath, inspectNetns, log },
+    { ipam, owed: new FakeOwedDels(), datapath, inspectNetns, openNetns: inspectNetns, log },
     new AttachmentQueue(),
     bootId,
   );

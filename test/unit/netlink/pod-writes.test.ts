@@ -4,11 +4,20 @@ import { expect, it } from 'vitest';
 
 import { addressFlag, addressFormat, newAddress } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
-import { linkFlag, linkFormat, newLink, setLink } from '#agent/netlink/link.ts';
+import { getLink, linkFlag, linkFormat, newLink, setLink } from '#agent/netlink/link.ts';
 import { neighbourFormat, neighbourState, newNeighbour } from '#agent/netlink/neighbour.ts';
 import { putNeighbour } from '#agent/netlink/peer-writes.ts';
-import { addAddress, addLinkRoute, addVeth, setAlias, setUp } from '#agent/netlink/pod-writes.ts';
-import { newRoute, routeFormat, routeTo } from '#agent/netlink/route.ts';
+import {
+  addAddress,
+  addLinkRoute,
+  addVeth,
+  delLinkRoute,
+  dumpDefaultRoutes,
+  getOperstate,
+  setAlias,
+  setUp,
+} from '#agent/netlink/pod-writes.ts';
+import { dumpRoutes, newRoute, routeFormat, routeMessage, routeTo, routeType } from '#agent/netlink/route.ts';
 import { elementListFormat, newSetElement, setKey, verdictCode } from '#agent/netlink/set-element.ts';
 import { writeMessage } from '#agent/netlink/message.ts';
 import { Writer } from '#agent/netlink/wire.ts';
@@ -38,13 +47,23 @@ it('reads both ends of the pair that the kernel tells of, and no more', () => {
   writeMessage(writer, setLink(told), 0, 1);
   const ends = addVeth({ ifname: '', mac: '', mtuBytes: 0, peerIfname: '', peerMac: '', netNsFd: 0 }).format;
   const header = { ifiFamily: 0, ifiType: 0, ifiFlags: 0, ifiChange: 0 };
-  expect(ends.read(writer.bytes, 16, writer.length)).toEqual({ ...header, ifiIndex: 7, link: 2 });
+  expect(ends.read(writer.bytes, 16, writer.length)).toEqual({ ...header, ifiIndex: 7, link: 2, linkNetnsid: 3 });
 });
 
 it('a link brought up', () => {
   check([ifindex], (ifiIndex) => {
     same(linkFormat, setUp(ifiIndex), setLink({ ifiIndex, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }));
   });
+});
+
+it('a look at whether a link, here or in another namespace, is up', () => {
+  check([ifindex, maybe(ifindex)], (ifiIndex, targetNetnsid) => {
+    const place = targetNetnsid === undefined ? { ifiIndex } : { ifiIndex, targetNetnsid };
+    same(linkFormat, getOperstate(place), getLink(place));
+  });
+  const writer = new Writer();
+  writeMessage(writer, setLink({ ifiIndex: 7, ifname: 'eth0', operstate: 6, linkmode: 1 }), 0, 1);
+  expect(getOperstate({ ifiIndex: 7 }).format.read(writer.bytes, 16, writer.length)).toBe(6);
 });
 
 it('a link’s alias', () => {
@@ -81,7 +100,25 @@ it('routes by a link', () => {
     );
     const everywhere = routeTo(dst.includes(':') ? '::/0' : '0.0.0.0/0');
     same(routeFormat, addLinkRoute({ oif, gateway: dst }), newRoute({ ...everywhere, oif, gateway: dst }));
+    const back = { name: 'delRoute', type: routeMessage.delete, flags: 0 };
+    const route = { oif, dst, ...source, ...by[0] };
+    expect(read(routeFormat, delLinkRoute(route))).toEqual({ ...read(routeFormat, addLinkRoute(route)), ...back });
   });
+});
+
+it('default routes, of all that the kernel lists', () => {
+  same(routeFormat, dumpDefaultRoutes(), dumpRoutes({ rtmType: routeType.unicast }));
+  const { format } = dumpDefaultRoutes();
+  const told = (route: Parameters<typeof newRoute>[0]): unknown => {
+    const writer = new Writer();
+    writeMessage(writer, newRoute(route), 0, 1);
+    return format.read(writer.bytes, 16, writer.length);
+  };
+  expect(told({ ...routeTo('0.0.0.0/0'), oif: 3, gateway: '10.0.0.1' })).toEqual({ table: 254, oif: 3 });
+  expect(told({ ...routeTo('::/0'), oif: 3, table: 87_003 })).toEqual({ table: 87_003, oif: 3 });
+  expect(told({ ...routeTo('0.0.0.0/0'), nhId: 9 })).toEqual({ table: 254 });
+  expect(told({ ...routeTo('10.0.0.0/8'), oif: 3 })).toBeUndefined();
+  expect(told({ ...routeTo('0.0.0.0/0'), rtmType: routeType.unreachable })).toBeUndefined();
 });
 
 it('elements of any set', () => {

@@ -236,10 +236,12 @@ function dump(path: string, source: Source): Buffer {
   message.writeUInt16LE(0x305, 6);
   message.writeUInt32LE(1, 8);
   source.request.payload.copy(message, 16);
-  const reply = addon.netlinkRequest(fd, message, message.length, 1, 0, 5000);
+  const room = Buffer.alloc(256 << 10);
+  const reply = addon.netlinkRequest(fd, message, message.length, 1, 0, 5000, room);
   addon.netlinkClose(fd);
-  if (typeof reply === 'number') throw new Error(`${source.name}: the dump is empty`);
-  return reply;
+  if (typeof reply !== 'number') return reply;
+  if (reply < 0) throw new Error(`${source.name}: the dump is empty`);
+  return room.subarray(0, reply);
 }
 
 function pick(reply: Buffer, source: Source): Buffer {
