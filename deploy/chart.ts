@@ -6,25 +6,28 @@ import { settings } from '../agent/config/settings.ts';
 type Replacement = readonly [base: string, chart: string];
 
 const everywhere: readonly Replacement[] = [
-  ['  namespace: weft\n', '  namespace: {{ .Values.namespace }}\n'],
-  ['kubernetes.io/metadata.name: weft\n', 'kubernetes.io/metadata.name: {{ .Values.namespace }}\n'],
-  ["'system:serviceaccount:weft:weft'", "'system:serviceaccount:{{ .Values.namespace }}:weft'"],
+  ['  namespace: weft\n', '  namespace: {{ .Values.namespace | default "weft" }}\n'],
+  ['kubernetes.io/metadata.name: weft\n', 'kubernetes.io/metadata.name: {{ .Values.namespace | default "weft" }}\n'],
+  ["'system:serviceaccount:weft:weft'", `'system:serviceaccount:{{ .Values.namespace | default "weft" }}:weft'`],
 ];
 
-/** `weft status` and the probes ask where the settings say that the agent listens. */
-const listen = (setting: string, fallback: string): string =>
-  `{{ .Values.settings.${setting} | default "${fallback}" }}`;
 const probe = (path: string): Replacement => [
   `            httpGet: { host: 127.0.0.1, port: 6785, path: ${path} }\n`,
-  `            httpGet: { host: {{ regexReplaceAll ":[0-9]+$" $status "" | default "127.0.0.1" }}, port: {{ regexFind "[0-9]+$" $status }}, path: ${path} }\n`,
+  `            httpGet: { host: {{ $host | quote }}, port: {{ regexFind "[0-9]+$" $asked }}, path: ${path} }\n`,
 ];
+/** Without the status API the probes ask where the metrics are; without both nobody answers them. */
+const asked = `{{- $asked := (.Values.settings | default dict).statusListen | default "127.0.0.1:6785" }}
+{{- if eq $asked "off" }}{{ $asked = (.Values.settings | default dict).metricsListen | default ":6782" }}{{ end }}
+{{- if eq $asked "off" }}{{ fail "settings.statusListen and settings.metricsListen are both off: the kubelet's probes need one of them" }}{{ end }}
+{{- $host := regexReplaceAll \`^\\[?([^\\]]*)\\]?:[0-9]+$\` $asked "\${1}" | default "127.0.0.1" }}
+`;
 
 /** Each must be found in its file. */
 const inFile: Readonly<Record<string, readonly Replacement[]>> = {
-  'namespace.yaml': [['metadata:\n  name: weft\n', 'metadata:\n  name: {{ .Values.namespace }}\n']],
-  'configmap.yaml': [['    {}\n', '{{ .Values.settings | toPrettyJson | indent 4 }}\n']],
+  'namespace.yaml': [['metadata:\n  name: weft\n', 'metadata:\n  name: {{ .Values.namespace | default "weft" }}\n']],
+  'configmap.yaml': [['    {}\n', '{{ .Values.settings | default dict | toPrettyJson | indent 4 }}\n']],
   'daemonset.yaml': [
-    ['maxUnavailable: 10%', 'maxUnavailable: {{ .Values.maxUnavailable }}'],
+    ['maxUnavailable: 10%', 'maxUnavailable: {{ .Values.maxUnavailable | default "10%" }}'],
     [
       '    metadata:\n      labels:\n        app.kubernetes.io/name: weft\n    spec:\n',
       `    metadata:
@@ -67,7 +70,7 @@ const inFile: Readonly<Record<string, readonly Replacement[]>> = {
 };
 
 function listenPort(setting: string, fallback: string): string {
-  return `regexFind "[0-9]+$" (.Values.settings.${setting} | default ":${fallback}") | default "${fallback}"`;
+  return `regexFind "[0-9]+$" ((.Values.settings | default dict).${setting} | default ":${fallback}") | default "${fallback}"`;
 }
 
 /** Files of the base that are not templates: Helm makes what is in crds/ first, and never takes it away. */
@@ -89,7 +92,8 @@ export function chartFiles(
   }
   for (const [value, text] of Object.entries(optional)) {
     const body = template(value, escapeBraces(text));
-    files[`templates/${value.toLowerCase()}.yaml`] = `{{- if .Values.monitoring.${value} }}\n${body}{{- end }}\n`;
+    files[`templates/${value.toLowerCase()}.yaml`] =
+      `{{- if (.Values.monitoring | default dict).${value} }}\n${body}{{- end }}\n`;
   }
   return files;
 }
@@ -101,9 +105,7 @@ function template(name: string, base: string): string {
     if (!text.includes(from)) throw new Error(`deploy/base/${name} does not hold ${JSON.stringify(from)}`);
     text = text.replaceAll(from, to);
   }
-  if (text.includes('$status'))
-    text = `{{- $status := ${listen('statusListen', '127.0.0.1:6785').slice(3, -3)} }}\n${text}`;
-  return text;
+  return text.includes('$asked') ? asked + text : text;
 }
 
 /** Prometheus and Grafana have braces of their own. */
@@ -125,6 +127,13 @@ kubeVersion: '>=1.30.0-0'
 
 /** Settings that the chart itself, or each node, sets. */
 const notForHelm = ['nodeName', 'namespace'];
+/** What a text must look like, as far as a pattern can say it; the agent says the rest. */
+const patterns: Readonly<Record<string, string>> = {
+  listen: '^(off|(\\[[0-9a-fA-F:.]+\\]|[0-9.]*|localhost):[0-9]{1,5})$',
+  range: '^[0-9a-fA-F:.]+/[0-9]{1,3}$',
+  cidr: '^[0-9a-fA-F:.]+/[0-9]{1,3}$',
+  optionalServer: '^(https://.+)?$',
+};
 /** What a JSON schema says, without the notes of the settings table. */
 const schemaWords = ['type', 'enum', 'minimum', 'maximum', 'maxLength', 'maxItems', 'uniqueItems', 'description'];
 
@@ -147,7 +156,7 @@ function valuesSchema(): unknown {
       resources: open,
       nodeSelector: open,
       tolerations: { type: 'array', items: open },
-      maxUnavailable: { type: ['string', 'integer'] },
+      maxUnavailable: { type: ['string', 'integer'], pattern: '^([1-9][0-9]?|100)%$', minimum: 1 },
       podAnnotations: { type: 'object', additionalProperties: text },
       monitoring: {
         type: 'object',
@@ -167,7 +176,11 @@ function settingsSchema(): unknown {
 
 function plainSchema(schema: object): unknown {
   const given = schema as Readonly<Record<string, unknown>>;
-  const plain = Object.fromEntries(schemaWords.filter((word) => word in given).map((word) => [word, given[word]]));
-  const { items } = given;
+  const plain: Record<string, unknown> = Object.fromEntries(
+    schemaWords.filter((word) => word in given).map((word) => [word, given[word]]),
+  );
+  const { items, format } = given;
+  const pattern = patterns[String(format)];
+  if (pattern !== undefined) plain['pattern'] = pattern;
   return typeof items === 'object' && items !== null ? { ...plain, items: plainSchema(items) } : plain;
 }

@@ -54,10 +54,40 @@ describe('the default rendering', () => {
     expect(await parse(await helmTemplate())).toEqual(await staticFile());
   });
 
+  it('of Helm with values that are there and empty is the same', async () => {
+    const empty = { settings: null, monitoring: null, namespace: null, maxUnavailable: null, podAnnotations: null };
+    expect(await parse(await helmTemplate(empty))).toEqual(await staticFile());
+  });
+
   it('applied again changes nothing', async () => {
     const { code, output } = await server.kubectl(['apply', '-f', join(deploy, 'weft.yaml')]);
     expect(code, output).toBe(0);
     expect(output.split('\n').filter((line) => line !== '' && !line.endsWith(' unchanged'))).toEqual([]);
+  });
+});
+
+describe('server-side apply', () => {
+  const apply = async (...flags: readonly string[]): Promise<readonly string[]> => {
+    const { code, output } = await server.kubectl([
+      'apply',
+      '--server-side',
+      ...flags,
+      '-f',
+      join(deploy, 'weft.yaml'),
+    ]);
+    expect(code, output).toBe(0);
+    const kinds =
+      'clusterroles,roles,daemonsets,configmaps,validatingadmissionpolicies,validatingadmissionpolicybindings';
+    const path = '{range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{"\\n"}{end}';
+    const all = await server.kubectl(['get', kinds, '-A', '-o', `jsonpath=${path}`]);
+    return all.output.split('\n').filter((line) => line.includes('weft'));
+  };
+
+  it('takes over what plain apply made, and a second time changes nothing', async () => {
+    // The API server fills in what the manifest leaves out of a selector, and takes that for the other manager's.
+    const once = await apply('--force-conflicts');
+    expect(once.length).toBeGreaterThan(40);
+    expect(await apply()).toEqual(once);
   });
 });
 
@@ -100,6 +130,19 @@ describe('the API server accepts', () => {
     expect(JSON.parse(configOf(objects))).toEqual(values.settings);
   });
 
+  it.for<[string, string, string, number]>([
+    ['127.0.0.1:7785', ':6782', '127.0.0.1', 7785],
+    [':7785', ':6782', '127.0.0.1', 7785],
+    ['[::1]:7785', ':6782', '::1', 7785],
+    ['localhost:7785', ':6782', 'localhost', 7785],
+    ['off', '[fd00::1]:7782', 'fd00::1', 7782],
+  ])('the chart with the agent listening on %s and %s', async ([statusListen, metricsListen, host, port]) => {
+    const objects = await parse(await helmTemplate({ settings: { statusListen, metricsListen } }));
+    const text = JSON.stringify(objects.get('DaemonSet/weft'));
+    for (const path of ['/healthz', '/readyz'])
+      expect(text).toContain(JSON.stringify({ host, path, port }).slice(1, -1));
+  });
+
   it('the chart in another namespace, whose service account the policies then bind', async () => {
     const objects = await expectAccepted(await helmTemplate({ namespace: 'pod-network' }), 'pod-network');
     const places = [...objects.values()].map((object) => object.metadata.namespace).filter((one) => one !== undefined);
@@ -116,9 +159,20 @@ describe('the chart refuses', () => {
     ['a setting of another type', { settings: { ranges: '10.32.0.0/12' } }],
     ['a value that does not exist', { imageTag: 'x' }],
     ['a pull policy that does not exist', { imagePullPolicy: 'Sometimes' }],
+    ['a range that is an address', { settings: { ranges: ['10.32.0.0'] } }],
+    ['a place to listen without a port', { settings: { statusListen: '127.0.0.1' } }],
+    ['an API server without https', { settings: { apiServer: '192.0.2.1:6443' } }],
+    ['an upgrade that may restart no agent', { maxUnavailable: 0 }],
+    ['a share that is none', { maxUnavailable: 'ten' }],
+    ['a namespace that cannot be', { namespace: 'Weft_1' }],
   ])('%s', async ([, values]) => {
     await expect(helmTemplate(values)).rejects.toThrow(/values don't meet the specifications/);
   });
+});
+
+it('the chart refuses to close both places that the probes could ask', async () => {
+  const settings = { statusListen: 'off', metricsListen: 'off' };
+  await expect(helmTemplate({ settings })).rejects.toThrow(/both off: the kubelet's probes need one of them/);
 });
 
 type Objects = ReadonlyMap<string, Rendered>;

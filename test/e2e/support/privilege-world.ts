@@ -52,7 +52,10 @@ export async function startGuardedServer(): Promise<ApiServer> {
   const admission = ['admission.yaml', 'admission-blocks.yaml', 'admission-takeover.yaml'];
   const files = ['namespace.yaml', 'crd.yaml', 'rbac.yaml', ...admission].flatMap((name) => ['-f', join(deploy, name)]);
   const applied = await server.kubectl(['apply', ...files]);
-  if (applied.code !== 0) throw new Error(applied.output);
+  if (applied.code !== 0) {
+    await server[Symbol.asyncDispose]();
+    throw new Error(applied.output.replaceAll(/^.* (?:created|unchanged)\n/gm, ''));
+  }
   const crds = ['crd/peers.weft.network', 'crd/universes.weft.network'];
   await server.kubectl(['wait', '--for=condition=Established', '--timeout=30s', ...crds]);
   return server;
