@@ -72,6 +72,8 @@ export interface FactSources {
 export interface FactsMemory {
   footprint?: string;
   facts?: KernelFacts;
+  /** Who holds a socket, by its inode: looking for that takes a look at every descriptor of the host. */
+  programs?: ReadonlyMap<string, PortUser>;
 }
 
 type KernelFacts = Pick<HostFacts, 'links' | 'routes' | 'chains' | 'rpFilter'>;
@@ -88,7 +90,7 @@ export async function gatherFacts(sources: FactSources): Promise<HostFacts> {
   return {
     ...memory.facts,
     neighbours: await neighboursOn(io, memory.facts.links, underlayAddress),
-    portUsers: await portUsers(io, settings.vxlanPort),
+    portUsers: await portUsers(io, settings.vxlanPort, memory),
     cniFiles: await cniFiles(conflistPath),
   };
 }
@@ -159,7 +161,7 @@ async function neighboursOn(
 }
 
 /** UDP sockets on `port`, each with the program that holds it where that can be seen. */
-async function portUsers(io: KernelIo, port: number): Promise<readonly PortUser[]> {
+async function portUsers(io: KernelIo, port: number, memory: FactsMemory): Promise<readonly PortUser[]> {
   const hex = port.toString(16).toUpperCase().padStart(4, '0');
   const inodes = ['/proc/net/udp', '/proc/net/udp6'].flatMap((path) =>
     (io.readFile(path) ?? '').split('\n').flatMap((line) => {
@@ -167,7 +169,10 @@ async function portUsers(io: KernelIo, port: number): Promise<readonly PortUser[
       return local.endsWith(`:${hex}`) && inode !== '0' ? [inode] : [];
     }),
   );
-  return await Promise.all([...new Set(inodes)].map((inode) => programOf(inode)));
+  const programs = new Map<string, PortUser>();
+  for (const inode of new Set(inodes)) programs.set(inode, memory.programs?.get(inode) ?? (await programOf(inode)));
+  memory.programs = programs;
+  return [...programs.values()];
 }
 
 async function programOf(inode: string): Promise<PortUser> {
