@@ -83,7 +83,8 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     severity: 'error',
     symptom: 'The agent starts, but its log is full of refusals by the kernel',
     cause: 'The kernel lacks a feature that the datapath needs, or its module cannot be loaded.',
-    nextStep: 'Load or install the named module (Debian: the package linux-modules-extra or another kernel).',
+    nextStep:
+      'Load or install the named module (Ubuntu: the package linux-modules-extra-$(uname -r); Debian: linux-image-amd64 in place of a cloud kernel).',
   },
   kernelRefused: {
     severity: 'warning',
@@ -215,7 +216,7 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     severity: 'warning',
     symptom: 'Two nodes get the same address by DHCP, or the same link addresses',
     cause: 'Two nodes have the same /etc/machine-id: cloned disks.',
-    nextStep: 'On the clone: rm /etc/machine-id; systemd-machine-id-setup; reboot.',
+    nextStep: 'On the clone: rm -f /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot.',
   },
   peerUnreachable: {
     severity: 'warning',
@@ -318,7 +319,8 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     severity: 'error',
     symptom: 'No pod of this node reaches pods of others',
     cause: 'Another program or VXLAN device has the overlay’s UDP port.',
-    nextStep: 'Stop the named program or delete the named device, or set `vxlanPort` to a free port on every node.',
+    nextStep:
+      'Stop the named program or delete the named device (one that is not shown may be in another network namespace: ip -all netns exec ip -d link show type vxlan), or set `vxlanPort` to a free port on every node.',
   },
   forwardPolicyDrops: {
     severity: 'error',

@@ -3,7 +3,7 @@
 
 import type { Config } from '#agent/config.ts';
 import { datapathSettings } from '#agent/datapath/from-config.ts';
-import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
+import type { KernelDatapath } from '#agent/datapath/datapath.ts';
 import { openKernelIo } from '#agent/datapath/kernel-io.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { hostConditions } from '#agent/doctor/checks.ts';

@@ -21,7 +21,7 @@ import { BridgedAddresses } from '#agent/datapath/bridged.ts';
 import { datapathSettings } from '#agent/datapath/from-config.ts';
 import { Segment } from '#agent/datapath/segment.ts';
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
-import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
+import type { KernelDatapath } from '#agent/datapath/datapath.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { Discovery } from '#agent/discovery/discovery.ts';
 import { openDiscovery, openRegistry, reportFindings, serviceRangesOf } from '#agent/engines.ts';

@@ -5,7 +5,7 @@ import type { Address } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
-import { dumpFdb, dumpNeighbours, neighbourState } from '#agent/netlink/neighbour.ts';
+import { dumpFdb, dumpNeighbours, neighbourFlag, neighbourState } from '#agent/netlink/neighbour.ts';
 import type { Neighbour } from '#agent/netlink/neighbour.ts';
 import { dumpNexthops } from '#agent/netlink/nexthop.ts';
 import type { Nexthop } from '#agent/netlink/nexthop.ts';
@@ -25,6 +25,7 @@ import type {
   ActualRouteTarget,
   ActualState,
   FdbEntry,
+  HeldNeighbour,
   LinkAddress,
 } from './objects.ts';
 import type { DatapathSettings } from './settings.ts';
@@ -61,6 +62,10 @@ export interface KernelReading {
 /** What is still asked for when the round is over; the rest are thousands of objects. */
 export type KernelFacts = Pick<KernelReading, 'ifindexes' | 'underlay' | 'hostRpFilter'>;
 
+export function factsOf({ ifindexes, underlay, hostRpFilter }: KernelReading): KernelFacts {
+  return { ifindexes, underlay, hostRpFilter };
+}
+
 /** One reading. The dumps are one after the other: a change between two of them is put right by the next reading. */
 export async function readKernel(
   io: KernelIo,
@@ -81,12 +86,8 @@ export async function readKernel(
   const routes = await io.route.dumpAsync(dumpRoutes({ rtmProtocol: settings.routeProtocol }), signal);
   const nexthops = await io.route.dumpAsync(dumpNexthops(), signal);
   const ownNexthops = nexthops.filter((nexthop) => nexthop.nhProtocol === settings.routeProtocol);
-  const onOverlay = overlay
-    ? {
-        neighbours: await io.route.dumpAsync(dumpNeighbours({ ifindex: overlay.ifiIndex }), signal),
-        fdb: await io.route.dumpAsync(dumpFdb({ ndmIfindex: overlay.ifiIndex }), signal),
-      }
-    : { neighbours: [], fdb: [] };
+  const neighbours = await io.route.dumpAsync(dumpNeighbours(), signal);
+  const fdb = overlay ? await io.route.dumpAsync(dumpFdb({ ndmIfindex: overlay.ifiIndex }), signal) : [];
   const portEntries = bridge ? await io.route.dumpAsync(dumpFdb({ master: bridge.ifiIndex }), signal) : [];
   const firewall = await readFirewall(io, settings.nftTable, (ifindex) => names.get(ifindex) ?? `#${ifindex}`, signal);
   const state: ActualState = {
@@ -104,8 +105,11 @@ export async function readKernel(
     routes: routes
       .filter(({ rtmProtocol }) => rtmProtocol === settings.routeProtocol)
       .map((route) => routeFrom(route, names)),
-    neighbours: onOverlay.neighbours.flatMap((neighbour) => neighbourFrom(neighbour, overlay)),
-    fdb: onOverlay.fdb.flatMap((entry) => fdbFrom(entry, overlay)),
+    neighbours: neighbours.flatMap((neighbour) => neighbourFrom(neighbour, overlay)),
+    heldNeighbours: neighbours
+      .filter(({ ndmIfindex }) => ours.has(ndmIfindex) && ndmIfindex !== overlay?.ifiIndex)
+      .flatMap((neighbour) => heldFrom(neighbour, names)),
+    fdb: fdb.flatMap((entry) => fdbFrom(entry, overlay)),
     firewall,
   };
   const underlay = underlayFrom(links, addresses, underlayAddress);
@@ -116,7 +120,7 @@ export async function readKernel(
     ifindexes: new Map(named.map((link) => [link.ifname ?? '', link.ifiIndex])),
     underlay: underlay && {
       ...underlay.facts,
-      neighbours: await underlayNeighbours(io, settings, underlay.link, signal),
+      neighbours: underlayNeighbours(settings, underlay.link, neighbours),
     },
     foreignChains: firewall.foreignChains,
     hasTable: firewall.hasTable,
@@ -145,6 +149,8 @@ export function overlayFrom(link: Link): ActualOverlay {
     up: (link.ifiFlags & linkFlag.up) !== 0,
     rpFilter: link.afSpec?.inet?.conf?.rpFilter ?? 0,
     quietIpv6: (link.afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none,
+    settled: isSettled(link) && (link.master ?? 0) === 0,
+    plain: [data?.ttl, data?.link].every((value) => (value ?? 0) === 0) && (data?.group ?? data?.group6) === undefined,
   };
 }
 
@@ -159,18 +165,26 @@ export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomed
     routeLocalnet: link.afSpec?.inet?.conf?.routeLocalnet === 1,
     doomed: link.group === settings.doomedGroup,
     bridge: portOf(link, bridge),
-    ignoresAdvertisements: acceptRa(link) === 0,
+    ignoresAdvertisements: ipv6Conf(link, acceptRaAt) === 0,
+    ipv6Off: ipv6Conf(link, disableIpv6At) !== 0,
+    settled: isSettled(link),
   };
 }
 
-/** Position of DEVCONF_ACCEPT_RA in IFLA_INET6_CONF, an array of 32-bit values (linux/ipv6.h). */
-const acceptRaAt = 3;
+/** What a link of ours needs beyond being up, and nobody but a person takes away: packets from it are forwarded, and it does ARP. */
+function isSettled(link: Link): boolean {
+  return (link.ifiFlags & linkFlag.noarp) === 0 && link.afSpec?.inet?.conf?.forwarding !== 0;
+}
 
-/** net.ipv6.conf.<link>.accept_ra; 0 where the link has no IPv6. */
-function acceptRa(link: Link): number {
+/** Positions of DEVCONF_ACCEPT_RA and DEVCONF_DISABLE_IPV6 in IFLA_INET6_CONF, an array of 32-bit values (linux/ipv6.h). */
+const acceptRaAt = 3;
+const disableIpv6At = 26;
+
+/** A value of net.ipv6.conf.<link>; 0 where the link has no IPv6. */
+function ipv6Conf(link: Link, at: number): number {
   const conf = link.afSpec?.inet6?.conf;
-  if (conf === undefined || conf.length < 4 * (acceptRaAt + 1)) return 0;
-  return new DataView(conf.buffer, conf.byteOffset).getInt32(4 * acceptRaAt, true);
+  if (conf === undefined || conf.length < 4 * (at + 1)) return 0;
+  return new DataView(conf.buffer, conf.byteOffset).getInt32(4 * at, true);
 }
 
 function addressFrom(address: Address, names: ReadonlyMap<number, string>): LinkAddress[] {
@@ -192,14 +206,12 @@ function gatewayOf(
 }
 
 /** MAC by address of what the kernel has found on the underlay link; nothing unless direct routes are asked for. */
-async function underlayNeighbours(
-  io: KernelIo,
+function underlayNeighbours(
   settings: DatapathSettings,
   link: Link,
-  signal: AbortSignal | undefined,
-): Promise<ReadonlyMap<string, string>> {
+  found: readonly Neighbour[],
+): ReadonlyMap<string, string> {
   if (settings.overlayMode === 'vxlan') return new Map();
-  const found = await io.route.dumpAsync(dumpNeighbours({ ifindex: link.ifiIndex }), signal);
   return new Map(
     found.flatMap(({ dst, lladdr, ndmIfindex }) =>
       dst === undefined || lladdr === undefined || ndmIfindex !== link.ifiIndex ? [] : [[dst, lladdr] as const],
@@ -233,9 +245,25 @@ function neighbourFrom(neighbour: Neighbour, overlay: Link | undefined): ActualN
   return [{ address: dst, mac: lladdr ?? '', permanent: (ndmState & neighbourState.permanent) !== 0 }];
 }
 
+function heldFrom({ dst, ndmIfindex, ndmState }: Neighbour, names: ReadonlyMap<number, string>): HeldNeighbour[] {
+  if (dst === undefined || (ndmState & neighbourState.permanent) === 0) return [];
+  return [{ ifname: names.get(ndmIfindex) ?? '', address: dst }];
+}
+
 function fdbFrom(entry: Neighbour, overlay: Link | undefined): FdbEntry[] {
-  if (entry.lladdr === undefined || entry.ndmIfindex !== overlay?.ifiIndex) return [];
-  return [{ mac: entry.lladdr, underlayAddress: entry.dst ?? '' }];
+  if (entry.lladdr === undefined || entry.ndmIfindex !== overlay?.ifiIndex || !isOfDevice(entry)) return [];
+  return [{ mac: entry.lladdr, underlayAddress: vtepFrom(entry) }];
+}
+
+/** An entry of the device itself, not of a bridge that it is a port of. */
+export function isOfDevice({ ndmFlags }: Neighbour): boolean {
+  return (ndmFlags & neighbourFlag.self) !== 0;
+}
+
+/** The underlay address of an FDB entry; an entry that does more, or goes by itself, has a text that none of ours has. */
+export function vtepFrom({ dst = '', ndmState, port, vni, ifindex, nhId }: Neighbour): string {
+  const isPlain = [port, vni, ifindex, nhId].every((value) => value === undefined);
+  return isPlain && (ndmState & neighbourState.permanent) !== 0 ? dst : `${dst} altered`;
 }
 
 function underlayFrom(

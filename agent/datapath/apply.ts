@@ -7,8 +7,7 @@ import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/lin
 import type { LinkRequest } from '#agent/netlink/link.ts';
 import type { CreateOptions, NetlinkRequest } from '#agent/netlink/message.ts';
 import { delFdb, delNeighbour } from '#agent/netlink/neighbour.ts';
-import { errno } from '#agent/netlink/netlink-error.ts';
-import type { NetlinkError } from '#agent/netlink/netlink-error.ts';
+import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 import { delNexthop } from '#agent/netlink/nexthop.ts';
 import { addNexthop, putFdb, putNeighbour, putPeerRoute } from '#agent/netlink/peer-writes.ts';
 import { delRoute, newRoute, routeFlag, routeTo, routeType } from '#agent/netlink/route.ts';
@@ -17,7 +16,7 @@ import { toWeftError } from '#agent/errors.ts';
 
 import { applyBridge, isBridgeOperation, newPortEntry, portEntry } from './bridge-io.ts';
 import { addressOf, familyOf, prefixLengthOf } from './cidr.ts';
-import { addElements, firewallText, removeElements } from './firewall.ts';
+import { addElements, loadFirewall, removeElements } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { liveIndexOf } from './link-io.ts';
 import type { ActualRoute, LinkAddress, MessageOperation, Operation, OverlayLink, Route } from './objects.ts';
@@ -30,6 +29,8 @@ export interface Refusal {
   /** The kernel's errno where it was one message that it refused. */
   readonly errno?: number;
 }
+
+const upWithArp = { ifiFlags: linkFlag.up, ifiChange: linkFlag.up | linkFlag.noarp } as const;
 
 /** Without these a new pod would not work; any other refusal is a finding. */
 const essential: ReadonlySet<Operation['kind']> = new Set([
@@ -82,6 +83,7 @@ const groups: Readonly<Record<Operation['kind'], Group>> = {
   delFdb: 'messages',
   putNeighbour: 'messages',
   delNeighbour: 'messages',
+  freeNeighbour: 'messages',
   addNexthop: 'messages',
   delNexthop: 'messages',
   putRoute: 'messages',
@@ -139,7 +141,9 @@ class Applier {
       else this.#elements(group, operations);
     } catch (error) {
       this.#signal?.throwIfAborted();
-      for (const operation of operations) this.refusals.push({ operation, reason: toWeftError(error).message });
+      const number = error instanceof NetlinkError ? { errno: error.errno } : {};
+      const reason = toWeftError(error).message;
+      for (const operation of operations) this.refusals.push({ operation, reason, ...number });
     }
   }
 
@@ -147,12 +151,8 @@ class Applier {
   #load(operations: readonly Operation[]): void {
     for (const operation of operations) {
       if (operation.kind !== 'loadFirewall') continue;
-      this.#io.nft.run(this.#firewallText(operation));
+      loadFirewall(this.#io, this.#settings.nftTable, operation, liveIndexOf(this.#io));
     }
-  }
-
-  #firewallText({ firewall, dropsBridgeTable }: Extract<Operation, { kind: 'loadFirewall' }>): string {
-    return firewallText(this.#settings.nftTable, firewall, dropsBridgeTable, liveIndexOf(this.#io));
   }
 
   #elements(group: 'addElements' | 'delElements', operations: readonly Operation[]): void {
@@ -203,9 +203,9 @@ class Applier {
     // Apart: refused where IPv6 is off.
     this.#io.route.batch([setLink({ ifname, afSpec: { inet6: { addrGenMode: addrGenMode.none } } })]);
     const [, , , answer] = this.#io.route.batchOrThrow([
-      setLink({ ifname, ...address, mtu: link.mtuBytes }),
-      setLink({ ifname, afSpec: { inet: { conf: { rpFilter: link.rpFilter } } } }),
-      setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+      setLink({ ifname, ...address, mtu: link.mtuBytes, master: 0 }),
+      setLink({ ifname, afSpec: { inet: { conf: { rpFilter: link.rpFilter, forwarding: 1 } } } }),
+      setLink({ ifname, ...upWithArp }),
       getLink({ ifname }),
     ]);
     const [found] = answer;
@@ -244,9 +244,9 @@ class Applier {
           ifname,
           ...(operation.setMac ? { address: hostMac } : {}),
           ifalias: alias,
-          ifiFlags: linkFlag.up,
-          ifiChange: linkFlag.up,
-          afSpec: { inet: { conf: { routeLocalnet: routeLocalnet ? 1 : 0 } } },
+          ...upWithArp,
+          ...(operation.link.bridge === undefined ? { master: 0 } : {}),
+          afSpec: { inet: { conf: { forwarding: 1, routeLocalnet: routeLocalnet ? 1 : 0 } } },
         });
       }
       case 'doomPodLink':
@@ -266,7 +266,8 @@ class Applier {
         if (overlay === undefined) return undefined;
         const { mac, underlayAddress } = operation.entry;
         if (operation.kind === 'putFdb') return putFdb(overlay, mac, underlayAddress);
-        return delFdb({ ndmIfindex: overlay, lladdr: mac, dst: underlayAddress });
+        // Without its destination: all that there is about the MAC.
+        return delFdb({ ndmIfindex: overlay, lladdr: mac });
       }
       case 'putNeighbour':
       case 'delNeighbour': {
@@ -274,6 +275,10 @@ class Applier {
         const { address, mac } = operation.neighbour;
         if (operation.kind === 'delNeighbour') return delNeighbour({ ndmIfindex: overlay, dst: address });
         return putNeighbour(overlay, address, mac);
+      }
+      case 'freeNeighbour': {
+        const ndmIfindex = this.#ifindexes.get(operation.ifname);
+        return ndmIfindex === undefined ? undefined : delNeighbour({ ndmIfindex, dst: operation.address });
       }
       case 'addNexthop': {
         const [gateway = '', link] = (operation.gateway ?? '').split('%');
@@ -332,7 +337,7 @@ class Applier {
 }
 
 function isGone(operation: Operation, error: NetlinkError): boolean {
-  const removes = operation.kind.startsWith('del') || operation.kind === 'doomPodLink';
+  const removes = /^(del|doom|free)/.test(operation.kind);
   if (removes) return absent.has(error.errno);
   return operation.kind === 'addAddress' && error.errno === errno.EEXIST;
 }

@@ -3,6 +3,7 @@ import { WeftError } from '#agent/errors.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
+import type { BridgePortData } from '#agent/netlink/link-kinds.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { dumpFdb, neighbourFlag, neighbourState, newFdb } from '#agent/netlink/neighbour.ts';
 import type { Neighbour, NeighbourRequest } from '#agent/netlink/neighbour.ts';
@@ -14,7 +15,7 @@ import type { ActualBridge, BridgeLink, Operation, OverlayOperation, PortEntry }
 const bridgeOptions = { stpState: 0, mcastSnooping: false, nfCallIptables: true, nfCallIp6tables: true } as const;
 
 /** Answers for what the host routes elsewhere, sends no redirects; 127.0.0.1 as with routed links (pod-elements.ts). */
-const inetOptions = { proxyArp: 1, sendRedirects: 0, routeLocalnet: 1 } as const;
+const inetOptions = { forwarding: 1, proxyArp: 1, sendRedirects: 0, routeLocalnet: 1 } as const;
 
 /** Answers to ARP at once, and takes no routes from what a pod advertises. */
 function sysctlsOf(ifname: string): readonly (readonly [string, string])[] {
@@ -40,8 +41,10 @@ export function applyBridge(io: KernelIo, operation: BridgeOperation): number | 
       const [bridge] = io.route.batchOrThrow([getLink({ ifname: operation.bridge })]);
       io.route.batchOrThrow([
         setLink({ ifname: operation.ifname, master: bridge[0]?.ifiIndex ?? 0 }),
-        portSettings({ ifname: operation.ifname }),
+        setPort({ ifname: operation.ifname }, portOptions),
       ]);
+      // Apart: refused where the pod's end is down.
+      io.route.batch([setPort({ ifname: operation.ifname }, { state: forwarding })]);
       return undefined;
     }
     case 'addBridge':
@@ -62,8 +65,8 @@ function settleBridge(io: KernelIo, { ifname, mac, mtuBytes }: BridgeLink): numb
   const address = now?.address === mac ? {} : { address: mac };
   const [, , , answer] = io.route.batchOrThrow([
     setLink({ ifname, ...address, mtu: mtuBytes, linkinfo: { kind: 'bridge', data: bridgeOptions } }),
-    setLink({ ifname, afSpec: { inet: { conf: inetOptions } } }),
-    setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up }),
+    setLink({ ifname, master: 0, afSpec: { inet: { conf: inetOptions } } }),
+    setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up | linkFlag.noarp }),
     getLink({ ifname }),
   ]);
   for (const [name, value] of sysctlsOf(ifname)) {
@@ -85,7 +88,8 @@ export function bridgeFrom(io: KernelIo, link: Link): ActualBridge {
     mtuBytes: link.mtu ?? 0,
     isBridge: data !== undefined,
     settled:
-      (link.ifiFlags & linkFlag.up) !== 0 &&
+      (link.ifiFlags & (linkFlag.up | linkFlag.noarp)) === linkFlag.up &&
+      (link.master ?? 0) === 0 &&
       has(data, bridgeOptions) &&
       has(conf, inetOptions) &&
       (link.afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none &&
@@ -93,16 +97,42 @@ export function bridgeFrom(io: KernelIo, link: Link): ActualBridge {
   };
 }
 
+/** What every port of ours is set to; a new port has the rest of it from the kernel. */
+const newPortOptions = { mode: true, learning: false } as const;
+const portOptions = {
+  ...newPortOptions,
+  unicastFlood: true,
+  mcastFlood: true,
+  bcastFlood: true,
+  neighSuppress: false,
+  isolated: false,
+} as const;
+/** BR_STATE_FORWARDING (linux/if_bridge.h). The kernel sets it when the link gets its carrier, and refuses it before. */
+const forwarding = 3;
+
 /** The bridge whose port the link is; '' where it is another's, or not as a port of ours is set. */
 export function portOf(link: Link, bridge: Link | undefined): string | undefined {
   if (link.master === undefined || link.master === 0) return undefined;
-  const { mode, learning } = link.linkinfo?.slaveData ?? {};
-  return link.master === bridge?.ifiIndex && mode === true && learning === false ? (bridge.ifname ?? '') : '';
+  const data = link.linkinfo?.slaveData ?? {};
+  const forwards = data.state === forwarding || (link.ifiFlags & linkFlag.lowerUp) === 0;
+  const isRight = forwards && Object.entries(portOptions).every(([key, value]) => hasOption(data, key, value));
+  return link.master === bridge?.ifiIndex && isRight ? (bridge.ifname ?? '') : '';
+}
+
+/** An option that the kernel does not tell of is as it should be. */
+function hasOption(data: object, key: string, value: boolean): boolean {
+  return ((data as Readonly<Record<string, unknown>>)[key] ?? value) === value;
 }
 
 /** Hairpin: a pod that is sent back to itself by a Service. No learning: no pod draws another's frames by its MAC. */
 export function portSettings(link: { readonly ifname: string } | { readonly ifiIndex: number }): NetlinkRequest<Link> {
-  const slaveData = { mode: true, learning: false };
+  return setPort(link, newPortOptions);
+}
+
+function setPort(
+  link: { readonly ifname: string } | { readonly ifiIndex: number },
+  slaveData: BridgePortData,
+): NetlinkRequest<Link> {
   return setLink({ ...link, linkinfo: { kind: 'veth', slaveKind: 'bridge', slaveData } });
 }
 

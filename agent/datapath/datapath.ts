@@ -1,10 +1,12 @@
 // What the CNI verbs and main see of the datapath. Inside: desired (pure) -> diff (pure) -> apply, on the state that
 // `actual` reads from the kernel by dumps.
 
+import type { ProbeScene } from '#agent/probe/scene.ts';
 import type { Condition } from '#agent/findings.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
 import type { DatapathSettings } from './settings.ts';
+import type { KernelLease } from './identity.ts';
 
 /** What ADD must build for one pod, beyond its lease. */
 export interface PodLinkRequest {
@@ -97,4 +99,18 @@ export interface DatapathOptions {
   readonly beforeAttachStep?: (step: string, lease: Lease) => void;
   /** For tests: room for notifications that the agent has not read; more of them are lost. */
   readonly notificationBufferBytes?: number;
+}
+
+/** The datapath with what only the agent's own parts need. */
+export interface KernelDatapath extends Datapath {
+  /** The pod links that carry a readable alias and do not wait for deletion. Works before `start`. */
+  inventory(): Promise<readonly KernelLease[]>;
+  /** The same with host ports, limits and MACs, as far as the kernel tells. */
+  kernelLeases(): Promise<readonly KernelLease[]>;
+  /** Resolves when every link that DEL left behind is gone. */
+  drained(): Promise<void>;
+  /** Overlay mode `auto`: the peers (record names) that packets reach directly from now on; all others through the overlay. */
+  setDirect(peers: ReadonlySet<string>): Promise<void>;
+  /** What the probes ask about; undefined before the overlay is there. */
+  scene(): ProbeScene | undefined;
 }

@@ -50,6 +50,7 @@ export function diff(desired: DesiredState, actual: ActualState): readonly Opera
     addressOperations(desired, known, podLinks.present),
     fdbOperations(desired, known),
     neighbourOperations(desired, known),
+    heldNeighbourOperations(known),
     ...routingOperations(desired, known, podLinks.present),
   ];
   return [...parts.flatMap((part) => part.add), ...parts.toReversed().flatMap((part) => part.remove)];
@@ -107,14 +108,21 @@ function overlayOperations(
     halves.add.push({ kind: 'delOverlay', ifname: found.ifname }, { kind: 'addOverlay', link: wanted });
     return { halves, renewed: true };
   }
-  const same =
+  if (!isOverlayRight(wanted, found)) halves.add.push({ kind: 'setOverlay', link: wanted });
+  return { halves, renewed: false };
+}
+
+/** True where nothing is to be done about the device. */
+export function isOverlayRight(wanted: OverlayLink, found: ActualOverlay): boolean {
+  return (
+    !mustRenew(wanted, found) &&
     found.mac === wanted.mac &&
     found.mtuBytes === wanted.mtuBytes &&
     found.up &&
     found.rpFilter === wanted.rpFilter &&
-    found.quietIpv6;
-  if (!same) halves.add.push({ kind: 'setOverlay', link: wanted });
-  return { halves, renewed: false };
+    found.quietIpv6 &&
+    found.settled
+  );
 }
 
 /** What cannot be changed on a living VXLAN device, or makes it not ours in kind. */
@@ -125,7 +133,8 @@ function mustRenew(wanted: OverlayLink, found: ActualOverlay): boolean {
     found.port !== wanted.port ||
     found.local !== wanted.local ||
     found.learning ||
-    found.external
+    found.external ||
+    !found.plain
   );
 }
 
@@ -168,6 +177,9 @@ function podLinkOperations(
     if (link.bridge !== undefined && found.bridge !== link.bridge) {
       halves.add.push({ kind: 'setPort', ifname, bridge: link.bridge });
     }
+    if (link.ignoresAdvertisements && found.ipv6Off) {
+      halves.add.push({ kind: 'setSysctl', ifname, name: `net/ipv6/conf/${ifname}/disable_ipv6`, value: '0' });
+    }
     if (link.ignoresAdvertisements && !found.ignoresAdvertisements) {
       halves.add.push({ kind: 'setSysctl', ifname, name: `net/ipv6/conf/${ifname}/accept_ra`, value: '0' });
     }
@@ -175,7 +187,9 @@ function podLinkOperations(
       found.alias === link.alias &&
       found.mac === link.hostMac &&
       found.up &&
-      found.routeLocalnet === link.routeLocalnet;
+      found.settled &&
+      found.routeLocalnet === link.routeLocalnet &&
+      (link.bridge !== undefined || found.bridge === undefined);
     if (!same) {
       halves.add.push({ kind: 'setPodLink', link, setMac: found.mac !== link.hostMac });
     }
@@ -271,6 +285,11 @@ function neighbourOperations(desired: DesiredState, actual: ActualState): Halves
     if (neighbour.permanent && !kept.has(neighbour.address)) halves.remove.push({ kind: 'delNeighbour', neighbour });
   }
   return halves;
+}
+
+/** Of a link of ours nobody keeps where a pod is: the kernel finds it. */
+function heldNeighbourOperations({ heldNeighbours }: ActualState): Halves {
+  return { add: [], remove: heldNeighbours.map((held) => ({ kind: 'freeNeighbour', ...held })) };
 }
 
 /** Nexthop objects, then routes: two parts, so that nexthops are added before and removed after the routes. */

@@ -8,7 +8,7 @@ import type { Family } from './cidr.ts';
 import { isMessage } from './apply.ts';
 import { podMacOf } from './identity.ts';
 import { podElements } from './pod-elements.ts';
-import { mainTable, plainMetric, routeKey } from './objects.ts';
+import { mainRouteKey, mainTable, plainMetric, routeKey } from './objects.ts';
 import type {
   ActualRoute,
   ActualRouteTarget,
@@ -74,6 +74,12 @@ export class Expected {
       if (isMessage(operation)) this.#noteMessage(operation);
       else this.#noteOther(operation);
     }
+  }
+
+  /** What the kernel has refused was not done: a route of somebody else is where ours should be. */
+  refused(operations: readonly Operation[]): void {
+    for (const operation of operations)
+      if (operation.kind === 'putRoute') this.routes.delete(mainRouteKey(operation.route));
   }
 
   /** The pods as attaches have made them, `ports` by host interface name. */
@@ -175,6 +181,7 @@ export class Expected {
         break;
       case 'setPodLink':
       case 'doomPodLink':
+      case 'freeNeighbour':
       case 'addAddress':
       case 'delAddress':
         break;

@@ -3,7 +3,7 @@ import { errno } from '#agent/netlink/netlink-error.ts';
 
 import type { KernelReading } from './actual.ts';
 import type { Refusal } from './apply.ts';
-import type { DesiredState, Finding } from './objects.ts';
+import type { DesiredState, Finding, Operation } from './objects.ts';
 
 export interface RoundOutcome {
   readonly desired: DesiredState;
@@ -32,10 +32,35 @@ export function roundFindings(outcome: RoundOutcome): readonly Finding[] {
       'in /etc/modules-load.d';
     findings.push({ name: 'bridgeNetfilterMissing', subject: desired.bridge.ifname, message });
   }
+  const taken = refusals.find(isPortTaken);
+  // What is on the device, or leads to it, fails with it: one cause, one finding.
+  if (taken)
+    return [
+      ...findings,
+      findingOf(taken),
+      ...refusals.filter(({ operation }) => !needsOverlay(operation)).map(findingOf),
+    ];
   return [...findings, ...refusals.map(findingOf)];
 }
 
-function findingOf({ operation, reason, errno: number }: Refusal): Finding {
+/** The kernel has the VNI on that port already, or a program has the port. */
+function isPortTaken({ operation: { kind }, errno: number }: Refusal): boolean {
+  return /^(add|set)Overlay$/.test(kind) && (number === errno.EEXIST || number === errno.EADDRINUSE);
+}
+
+function needsOverlay({ kind }: Operation): boolean {
+  return /(Overlay|Address|Fdb|Neighbour|Nexthop|Route)$/.test(kind);
+}
+
+function findingOf(refusal: Refusal): Finding {
+  const { operation, reason, errno: number } = refusal;
+  if ('link' in operation && 'vni' in operation.link && isPortTaken(refusal)) {
+    const { port, vni } = operation.link;
+    const message =
+      `another VXLAN device has VNI ${vni} on it, or another program the port (${reason}); a device that was moved is in another ` +
+      'network namespace: ip -all netns exec ip -d link show type vxlan';
+    return { name: 'vxlanPortTaken', subject: `UDP ${port}`, message };
+  }
   if (operation.kind === 'putRoute' && number === errno.EEXIST) {
     const { dst } = operation.route;
     return { name: 'routeConflict', subject: dst, message: `somebody else's route to ${dst} is in the way` };

@@ -12,9 +12,9 @@ import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
 import { addressElements } from '#agent/netlink/peer-writes.ts';
 
 import type { KernelIo } from './kernel-io.ts';
-import { commentOf, dumpChains, dumpRules } from './nft-objects.ts';
-import type { NftChain, NftRule } from './nft-objects.ts';
-import type { ActualFirewall, DesiredFirewall } from './objects.ts';
+import { commentOf, dormantFlag, dumpChains, dumpRules, dumpTables } from './nft-objects.ts';
+import type { NftChain, NftRule, NftTable } from './nft-objects.ts';
+import type { ActualFirewall, DesiredFirewall, Operation } from './objects.ts';
 import { bridgeMark, chainPrint, orderFingerprint, rulePrint } from './ruleset.ts';
 import { elementFrom, elementSpec } from './set-codec.ts';
 import { elementText, noElements, resolved, setNames, shapeOf, tableOf } from './set-shapes.ts';
@@ -136,6 +136,44 @@ export function firewallText(
   return lines.join('\n');
 }
 
+/** Loads what `firewallText` says, and notes its rules. Throws NftablesError and NetlinkError. */
+export function loadFirewall(
+  io: KernelIo,
+  table: string,
+  { firewall, dropsBridgeTable }: Extract<Operation, { readonly kind: 'loadFirewall' }>,
+  indexOf: IndexOf,
+): void {
+  io.nft.run(firewallText(table, firewall, dropsBridgeTable, indexOf));
+  io.knownRules.clear();
+  const families =
+    firewall.ruleset.bridgeBody === undefined ? [tableFamily.inet] : [tableFamily.inet, tableFamily.bridge];
+  const rules = families.flatMap((family) => io.netfilter.dump(dumpRules(family, table)));
+  noteRules(
+    io,
+    io.netfilter.dump(dumpTables()),
+    rules.filter((rule) => rule.table === table),
+  );
+}
+
+function noteRules(io: KernelIo, tables: readonly NftTable[], rules: readonly NftRule[]): void {
+  for (const rule of rules) io.knownRules.set(ruleIdentity(tables, rule), Uint8Array.from(codeOf(rule)));
+}
+
+/** A rule that somebody replaces may keep its comment, and keeps its handle; a table made anew has another of its own. */
+function isKnown(io: KernelIo, tables: readonly NftTable[], rule: NftRule): boolean {
+  const code = io.knownRules.get(ruleIdentity(tables, rule));
+  return code !== undefined && Buffer.compare(code, codeOf(rule)) === 0;
+}
+
+function codeOf({ expressions = new Uint8Array() }: NftRule): Uint8Array {
+  return expressions;
+}
+
+function ruleIdentity(tables: readonly NftTable[], { nfgenFamily, table, handle }: NftRule): string {
+  const home = tables.find((candidate) => candidate.nfgenFamily === nfgenFamily && candidate.name === table);
+  return `${home?.handle} ${handle}`;
+}
+
 /** Names of the netfilter hooks of the families ip, ip6 and inet, by number (linux/netfilter.h). */
 const hookNames = ['prerouting', 'input', 'forward', 'output', 'postrouting'] as const;
 const policyDrop = 0;
@@ -170,7 +208,14 @@ export async function readFirewall(
   if (own.length === 0) return { fingerprint: [], elements: noElements(), foreignChains, hasTable: false };
   const rules = [...(await io.netfilter.dumpAsync(dumpRules(tableFamily.inet, table), signal))];
   if (bridged) rules.push(...(await io.netfilter.dumpAsync(dumpRules(tableFamily.bridge, table), signal)));
-  const lines = [...own.map(chainLine), ...rules.filter((rule) => rule.table === table).map(ruleLine)];
+  const ownRules = rules.filter((rule) => rule.table === table);
+  const lines = [...own.map(chainLine), ...ownRules.map(ruleLine)];
+  const tables = await io.netfilter.dumpAsync(dumpTables(), signal);
+  if (io.knownRules.size === 0) noteRules(io, tables, ownRules);
+  for (const rule of ownRules) if (!isKnown(io, tables, rule)) lines.push(`${ruleLine(rule)} altered`);
+  for (const { nfgenFamily, name, flags = 0 } of tables) {
+    if (name === table && (flags & dormantFlag) !== 0) lines.push(`table ${nfgenFamily} is dormant`);
+  }
   const elements: Record<SetName, ReadonlySet<string>> = { ...noElements() };
   for (const set of setNames) {
     if (tableOf(set) === 'bridge' && !bridged) continue;

@@ -51,9 +51,25 @@ function keepListening(io: KernelIo, log: Log): void {
   }
 }
 
+/** As `hasIpv6` of the first device, the overlay's. Where the node has IPv6, devices of ours that somebody took it from get it back. */
+export function ensureIpv6(
+  io: Pick<KernelIo, 'readSysctl' | 'writeSysctl'>,
+  devices: readonly [overlay: string, ...more: string[]],
+): boolean {
+  const lacking = io.readSysctl(ipv6Switch('default')) === '0' ? devices.map(ipv6Switch) : [];
+  try {
+    for (const file of lacking) if (io.readSysctl(file) === '1') io.writeSysctl(file, '0');
+  } catch {
+    // Where it cannot be written the overlay goes without, which is a finding (ipv6Off).
+  }
+  return hasIpv6(io, devices[0]);
+}
+
 /** Whether the overlay device has IPv6, or would have it. */
 export function hasIpv6(io: Pick<KernelIo, 'readSysctl'>, overlayDevice: string): boolean {
-  const off =
-    io.readSysctl(`net/ipv6/conf/${overlayDevice}/disable_ipv6`) ?? io.readSysctl('net/ipv6/conf/default/disable_ipv6');
-  return off === '0';
+  return (io.readSysctl(ipv6Switch(overlayDevice)) ?? io.readSysctl(ipv6Switch('default'))) === '0';
+}
+
+function ipv6Switch(link: string): string {
+  return `net/ipv6/conf/${link}/disable_ipv6`;
 }

@@ -4,16 +4,23 @@ import type { ProbeScene } from '#agent/probe/scene.ts';
 import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 
-import { type KernelFacts, type KernelReading, readKernel } from './actual.ts';
+import { factsOf, type KernelFacts, type KernelReading, readKernel } from './actual.ts';
 import { applyOperations, isEssential, makesDevice, type Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
-import type { Datapath, DatapathOptions, DatapathStatus, LinkFault, PodLink, PodLinkRequest } from './datapath.ts';
+import type {
+  DatapathOptions,
+  DatapathStatus,
+  KernelDatapath,
+  LinkFault,
+  PodLink,
+  PodLinkRequest,
+} from './datapath.ts';
 import { type DesiredInput, desiredState, hostFacts, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
 import { DirectPaths } from './direct-paths.ts';
 import { comparePauseMs, Due } from './due.ts';
 import { Expected } from './expected.ts';
-import { ensureForwarding, hasIpv6 } from './forwarding.ts';
+import { ensureForwarding, ensureIpv6 } from './forwarding.ts';
 import { logNew, roundFindings } from './findings.ts';
 import { Footprints } from './footprint.ts';
 import { ForeignFirewalls } from './foreign-firewall.ts';
@@ -26,29 +33,17 @@ import { podLinkOf, Ports } from './ports.ts';
 import { peerOperations } from './peer-changes.ts';
 import { PodFollower } from './pod-follow.ts';
 import { attachPodLink, detachPodLink, type PodLinkContext, type PodLinkPlan } from './pod-link.ts';
+import { restoreNames } from './names.ts';
 import { QuickLooks } from './quick-looks.ts';
 import { PodLinkReaper } from './reaper.ts';
 import { Rounds } from './rounds.ts';
 import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
 import { Shaper } from './shaper.ts';
+import { TakenRoutes } from './taken-routes.ts';
 import { UdpFlows } from './udp-flows.ts';
 import { busyNamesIn, isBusy, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
 import { watchKernel } from './watch.ts';
-
-/** The datapath with what only the agent's own parts need. */
-export interface KernelDatapath extends Datapath {
-  /** The pod links that carry a readable alias and do not wait for deletion. Works before `start`. */
-  inventory(): Promise<readonly KernelLease[]>;
-  /** The same with host ports, limits and MACs, as far as the kernel tells. */
-  kernelLeases(): Promise<readonly KernelLease[]>;
-  /** Resolves when every link that DEL left behind is gone. */
-  drained(): Promise<void>;
-  /** Overlay mode `auto`: the peers (record names) that packets reach directly from now on; all others through the overlay. */
-  setDirect(peers: ReadonlySet<string>): Promise<void>;
-  /** What the probes ask about; undefined before the overlay is there. */
-  scene(): ProbeScene | undefined;
-}
 
 /** Opens sockets in the settings' namespace; throws NetlinkError when it cannot. Nothing is written before `start`. */
 export function createDatapath(options: DatapathOptions): KernelDatapath {
@@ -75,6 +70,7 @@ class NodeDatapath implements KernelDatapath {
   readonly #direct: DirectPaths;
   readonly #foreign: ForeignFirewalls;
   readonly #flows: UdpFlows;
+  readonly #taken = new TakenRoutes();
   readonly #stop = new AbortController();
   #view: IpamView | undefined;
   #desired: DesiredState | undefined;
@@ -134,11 +130,11 @@ class NodeDatapath implements KernelDatapath {
       this.#due.within(gatherMs);
     };
     const [settings, io] = [this.#settings, this.#io];
-    const common = { settings, io, desired: () => this.#desired, expected: () => this.#expected, onChange };
+    const [desired, expected, reading] = [() => this.#desired, () => this.#expected, () => this.#reading];
+    const common = { settings, io, desired, expected, reading, onChange };
     this.#watch = new DisposableStack();
-    const looks = this.#watch.use(
-      new QuickLooks({ ...common, onForeign: () => this.#due.within(settings.comparePeriodMs) }),
-    );
+    const onForeign = (): void => this.#due.within(settings.comparePeriodMs);
+    const looks = this.#watch.use(new QuickLooks({ ...common, onForeign }));
     this.#watch.use(
       watchKernel({
         ...common,
@@ -146,7 +142,7 @@ class NodeDatapath implements KernelDatapath {
         isWantedPod: (ifname) => this.#pods.has(ifname),
         isShaped: (ifindex) => this.#shaper.owns(ifindex),
         isPort: (ifname) => this.#ports.isPortNamed(ifname, this.#pods.list()),
-        reading: () => this.#reading,
+        onTaken: (routeKey) => this.#taken.note(routeKey),
         linkAddresses: () => this.#direct.macs,
         onRuleset: () => looks.rulesetChanged(),
         onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
@@ -286,12 +282,16 @@ class NodeDatapath implements KernelDatapath {
     let retry = true;
     try {
       const notForwarding = ensureForwarding(this.#io, log, servesIpv6(view) ? [4, 6] : [4]);
-      this.#ipv6 = hasIpv6(this.#io, this.#settings.overlayDevice);
+      this.#ipv6 = ensureIpv6(this.#io, [this.#settings.overlayDevice, this.#settings.bridgeDevice]);
       const underlayAddress = underlayAddressOf(view, this.#settings);
-      const reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
-      const { ifindexes, underlay, hostRpFilter } = reading;
-      this.#reading = { ifindexes, underlay, hostRpFilter };
-      const { desired, operations } = this.#plans(view, reading);
+      let reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
+      let plans = this.#plans(view, reading);
+      if (restoreNames(this.#io, reading.links, plans.desired, this.#pods.settledLeases).length > 0) {
+        reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
+        plans = this.#plans(view, reading);
+      }
+      this.#reading = factsOf(reading);
+      const { desired, operations } = plans;
       this.#desired = desired;
       const attached = { overlayAddresses: overlayAddressesOf(view), onBridge: desired.bridge !== undefined };
       this.#expected = new Expected(reading.state);
@@ -376,7 +376,7 @@ class NodeDatapath implements KernelDatapath {
         ? { ...operation, firewall: withPodsOf(operation.firewall, desiredState({ ...common, leases }).firewall) }
         : operation,
     );
-    return { desired, operations };
+    return { desired, operations: this.#taken.retake(operations) };
   }
 
   async #apply(
@@ -388,6 +388,7 @@ class NodeDatapath implements KernelDatapath {
     this.#busyNames = busyNamesIn(operations);
     try {
       const refusals = await applyOperations(this.#io, this.#settings, operations, reading.ifindexes, signal);
+      this.#expected?.refused(refusals.map(({ operation }) => operation));
       for (const operation of operations) if (operation.kind === 'doomPodLink') this.#reaper.doom(operation.ifname);
       return refusals;
     } finally {

@@ -12,6 +12,8 @@ export interface KernelIo extends Disposable {
   readonly nft: Nftables;
   /** How many transactions of nftables went through these handles. */
   nftWrites(): number;
+  /** The code of our table's rules as they were loaded or first read, by handles (firewall.ts). */
+  readonly knownRules: Map<string, Uint8Array>;
   /** A file below the sysctl tree, `net/ipv4/ip_forward`; undefined when it is not there. */
   readSysctl(name: string): string | undefined;
   /** A small file as the namespace sees it, such as below /proc/net; undefined when it cannot be read. */
@@ -33,6 +35,7 @@ export function openKernelIo(settings: Pick<DatapathSettings, 'netnsPath' | 'sys
     route,
     netfilter,
     nft,
+    knownRules: new Map(),
     nftWrites: () => netfilter.transactions + nft.runs,
     readSysctl: (name) => {
       try {

@@ -8,6 +8,7 @@ import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { nfnetlinkSubsystem } from '#agent/netlink/transaction.ts';
 import type { NfgenHeader } from '#agent/netlink/transaction.ts';
 
+const getTable = 1;
 const getChain = 4;
 const getRule = 7;
 const getGen = 16;
@@ -78,6 +79,30 @@ const generationFormat: MessageFormat<NfgenHeader, GenerationAttributes> = new M
   NfgenHeader,
   GenerationAttributes
 >('nft generation', 4, header, new AttributeSet<GenerationAttributes>({ id: [1, be32] }));
+
+export interface TableAttributes extends WithUnknown {
+  readonly name?: string;
+  readonly flags?: number;
+  /** Of all tables that a namespace has had, only one has had it. */
+  readonly handle?: bigint;
+}
+
+export type NftTable = NfgenHeader & TableAttributes;
+
+/** NFT_TABLE_F_DORMANT: its chains are not asked. */
+export const dormantFlag = 1;
+
+const tableFormat: MessageFormat<NfgenHeader, TableAttributes> = new MessageFormat<NfgenHeader, TableAttributes>(
+  'nft table',
+  4,
+  header,
+  new AttributeSet<TableAttributes>({ name: [1, string], flags: [2, be32], handle: [4, be64] }),
+);
+
+/** Every table of every family. */
+export function dumpTables(): NetlinkRequest<NftTable> {
+  return dump('dumpTables', getTable, tableFormat, { nfgenFamily: 0 });
+}
 
 /** The number of the ruleset's present generation. */
 export function getGeneration(): NetlinkRequest<NfgenHeader & GenerationAttributes> {

@@ -53,6 +53,7 @@ export interface PeerNeighbour {
 /** Where the overlay device sends frames for a MAC. */
 export interface FdbEntry {
   readonly mac: string;
+  /** Of an entry that is not as ours are (another port or VNI, not permanent): followed by a word that makes it differ. */
   readonly underlayAddress: string;
 }
 
@@ -141,6 +142,10 @@ export interface ActualOverlay {
   readonly rpFilter: number;
   /** No IPv6 address comes up by itself (or the device has no IPv6). */
   readonly quietIpv6: boolean;
+  /** ARP on, forwarding on, nobody's port. */
+  readonly settled: boolean;
+  /** Nothing that a device of ours does not have: an own TTL, a default destination, an underlay link that it would vanish with. */
+  readonly plain: boolean;
 }
 
 export interface ActualPodLink {
@@ -153,6 +158,9 @@ export interface ActualPodLink {
   readonly doomed: boolean;
   /** Router advertisements are ignored, or the link has no IPv6. */
   readonly ignoresAdvertisements: boolean;
+  readonly ipv6Off: boolean;
+  /** ARP on, forwarding on. */
+  readonly settled: boolean;
   /** The bridge of ours whose port it is, with hairpin on and learning off; '' for any other master or setting. */
   readonly bridge: string | undefined;
 }
@@ -194,6 +202,12 @@ export interface ActualNeighbour extends PeerNeighbour {
   readonly permanent: boolean;
 }
 
+/** Somebody's permanent neighbour on a link of ours. */
+export interface HeldNeighbour {
+  readonly ifname: string;
+  readonly address: string;
+}
+
 /** Everything of ours in the kernel, and the few foreign facts that planning needs. */
 export interface ActualState {
   readonly bridge: ActualBridge | undefined;
@@ -201,6 +215,8 @@ export interface ActualState {
   readonly portEntries: readonly PortEntry[];
   readonly overlay: ActualOverlay | undefined;
   readonly podLinks: readonly ActualPodLink[];
+  /** Permanent entries on pod links and the bridge: none of ours, and what hides where a pod is. */
+  readonly heldNeighbours: readonly HeldNeighbour[];
   /** On our links only; link-local IPv6 addresses of the kernel's making left out. */
   readonly addresses: readonly LinkAddress[];
   readonly nexthops: readonly ActualNexthop[];
@@ -237,6 +253,7 @@ export type MessageOperation =
   | { readonly kind: 'addAddress' | 'delAddress'; readonly address: LinkAddress }
   | { readonly kind: 'putFdb' | 'delFdb'; readonly entry: FdbEntry }
   | { readonly kind: 'putNeighbour' | 'delNeighbour'; readonly neighbour: PeerNeighbour }
+  | ({ readonly kind: 'freeNeighbour' } & HeldNeighbour)
   | { readonly kind: 'addNexthop' | 'delNexthop'; readonly id: number; readonly gateway: string | undefined }
   | {
       readonly kind: 'putRoute';

@@ -138,6 +138,7 @@ function asActual(old: DesiredState, overlay: OverlayLink, expected: Expected): 
     bridge: old.bridge && { ...old.bridge, isBridge: true, settled: true },
     portEntries: [],
     podLinks: [],
+    heldNeighbours: [],
     addresses: old.addresses,
     nexthops,
     foreignNexthopIds: new Set([...expected.foreignNexthopIds, ...expected.gateways.keys()]),
@@ -156,5 +157,7 @@ function overlayAsWanted(link: OverlayLink): ActualOverlay {
     external: false,
     up: true,
     quietIpv6: true,
+    settled: true,
+    plain: true,
   };
 }

@@ -3,9 +3,11 @@
 // thousands of peers it is the last resort, these looks find what people do.
 import { getLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
+import { dumpNetconf } from '#agent/netlink/netconf.ts';
 import type { NetlinkReply } from '#agent/netlink/reply.ts';
 
 import { overlayFrom, readHostRpFilter } from './actual.ts';
+import type { KernelFacts } from './actual.ts';
 import { bridgeFrom } from './bridge-io.ts';
 import { overlayRpFilter } from './desired.ts';
 import type { Expected } from './expected.ts';
@@ -23,6 +25,7 @@ export interface QuickLooksOptions {
   readonly settings: DatapathSettings;
   readonly expected: () => Expected | undefined;
   readonly desired: () => DesiredState | undefined;
+  readonly reading: () => KernelFacts | undefined;
   /** `reason` is for the log. */
   readonly onChange: (reason: string) => void;
   /** Somebody has changed a ruleset, but not ours: a foreign chain may drop pods now. */
@@ -100,6 +103,8 @@ export class QuickLooks implements Disposable {
     const families = desired.routes.some(({ dst }) => dst.includes(':')) ? ([4, 6] as const) : ([4] as const);
     const off = families.find((family) => io.readSysctl(forwardingSwitches[family]) !== '1');
     if (off !== undefined) return `forwarding of IPv${off} was switched off`;
+    const stuck = this.#stuckLink();
+    if (stuck !== undefined) return `forwarding from ${stuck} was switched off`;
     for (const { ifname, ignoresAdvertisements } of desired.podLinks) {
       // A file of a link that is gone, or has no IPv6, is not there.
       const value = ignoresAdvertisements ? io.readSysctl(`net/ipv6/conf/${ifname}/accept_ra`) : undefined;
@@ -109,10 +114,19 @@ export class QuickLooks implements Disposable {
     const [overlay, bridge] = io.route.batch(devices.map((ifname) => getLink({ ifname }))).map(linkIn);
     if (bridge && !bridgeFrom(io, bridge).settled) return `settings of ${bridge.ifname}`;
     if (!overlay) return undefined;
-    const { rpFilter, quietIpv6 } = overlayFrom(overlay);
+    const { rpFilter, quietIpv6, settled } = overlayFrom(overlay);
     const wanted = overlayRpFilter({ settings, hostRpFilter: readHostRpFilter(io) });
-    if (rpFilter !== wanted || !quietIpv6) return `sysctls of ${overlay.ifname}`;
+    if (rpFilter !== wanted || !quietIpv6 || !settled) return `sysctls of ${overlay.ifname}`;
     return undefined;
+  }
+
+  /** A link of ours that packets are not forwarded from. */
+  #stuckLink(): string | undefined {
+    const { ifindexes, underlay } = this.#options.reading() ?? {};
+    const off = this.#options.io.route.dump(dumpNetconf()).filter(({ forwarding }) => forwarding === 0);
+    if (off.length === 0 || !ifindexes) return undefined;
+    const numbers = new Set(off.map(({ ifindex }) => ifindex));
+    return ifindexes.entries().find(([name, ifindex]) => numbers.has(ifindex) && name !== underlay?.ifname)?.[0];
   }
 
   [Symbol.dispose](): void {

@@ -138,6 +138,7 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
     portEntries: state.portEntries.filter(({ ifname }) => !pods.has(ifname)),
     podLinks: state.podLinks.filter(({ ifname }) => !pods.has(ifname)),
     addresses: state.addresses.filter(({ ifname }) => !pods.has(ifname)),
+    heldNeighbours: state.heldNeighbours.filter(({ ifname }) => !pods.has(ifname)),
     routes: state.routes.filter(
       ({ dst, target }) => !prefixes.has(dst) && (target.kind !== 'link' || !pods.has(target.ifname)),
     ),

@@ -10,12 +10,14 @@ import { NetlinkMonitor } from '#agent/netlink/monitor.ts';
 import type { Notification } from '#agent/netlink/monitor.ts';
 import { neighbourState } from '#agent/netlink/neighbour.ts';
 import type { Neighbour } from '#agent/netlink/neighbour.ts';
+import { prefixOf } from '#agent/netlink/route.ts';
 import type { Route } from '#agent/netlink/route.ts';
 import type { Nexthop } from '#agent/netlink/nexthop.ts';
 
-import { routeFrom } from './actual.ts';
+import { isOfDevice, overlayFrom, routeFrom, vtepFrom } from './actual.ts';
 import { bridgeFrom, portOf } from './bridge-io.ts';
 import type { KernelFacts } from './actual.ts';
+import { isOverlayRight } from './diff.ts';
 import { sameRouteTarget } from './expected.ts';
 import type { Expected } from './expected.ts';
 import { hostMac } from './identity.ts';
@@ -40,6 +42,8 @@ export interface WatchOptions {
   readonly linkAddresses: () => ReadonlyMap<string, string>;
   /** Room for notifications that have not been read; absent: enough for what thousands of peers make. */
   readonly bufferBytes: number | undefined;
+  /** Somebody else's route is where one of ours was. */
+  readonly onTaken: (routeKey: string) => void;
   /** `reason` is for the log. */
   readonly onChange: (reason: string) => void;
   /** A ruleset of nftables is another. */
@@ -141,7 +145,8 @@ function newAddressReason(options: WatchOptions, address: Address): string | und
 
 function routeReason(options: WatchOptions, kind: 'newRoute' | 'delRoute', route: Route): string | undefined {
   const expected = options.expected();
-  if (!expected || route.rtmProtocol !== options.settings.routeProtocol) return undefined;
+  if (!expected) return undefined;
+  if (route.rtmProtocol !== options.settings.routeProtocol) return takenReason(options, kind, route);
   const names = new Map([...(options.reading()?.ifindexes ?? [])].map(([ifname, ifindex]) => [ifindex, ifname]));
   const found = routeFrom(route, names);
   const wanted = expected.routes.get(routeKey(found));
@@ -152,16 +157,29 @@ function routeReason(options: WatchOptions, kind: 'newRoute' | 'delRoute', route
   return same ? undefined : `route ${found.dst} was changed`;
 }
 
+/** Somebody else's route in the place of one of ours. */
+function takenReason(options: WatchOptions, kind: 'newRoute' | 'delRoute', route: Route): string | undefined {
+  const dst = prefixOf(route);
+  const key = routeKey({ dst, metric: route.priority ?? 0, table: route.table ?? route.rtmTable });
+  if (kind === 'delRoute' || route.rtmTos !== 0 || !options.expected()?.routes.has(key)) return undefined;
+  options.onTaken(key);
+  return `route ${dst} was taken`;
+}
+
 function nexthopReason(
   options: WatchOptions,
   kind: 'newNexthop' | 'delNexthop',
-  { id = 0, gateway, nhProtocol }: Nexthop,
+  { id = 0, gateway, oif, nhProtocol }: Nexthop,
 ): string | undefined {
   const expected = options.expected();
-  if (!expected || nhProtocol !== options.settings.routeProtocol) return undefined;
+  const isOurs = nhProtocol === options.settings.routeProtocol || expected?.gateways.has(id);
+  if (!expected || !isOurs) return undefined;
   if (kind === 'delNexthop') return expected.gateways.has(id) ? `nexthop ${id} was deleted` : undefined;
-  const [wanted] = (expected.gateways.get(id) ?? '').split('%');
-  return wanted === gateway ? undefined : `nexthop ${id} was changed`;
+  const [wanted, link = options.settings.overlayDevice] = (expected.gateways.get(id) ?? '').split('%');
+  // A device may be younger than the reading that knows numbers.
+  const onLink = options.reading()?.ifindexes.get(link) ?? oif;
+  const same = wanted === gateway && onLink === oif && nhProtocol === options.settings.routeProtocol;
+  return same ? undefined : `nexthop ${id} was changed`;
 }
 
 function neighbourReason(
@@ -171,20 +189,44 @@ function neighbourReason(
 ): string | undefined {
   const expected = options.expected();
   const { ndmFamily, ndmIfindex, ndmState, dst = '', lladdr = '' } = neighbour;
-  if (kind === 'delNeighbour' && ndmFamily === addressFamily.bridge && expected?.ports.has(lladdr)) {
-    return `static entry of ${lladdr} was deleted`;
-  }
-  if (!expected || ndmIfindex !== overlayIfindex(options)) {
-    return kind === 'newNeighbour' ? linkAddressReason(options, neighbour) : undefined;
-  }
   const isFdb = ndmFamily === addressFamily.bridge;
+  const port = isFdb ? expected?.ports.get(lladdr) : undefined;
+  if (port !== undefined) return portEntryReason(options, kind, port, neighbour);
+  if (!expected || ndmIfindex !== overlayIfindex(options)) {
+    if (kind === 'delNeighbour') return undefined;
+    return isFdb ? undefined : (heldReason(options, neighbour) ?? linkAddressReason(options, neighbour));
+  }
+  if (isFdb && !isOfDevice(neighbour)) return undefined;
+  const isPermanent = (ndmState & neighbourState.permanent) !== 0;
   const [what, wanted, found] = isFdb
-    ? [lladdr, expected.fdb.get(lladdr), dst]
-    : [dst, expected.neighbours.get(dst), lladdr];
+    ? [lladdr, expected.fdb.get(lladdr), vtepFrom(neighbour)]
+    : [dst, expected.neighbours.get(dst), isPermanent ? lladdr : 'not permanent'];
   if (kind === 'delNeighbour') return wanted === undefined ? undefined : `neighbour ${what} was deleted`;
   // What the kernel tries by itself is not permanent.
-  if (wanted === undefined && !isFdb && (ndmState & neighbourState.permanent) === 0) return undefined;
+  if (wanted === undefined && !isFdb && !isPermanent) return undefined;
   return wanted === found ? undefined : `neighbour ${what} was changed`;
+}
+
+/** The bridge has a pod's MAC elsewhere, or not as a static entry. A port that is younger than the last reading is not known here. */
+function portEntryReason(
+  options: WatchOptions,
+  kind: 'newNeighbour' | 'delNeighbour',
+  port: string,
+  { lladdr = '', ndmIfindex, ndmState }: Neighbour,
+): string | undefined {
+  if (kind === 'delNeighbour') return `static entry of ${lladdr} was deleted`;
+  const ifindex = options.reading()?.ifindexes.get(port);
+  if (ifindex === undefined || (ifindex === ndmIfindex && (ndmState & neighbourState.noarp) !== 0)) return undefined;
+  return `static entry of ${lladdr} was changed`;
+}
+
+/** A permanent neighbour on a link of ours but the overlay. */
+function heldReason(options: WatchOptions, { dst, ndmIfindex, ndmState }: Neighbour): string | undefined {
+  const reading = options.reading();
+  if ((ndmState & neighbourState.permanent) === 0 || !reading || ndmIfindex === reading.underlay?.ifindex)
+    return undefined;
+  const isOurs = reading.ifindexes.values().some((ifindex) => ifindex === ndmIfindex);
+  return isOurs ? `neighbour ${dst} was made permanent` : undefined;
 }
 
 function linkReason(options: WatchOptions, link: LinkSummary): string | undefined {
@@ -192,8 +234,7 @@ function linkReason(options: WatchOptions, link: LinkSummary): string | undefine
   const overlay = options.desired()?.overlay;
   if (overlay && ifname === overlay.ifname) {
     const found = readLink(options.io, ifname);
-    const right = found && isUp(found) && found.address === overlay.mac && found.mtu === overlay.mtuBytes;
-    return right ? undefined : `link ${ifname} was changed`;
+    return found && isOverlayRight(overlay, overlayFrom(found)) ? undefined : `link ${ifname} was changed`;
   }
   const bridge = options.desired()?.bridge;
   if (bridge && ifname === bridge.ifname) {
@@ -204,9 +245,13 @@ function linkReason(options: WatchOptions, link: LinkSummary): string | undefine
   }
   if (options.isWantedPod(ifname)) {
     const mtuBytes = options.desired()?.overlay?.mtuBytes;
-    const isRight = (found: LinkSummary): boolean =>
-      isUp(found) && found.address === hostMac && found.mtu === (mtuBytes ?? found.mtu);
     const isPort = bridge !== undefined && options.isPort(ifname);
+    const isRight = (found: LinkSummary): boolean =>
+      isUp(found) &&
+      (found.ifiFlags & linkFlag.noarp) === 0 &&
+      found.address === hostMac &&
+      found.mtu === (mtuBytes ?? found.mtu) &&
+      (isPort || !found.master);
     // Most are an attach's own: made, then brought up. What has changed since is told by a later notification.
     if (!isPort && isRight(link)) return undefined;
     const port = isPort ? readLink(options.io, ifname) : undefined;
@@ -215,7 +260,11 @@ function linkReason(options: WatchOptions, link: LinkSummary): string | undefine
     const isPlaced = !port || !master || portOf(port, master) === bridge?.ifname;
     return !found || (isRight(found) && isPlaced) ? undefined : `link ${ifname} was changed`;
   }
-  const underlay = options.reading()?.underlay;
+  const reading = options.reading();
+  for (const [name, ifindex] of reading?.ifindexes ?? []) {
+    if (ifindex === link.ifiIndex && name !== ifname) return `link ${name} was renamed`;
+  }
+  const underlay = reading?.underlay;
   if (underlay?.ifindex !== link.ifiIndex) return undefined;
   return link.mtu !== underlay.mtuBytes || isUp(link) !== underlay.up ? `underlay ${ifname} was changed` : undefined;
 }

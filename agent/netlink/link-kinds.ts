@@ -106,10 +106,25 @@ export interface BridgePortData extends WithUnknown {
   readonly mode?: boolean;
   readonly learning?: boolean;
   readonly unicastFlood?: boolean;
+  /** BR_STATE_* (linux/if_bridge.h). */
+  readonly state?: number;
+  readonly mcastFlood?: boolean;
+  readonly bcastFlood?: boolean;
+  readonly neighSuppress?: boolean;
+  readonly isolated?: boolean;
 }
 
 export const bridgePortData: Codec<BridgePortData> = nested(
-  new AttributeSet<BridgePortData>({ mode: [4, bool8], learning: [8, bool8], unicastFlood: [9, bool8] }),
+  new AttributeSet<BridgePortData>({
+    state: [1, u8],
+    mode: [4, bool8],
+    learning: [8, bool8],
+    unicastFlood: [9, bool8],
+    mcastFlood: [27, bool8],
+    bcastFlood: [30, bool8],
+    neighSuppress: [32, bool8],
+    isolated: [33, bool8],
+  }),
 );
 
 export interface BridgeData extends WithUnknown {

@@ -9,7 +9,7 @@ import { readFile } from 'node:fs/promises';
 
 import { type Figures, median, rounded } from '#test/bench/figures.ts';
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
-import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
+import type { KernelDatapath } from '#agent/datapath/datapath.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 import { run } from '#test/support/netns.ts';

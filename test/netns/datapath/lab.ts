@@ -1,9 +1,7 @@
 // A lab for the datapath: hosts as network namespaces on one switch, each with a datapath of its own in this process (its
 // sockets live in the host's namespace), pods as further namespaces, and one machine outside the overlay.
 import { createDatapath } from '#agent/datapath/kernel-datapath.ts';
-import type { DatapathLog } from '#agent/datapath/datapath.ts';
-import type { KernelDatapath } from '#agent/datapath/kernel-datapath.ts';
-import type { PodLink, PodLinkRequest } from '#agent/datapath/datapath.ts';
+import type { DatapathLog, KernelDatapath, PodLink, PodLinkRequest } from '#agent/datapath/datapath.ts';
 import { hostIfnameOf } from '#test/support/pod-names.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';

@@ -60,6 +60,8 @@ test('the MAC of a port comes back from the bridge’s entry where it was asked 
     routeLocalnet: false,
     doomed: false,
     ignoresAdvertisements: true,
+    ipv6Off: false,
+    settled: true,
   };
   const podLinks: readonly ActualPodLink[] = [
     { ...link, ifname: 'weftp1', alias: 'weft:1:bridge c1 eth0 g1 10.32.0.5', bridge: 'weftbr0' },

@@ -18,6 +18,7 @@ export const emptyKernel: ActualState = {
   bridge: undefined,
   portEntries: [],
   podLinks: [],
+  heldNeighbours: [],
   addresses: [],
   nexthops: [],
   foreignNexthopIds: new Set(),
@@ -55,6 +56,7 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
                 alias: operation.link.alias,
                 mac: operation.link.hostMac,
                 up: true,
+                settled: true,
                 routeLocalnet: operation.link.routeLocalnet,
               }
             : link,
@@ -134,6 +136,13 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
         ...state,
         neighbours: state.neighbours.filter(({ address }) => address !== operation.neighbour.address),
       };
+    case 'freeNeighbour':
+      return {
+        ...state,
+        heldNeighbours: state.heldNeighbours.filter(
+          ({ ifname, address }) => ifname !== operation.ifname || address !== operation.address,
+        ),
+      };
     case 'addNexthop': {
       const { id, gateway } = operation;
       if (!state.overlay) throw new Error('ENODEV: the overlay device');
@@ -159,7 +168,8 @@ export function applyToModel(state: ActualState, operation: Operation): ActualSt
 }
 
 function overlayOf(link: OverlayLink): ActualState['overlay'] {
-  return { ...link, kind: 'vxlan', learning: false, external: false, up: true, quietIpv6: true };
+  const right = { up: true, quietIpv6: true, settled: true, plain: true };
+  return { ...link, kind: 'vxlan', learning: false, external: false, ...right };
 }
 
 function withElement(state: ActualState, kind: 'addElement' | 'delElement', set: SetName, key: string): ActualState {

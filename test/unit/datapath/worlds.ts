@@ -118,6 +118,8 @@ export function withPods(state: ActualState, world: World): ActualState {
       up: false,
       doomed: false,
       ignoresAdvertisements: false,
+      ipv6Off: false,
+      settled: false,
       routeLocalnet: false,
       bridge: undefined,
     }));
