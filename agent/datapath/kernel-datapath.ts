@@ -376,7 +376,7 @@ class NodeDatapath implements KernelDatapath {
         ? { ...operation, firewall: withPodsOf(operation.firewall, desiredState({ ...common, leases }).firewall) }
         : operation,
     );
-    return { desired, operations: this.#taken.retake(operations) };
+    return { desired, operations };
   }
 
   async #apply(
@@ -387,7 +387,8 @@ class NodeDatapath implements KernelDatapath {
     if (operations.length === 0) return [];
     this.#busyNames = busyNamesIn(operations);
     try {
-      const refusals = await applyOperations(this.#io, this.#settings, operations, reading.ifindexes, signal);
+      const writes = this.#taken.retake(operations);
+      const refusals = await applyOperations(this.#io, this.#settings, writes, reading.ifindexes, signal);
       this.#expected?.refused(refusals.map(({ operation }) => operation));
       for (const operation of operations) if (operation.kind === 'doomPodLink') this.#reaper.doom(operation.ifname);
       return refusals;

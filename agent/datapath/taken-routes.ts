@@ -5,28 +5,34 @@ import { mainRouteKey } from './objects.ts';
 
 /** How long a route that was taken back is somebody else's if it is taken again. */
 const truceMs = 60_000;
+/** How long the round that takes it back may be away: one that had read the routes before does not see it. */
+const patienceMs = 10_000;
 
 export class TakenRoutes {
-  readonly #taken = new Set<string>();
+  readonly #takenAtMs = new Map<string, number>();
   readonly #restoredAtMs = new Map<string, number>();
 
   /** Somebody else's route has come to where a route of ours was. */
   note(routeKey: string): void {
     const restored = this.#restoredAtMs.get(routeKey);
-    if (restored === undefined || performance.now() - restored > truceMs) this.#taken.add(routeKey);
+    const now = performance.now();
+    if (restored === undefined || now - restored > truceMs) this.#takenAtMs.set(routeKey, now);
   }
 
   /** The operations, of which those that bring back a taken route replace what is there. */
   retake(operations: readonly Operation[]): readonly Operation[] {
-    if (this.#taken.size === 0) return operations;
+    if (this.#takenAtMs.size === 0) return operations;
     const now = performance.now();
-    const retaken = operations.map((operation) => {
-      if (operation.kind !== 'putRoute' || !this.#taken.has(mainRouteKey(operation.route))) return operation;
+    forget(this.#takenAtMs, now - patienceMs);
+    forget(this.#restoredAtMs, now - truceMs);
+    return operations.map((operation) => {
+      if (operation.kind !== 'putRoute' || !this.#takenAtMs.delete(mainRouteKey(operation.route))) return operation;
       this.#restoredAtMs.set(mainRouteKey(operation.route), now);
       return { ...operation, replaces: true };
     });
-    this.#taken.clear();
-    for (const [key, atMs] of this.#restoredAtMs) if (now - atMs > truceMs) this.#restoredAtMs.delete(key);
-    return retaken;
   }
+}
+
+function forget(timesMs: Map<string, number>, beforeMs: number): void {
+  for (const [key, timeMs] of timesMs) if (timeMs < beforeMs) timesMs.delete(key);
 }
