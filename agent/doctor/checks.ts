@@ -81,8 +81,9 @@ function port(facts: HostFacts, settings: Checked): readonly Condition[] {
   // The kernel's own sockets, which VXLAN devices have, look like those of a program that cannot be seen from here.
   const byDevice = facts.links.some(({ vxlan }) => vxlan?.port === settings.vxlanPort);
   const seen = facts.portUsers.filter(({ pid }) => pid !== undefined || !byDevice);
-  const programs = seen.map(({ program, pid }): Condition => {
-    const who = pid === undefined ? program : `${program} (pid ${pid})`;
+  // A program has a socket for each family.
+  const holders = new Set(seen.map(({ program, pid }) => (pid === undefined ? program : `${program} (pid ${pid})`)));
+  const programs = Array.from(holders, (who): Condition => {
     return { name: 'vxlanPortTaken', subject, message: `${who} has a socket on the overlay's port` };
   });
   const devices = facts.links

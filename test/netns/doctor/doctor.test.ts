@@ -180,8 +180,10 @@ describe('checks of a host', { timeout: 30_000 }, () => {
     });
   }
 
-  it("a program on the overlay's port is named with its pid", async () => {
-    const program = `require('node:dgram').createSocket('udp4').bind(6784, () => console.log('bound'))`;
+  it("a program on the overlay's port is named with its pid, once though it has a socket for each family", async () => {
+    const program = `const { createSocket } = require('node:dgram');
+      createSocket('udp4').bind(6784, () =>
+        createSocket({ type: 'udp6', ipv6Only: true }).bind(6784, () => console.log('bound')))`;
     const child = spawn('nsenter', [`--net=${host.path}`, '--', process.execPath, '-e', program], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
