@@ -15,6 +15,7 @@ import type {
   ActualState,
   MessageOperation,
   Operation,
+  PortEntry,
   RouteTarget,
 } from './objects.ts';
 import { noElements, setNames } from './set-shapes.ts';
@@ -177,7 +178,7 @@ export class Expected {
         this.ports.set(operation.portEntry.mac, operation.portEntry.ifname);
         break;
       case 'delPortEntry':
-        this.ports.delete(operation.portEntry.mac);
+        this.#forgetPort(operation.portEntry);
         break;
       case 'setPodLink':
       case 'doomPodLink':
@@ -188,6 +189,11 @@ export class Expected {
       default:
         operation satisfies never;
     }
+  }
+
+  /** An entry at another port than where the bridge has the pod by now is no loss. */
+  #forgetPort({ mac, ifname }: PortEntry): void {
+    if (this.ports.get(mac) === ifname) this.ports.delete(mac);
   }
 
   #putRoute(route: ActualRoute): void {
