@@ -26,6 +26,7 @@ export type FindingName =
   | 'universeDeleted'
   | 'universeReplaced'
   | 'blocksInTwoRecords'
+  | 'spaceWithoutOwner'
   | 'badBlock'
   | 'blockOutsideRange'
   | 'duplicateBlock'
@@ -154,6 +155,14 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
       'The backup is older than a transfer or a takeover: the record of another node still has what this node knows as its own. If that one is gone others may take its record over 20 minutes after the restore; after 40 this node gives up and cuts its pods there.',
     nextStep:
       'Start the agent of the other node: it makes its record smaller itself. If it will not come back: `weft ipam reclaim RECORD` on this node (docs/ipam.md).',
+  },
+  spaceWithoutOwner: {
+    severity: 'warning',
+    symptom: 'Nodes run out of addresses although part of the range is with nobody',
+    cause:
+      'The record of a node was deleted by hand, and neither that node’s disk nor an heir knows any more what it held. Nobody takes it by itself: a disk that believes in it may be switched off.',
+    nextStep:
+      'When every node’s agent runs and has a record: `weft ipam reclaim` on one node, which then takes that space (docs/ipam.md).',
   },
   badBlock: {
     severity: 'warning',

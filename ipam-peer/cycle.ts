@@ -24,6 +24,7 @@ import { markSpare, pull } from './spare.ts';
 import { isHeld, mayBeOthers, noteOwnWrite } from './session.ts';
 import { settle } from './settle.ts';
 import { type Cycle, emit, isObserving, type Known, persistPeer, say, sayOnce, type State } from './state.ts';
+import { noteUnowned } from './unowned.ts';
 import { isOver, isUniverseDue, knowUniverse, leave, missUniverse, standingOf } from './universe.ts';
 import { want } from './want.ts';
 
@@ -132,6 +133,7 @@ function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at
   for (const stored of records) if (stored.name !== state.config.self) learn(state, stored);
   state.listed = true;
   cycle.listed = true;
+  noteUnowned(state, at.nowMs);
   state.nextListMs = at.nowMs + state.config.resyncMs * (0.75 + at.random / 2);
   enterOwn(state, cycle);
 }
@@ -294,6 +296,8 @@ function writeOwn(state: State, cycle: Cycle, own: Known<PeerRecord>, at: Moment
   for (const operation of operations) operation(draft);
   // A write that may still be under way is overtaken by one that changes the version: only then may space come back.
   if (state.durable.doubt === own.stored.version) draft.changed = true;
+  // Nothing is written back any more: the disk that knew of it was lost.
+  if (own.record.suspect === true) draft.changed = true;
   if (!draft.changed) {
     state.trouble = '';
     idle(state, at);

@@ -63,7 +63,7 @@ function isUrgent(state: State, confirmed: Known<PeerRecord>, self: RecordRef): 
   const founder = state.universe?.record.founder;
   if (founder === undefined || state.ownChanged || state.universeTrack.stale) return true;
   if (isUnseeded(state.universe?.record, self, record) || isLostFounding(state, self, record)) return true;
-  if (state.durable.doubt === stored.version) return true;
+  if (state.durable.doubt === stored.version || record.suspect === true) return true;
   if (record.granting.some((grant) => looksSettled(state, grant, self))) return true;
   if (record.blocks.some((block) => looksCleared(state, block))) return true;
   if (heard(state, self).grants) return true;

@@ -34,7 +34,7 @@ export function confirm(state: State, stored: StoredRecord, nowMs: number): Know
     return undefined;
   }
   if (isDiskLost(state, parsed.record)) {
-    fence(state, 'the registry holds blocks for this node, but its disk knows of none: the state directory was lost');
+    fence(state, 'the registry has a record of this node, but its disk knows of none: the state directory was lost');
     recover(state);
     return undefined;
   }
@@ -157,8 +157,10 @@ function holdsSpace(record: PeerRecord): boolean {
   return record.blocks.length + record.granting.length > 0;
 }
 
+/** An empty record that says `suspect` was made again by a process whose disk knew of space, and of pods there. */
 function isDiskLost(state: State, record: PeerRecord): boolean {
-  return state.durable.uid === undefined && holdsSpace(record) && state.recovery !== 'done';
+  const mayHavePods = holdsSpace(record) || record.suspect === true;
+  return state.durable.uid === undefined && mayHavePods && state.recovery !== 'done';
 }
 
 /**

@@ -17,7 +17,7 @@ import type {
 import type { PeerRecord, RecordRef, UniverseRecord } from './records.ts';
 import { makeSession, mayLease, type Session } from './session-state.ts';
 import { makeSpace, rest, setUsable, type Space, takeThis } from './space.ts';
-import { type Conflict, trackUniverse, type UniverseTrack } from './universe-state.ts';
+import { type Conflict, trackUniverse, type UniverseTrack, type Unowned } from './universe-state.ts';
 
 /** A record that was read and understood. */
 export interface Known<T> {
@@ -172,6 +172,8 @@ export interface State {
   /** Since when the own record waits to be written back; Infinity: it does not. And for whom it waits. */
   backSinceMs: number;
   conflicts: readonly Conflict[];
+  /** Space in no record by the last lists, since when, and what of it was so for long. */
+  unowned: Unowned;
   /** Peers that were heard to have spare blocks. */
   readonly spares: Set<string>;
   /** Blocks that hold no lease and no rest, by CIDR text: since when; and what that was computed from. */
@@ -253,6 +255,7 @@ export function restore(config: Config, durable: Durable, nowMs: number, underla
     buried: new Set(),
     backSinceMs: Infinity,
     conflicts: [],
+    unowned: { cidrs: [], sinceMs: nowMs, told: [] },
     spares: new Set(),
     emptySince: new Map(),
     emptyKey: '',

@@ -1,4 +1,4 @@
-// What a peer remembers of a Universe that went away, and of a registry that went back.
+// What a peer remembers of a Universe that went away, of a registry that went back, and of space that it finds in no record.
 import type { Cidr } from './cidr.ts';
 
 /** What became of the Universe that this peer knows. */
@@ -21,4 +21,12 @@ export function trackUniverse(): UniverseTrack {
 export interface Conflict {
   readonly name: string;
   readonly cidrs: readonly Cidr[];
+}
+
+/** Space that is in no record. */
+export interface Unowned {
+  readonly cidrs: readonly Cidr[];
+  readonly sinceMs: number;
+  /** What a person is told of. */
+  readonly told: readonly Cidr[];
 }

@@ -45,6 +45,8 @@ export interface Summary {
   /** What became of the Universe, where something did. */
   readonly ended: UniverseTrack['ended'];
   readonly conflicts: readonly ConflictSummary[];
+  /** Space that has been in no record for long. */
+  readonly unowned: readonly string[];
 }
 
 /** Blocks of this peer that are in another's record too, after the registry went back. */
@@ -175,6 +177,7 @@ export function summary(state: State): Summary {
     waitingFor: waitingFor(state),
     ended: state.universeTrack.ended,
     conflicts: conflictsOf(state),
+    unowned: state.unowned.told.map(formatCidr),
   };
 }
 

@@ -6,19 +6,23 @@
 // their own may: there it prints the kubectl command, which changes nothing if the record has changed meanwhile.
 import { askStatus } from '#agent/cli/client.ts';
 import { openAsClient } from '#agent/cli/peers-remove.ts';
+import { reclaimUnowned } from '#agent/cli/ipam-unowned.ts';
 import { UsageError, splitOptions } from '#agent/cli/usage-error.ts';
 import { type Config, loadConfig } from '#agent/config.ts';
 import { hostPort } from '#agent/config/formats.ts';
 import { WeftError } from '#agent/errors.ts';
 import type { Registry, RegistryRecord, RecordValue } from '#agent/registry/registry.ts';
+import type { PoolStatus } from '#agent/observe/pools.ts';
 import type { Conflict } from '#agent/runtime/ipam.ts';
 import { type Cidr, overlaps, parseCidr, subtract } from '#ipam-peer/cidr.ts';
-import { formatPeer, parsePeer } from '#ipam-peer/records.ts';
+import { defaultUniverse, formatPeer, parsePeer } from '#ipam-peer/records.ts';
 
 export const ipamReclaimUsage = `Usage: weft ipam reclaim NODE [--config FILE]
+       weft ipam reclaim [--pool NAME] [--config FILE]
 
 After a restore of the registry (finding blocksInTwoRecords): NODE, a node's name or the name of its record, is gone, and
 this node's disk knows better who owns what: what both have leaves NODE's record. Run it on the node that has the finding.
+Without NODE: space that is in no node's record (finding spaceWithoutOwner) goes to this node, once every node has a record.
 `;
 
 const withinMs = 20_000;
@@ -28,22 +32,41 @@ export async function ipamReclaim(
   argv: readonly string[],
   env: Readonly<Record<string, string | undefined>>,
 ): Promise<string> {
-  const { options, rest } = splitOptions(argv, ['--config']);
+  const { options, rest } = splitOptions(argv, ['--config', '--pool']);
   const [name, extra] = rest;
-  if (name === undefined || extra !== undefined) throw new UsageError(ipamReclaimUsage.trimEnd());
+  const pool = options.get('--pool');
+  if (extra !== undefined || (name !== undefined && pool !== undefined))
+    throw new UsageError(ipamReclaimUsage.trimEnd());
   const file = options.get('--config');
   const { config } = loadConfig({ argv: file === undefined ? [] : ['--config', file], env });
   const target = hostPort(config.statusListen);
   if (target === undefined) throw new UsageError('the status API is switched off (setting statusListen)');
   const { pools } = await askStatus(target, AbortSignal.timeout(withinMs));
-  const conflicts = pools.flatMap((pool) => pool.conflicts ?? []);
-  const conflict = chosen(conflicts, name, config);
+  const work =
+    name === undefined
+      ? takeUnowned(pools, pool ?? defaultUniverse, config)
+      : takeOut(
+          chosen(
+            pools.flatMap((one) => one.conflicts ?? []),
+            name,
+            config,
+          ),
+          config,
+        );
   const registry = await open(config);
   try {
-    return await takeOut(registry, conflict, config);
+    return await work(registry);
   } finally {
     await registry.close();
   }
+}
+
+type Work = (registry: Registry) => Promise<string>;
+
+function takeUnowned(pools: readonly PoolStatus[], pool: string, config: Config): Work {
+  const self = pools.find(({ name }) => name === pool)?.peers.find((peer) => peer.self)?.name;
+  if (self === undefined) throw new UsageError(`this node has no record in the pool ${pool}: run it on one that has`);
+  return async (registry) => await reclaimUnowned(registry, { pool, self, config }, AbortSignal.timeout(withinMs));
 }
 
 function chosen(conflicts: readonly Conflict[], name: string, { registry }: Config): Conflict {
@@ -75,7 +98,11 @@ async function open(config: Config): Promise<Registry> {
   });
 }
 
-async function takeOut(registry: Registry, { name, blocks }: Conflict, config: Config): Promise<string> {
+function takeOut({ name, blocks }: Conflict, config: Config): Work {
+  return async (registry) => await takeFrom(registry, name, blocks, config);
+}
+
+async function takeFrom(registry: Registry, name: string, blocks: readonly string[], config: Config): Promise<string> {
   const signal = AbortSignal.timeout(withinMs);
   const record = await registry.get('peer', name, signal);
   if (record === undefined) return `The record ${name} is gone already.\n`;

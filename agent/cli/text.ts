@@ -107,12 +107,13 @@ export function ipamText(status: Status): string {
 
 /** What is not as it should be with a pool: its Universe, and blocks that another record has too. */
 function troublesText(pools: readonly PoolStatus[]): string {
-  const lines = pools.flatMap(({ name, ended, conflicts = [] }) => [
+  const lines = pools.flatMap(({ name, ended, conflicts = [], unowned = [] }) => [
     ...(ended === undefined ? [] : [`Pool ${name}: ${ended.text}.`]),
     ...conflicts.map(
       (one) =>
         `Pool ${name}: ${one.blocks.join(', ')} of this node is also in the record ${one.name}${one.gone ? ', whose node is gone' : ''}.`,
     ),
+    ...(unowned.length === 0 ? [] : [`Pool ${name}: ${unowned.join(', ')} is in no node's record.`]),
   ]);
   return lines.length === 0 ? '' : `${lines.join('\n')}\n\n`;
 }

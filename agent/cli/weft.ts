@@ -25,6 +25,7 @@ const usage = `Usage: weft COMMAND [OPTION …]
   weft clean [SETTING …] take everything of Weft off this node; the agent must not run
   weft init HOST=ADDR …  keys and settings for hosts without Kubernetes (weft init --help)
   weft ipam reclaim NODE after a restore: what this node's disk knows as its own leaves the record of a node that is gone
+  weft ipam reclaim      space that is in no node's record goes to this node
   weft range replace CIDR … how the default pool gets other ranges; changes nothing
   weft peers remove NODE a node without Kubernetes will not come back; its space is taken over
   weft voters            who votes, without Kubernetes; replace and restore them (weft voters --help)

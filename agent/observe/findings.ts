@@ -31,6 +31,7 @@ export function findingsOf(
     ...poolFindings(status),
     ...universeFindings(status),
     ...conflictFindings(status),
+    ...unownedFindings(status),
     ...peerFindings(status),
     ...(status.datapath?.findings ?? []).map(findingOf),
     ...conditions.map(findingOf),
@@ -108,6 +109,13 @@ function conflictFindings({ pools }: Known): readonly Finding[] {
       const message = `${blocks.join(', ')} of this node is also in that record, of ${node}.`;
       return findingOf({ name: 'blocksInTwoRecords', subject: name, message });
     });
+}
+
+function unownedFindings({ pools }: Known): readonly Finding[] {
+  return pools.flatMap(({ name, unowned }) => {
+    const message = `${unowned?.join(', ')} is in no node's record.`;
+    return unowned === undefined ? [] : [findingOf({ name: 'spaceWithoutOwner', subject: `pool ${name}`, message })];
+  });
 }
 
 function peerFindings({ peers }: Known): readonly Finding[] {

@@ -165,6 +165,8 @@ export interface PoolView {
   readonly ended?: UniverseEnd;
   /** Absent: none. */
   readonly conflicts?: readonly Conflict[];
+  /** Space that has been in no record for long; absent: none. */
+  readonly unowned?: readonly string[];
   /** Why nothing can be leased from it here; empty when something can, or when nobody has asked here yet. */
   readonly waitingFor: string;
 }
@@ -195,6 +197,7 @@ export interface IpamView {
   readonly availableAddresses?: number;
   readonly ended?: UniverseEnd;
   readonly conflicts?: readonly Conflict[];
+  readonly unowned?: readonly string[];
   /** False until it is known whether this node has a record, and its leases are there. */
   readonly settled?: boolean;
   /** Every pool, `default` first; the counts and readiness above are that one's. */

@@ -75,8 +75,8 @@ function poolView(name: string, namespaces: readonly string[], view: IpamView): 
   const { ranges, reserved, peers, freeAddresses, leasedAddresses, restingAddresses, ready, waitingFor } = view;
   const counts = { freeAddresses, leasedAddresses, restingAddresses, availableAddresses: view.availableAddresses ?? 0 };
   const joinedHere = name === defaultUniverse || peers.some((peer) => peer.self);
-  const { ended, conflicts } = view;
-  const troubles = { ...(ended && { ended }), ...(conflicts && { conflicts }) };
+  const { ended, conflicts, unowned } = view;
+  const troubles = { ...(ended && { ended }), ...(conflicts && { conflicts }), ...(unowned && { unowned }) };
   return {
     name,
     namespaces,

@@ -280,6 +280,7 @@ function view(driver: Driver): IpamView {
     settled: now.settled,
     ...(now.ended && { ended: now.ended }),
     ...(now.conflicts.length > 0 && { conflicts: now.conflicts }),
+    ...(now.unowned.length > 0 && { unowned: now.unowned }),
   };
 }
 

@@ -47,6 +47,7 @@ export type FaultName =
   | 'recordDeleted'
   | 'recordLost'
   | 'universeDeleted'
+  | 'reclaim'
   | 'registryRestored'
   | 'nodeDeleted'
   | 'nodeDeletedAlive'

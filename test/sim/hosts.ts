@@ -6,13 +6,13 @@ import { parseSession } from '#ipam-peer/session-record.ts';
 import { Violation } from './checks.ts';
 import type { SimPeer } from './peer.ts';
 import { crash } from './crash.ts';
-import { isGone } from './gone.ts';
+import { isBound, isGone } from './gone.ts';
 import type { World } from './world.ts';
 
 /** The node is deleted; its machine is off, or goes on for a while, perhaps cut off from the registry. */
 export function deleteNode(world: World, peer: SimPeer, deadly = 0.4): void {
   const { random, counters, registry } = world;
-  if (isGone(world, peer) || peer.retired || registry.isLostFounding(peer.name)) return;
+  if (isGone(world, peer) || peer.retired || isBound(world, peer)) return;
   // Somebody must be left to take over.
   if (world.peers.filter((other) => other !== peer && !other.retired && !isGone(world, other)).length === 0) return;
   counters.count('nodeDeleted');
@@ -137,7 +137,7 @@ export function saveDisks(world: World): void {
 export function rollBackDisk(world: World, peer: SimPeer): void {
   const saved = world.backups.get(peer)?.[0];
   const session = saved?.disk.peer.session;
-  if (world.registry.isLostFounding(peer.name)) return;
+  if (isBound(world, peer)) return;
   if (saved === undefined || session === undefined || saved.identity !== peer.name || peer.retired) return;
   const now = parseSession(world.registry.sessions.get(peer.name)?.value);
   if (!now.ok || now.record.sessionId === session.id || now.record.sessionId === session.next) return;

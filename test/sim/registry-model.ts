@@ -148,6 +148,11 @@ export class RegistryModel {
     return this.#unfounded?.record;
   }
 
+  /** A person gave what a lost founder would have had to somebody else. */
+  closeFounding(): void {
+    this.#lostByHand.clear();
+  }
+
   /** The same of the Universe. */
   removeUniverse(): void {
     this.revision++;

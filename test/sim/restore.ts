@@ -1,6 +1,8 @@
 // The registry goes back: a backup is restored, or a record with space in it is deleted by hand. Until every living peer has written its
 // record back, records do not tell who owns what; that no address is used twice is checked all the same.
-import { parsePeer } from '#ipam-peer/records.ts';
+import { formatCidrs } from '#ipam-peer/cidr.ts';
+import { formatPeer, parsePeer } from '#ipam-peer/records.ts';
+import { planReclaim } from '#ipam-peer/unowned.ts';
 import { isGone } from './gone.ts';
 import type { SimPeer } from './peer.ts';
 import type { World } from './world.ts';
@@ -51,6 +53,7 @@ export function restoreBackup(world: World): void {
 
 /** True unless it may be the founder and its disk, which alone would tell, is not the one that it founded with. */
 export function mayLoseFounding(world: World, peer: SimPeer): boolean {
+  if (world.scenario.mood === 'forsaken') return true;
   const founder = world.registry.counted?.founder;
   if (founder !== undefined && founder.name !== peer.name) return true;
   return !peer.diskChanged && !peer.eclipsed && ![...world.twins].some(({ name }) => name === peer.name);
@@ -58,13 +61,9 @@ export function mayLoseFounding(world: World, peer: SimPeer): boolean {
 
 /** A person deletes the record of a peer, perhaps while its founding is on its way. */
 export function loseRecord(world: World, peer: SimPeer): void {
-  if (
-    world.registry.peers.get(peer.name) === undefined ||
-    peer.retired ||
-    !isWhole(world) ||
-    !mayLoseFounding(world, peer)
-  )
-    return;
+  if (world.registry.peers.get(peer.name) === undefined || peer.retired) return;
+  if (world.scenario.mood !== 'forsaken' && (!isWhole(world) || !mayLoseFounding(world, peer))) return;
+  forsake(world);
   // With the Universe gone too, a peer without a disk cannot know that there ever was a network.
   if (world.registry.isUniverseGone && world.registry.remade?.record.founder === undefined) return;
   world.counters.count('recordLost');
@@ -73,6 +72,32 @@ export function loseRecord(world: World, peer: SimPeer): void {
   world.backup = undefined;
   world.backups.clear();
   world.registry.loseByHand(peer.name);
+}
+
+/** From now on space may be nobody's until a person says who takes it. */
+export function forsake(world: World): void {
+  if (world.scenario.mood === 'forsaken') world.forsaken = true;
+}
+
+/** Once the faults have ended that person looks, again and again, and does what `weft ipam reclaim` does on one of the nodes. */
+export function reclaim(world: World): void {
+  const { registry, peers, random } = world;
+  world.agenda.add(world.nowMs + 20_000, { kind: 'reclaim' });
+  const alive = peers.filter((peer) => !peer.retired);
+  // Whoever had a session and has no record is still to write it back.
+  if (world.restoring || alive.some(({ name }) => registry.sessions.has(name) && !registry.peers.has(name))) return;
+  const records = [...registry.peers.values()];
+  const plan = planReclaim(registry.universe?.record, records, random.pick(alive).name);
+  if (plan.kind === 'take') {
+    const stored = records.find(({ record }) => record.node.uid === plan.record.node.uid)?.stored;
+    if (stored === undefined) return;
+    world.note(`${stored.name} reclaims ${formatCidrs(plan.space)}`);
+    world.counters.count('reclaim');
+    registry.execute({ kind: 'update', request: 0, record: 'peer', stored, value: formatPeer(plan.record) });
+  }
+  if (plan.kind === 'wait') return;
+  registry.closeFounding();
+  world.forsaken = false;
 }
 
 /** A person deletes the Universe, or the one that was made in its place. Not before its range is in somebody's record. */
@@ -94,6 +119,7 @@ function isEmpty({ record }: SimPeer['disk']['peer']): boolean {
 
 /** True once every living peer has written its record back. */
 export function isRestored(world: World): boolean {
+  if (world.scenario.mood === 'forsaken' && world.twins.size > 0) return false;
   return world.peers.every((peer) => {
     const known = world.registry.peers.get(peer.name);
     const disk = peer.disk.peer;

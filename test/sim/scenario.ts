@@ -71,7 +71,7 @@ export interface Scenario {
   readonly halves: boolean;
   readonly faults: Faults;
   /** What befalls the world most: anything, whole nodes, or the registry and the disks. */
-  readonly mood: 'any' | 'nodes' | 'registry' | 'disks' | 'records' | 'twins' | 'universe';
+  readonly mood: 'any' | 'nodes' | 'registry' | 'disks' | 'records' | 'twins' | 'universe' | 'forsaken';
   /** Faults and load last so long; then the world must come to rest. */
   readonly busyMs: number;
   /** Mean milliseconds between attachments or detachments per peer. */

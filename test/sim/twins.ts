@@ -7,7 +7,7 @@ import { containsAddress } from '#ipam-peer/cidr.ts';
 import { leaseKey, type State } from '#ipam-peer/state.ts';
 import { Violation } from './checks.ts';
 import { forgetPod } from './hosts.ts';
-import { isGone } from './gone.ts';
+import { isBound, isGone } from './gone.ts';
 import { addressOf } from './parsed.ts';
 import { SimPeer } from './peer.ts';
 import type { World } from './world.ts';
@@ -35,7 +35,7 @@ function copyOf(disk: SimPeer['disk']): SimPeer['disk'] {
 
 function mayHaveTwin(world: World, peer: SimPeer): boolean {
   if (world.restoring || world.calm || peer.retired || isGone(world, peer)) return false;
-  if (world.registry.isLostFounding(peer.name)) return false;
+  if (isBound(world, peer)) return false;
   return world.twins.size < 3 && ![...world.twins].some((twin) => twin.name === peer.name);
 }
 

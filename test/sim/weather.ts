@@ -4,7 +4,7 @@ import { crash } from './crash.ts';
 import { isGone } from './gone.ts';
 import { hintAll } from './network.ts';
 import type { SimPeer } from './peer.ts';
-import { loseRecord, loseUniverse, mayLoseFounding, restoreBackup, takeBackup } from './restore.ts';
+import { forsake, loseRecord, loseUniverse, mayLoseFounding, restoreBackup, takeBackup } from './restore.ts';
 import { noFaults } from './scenario.ts';
 import { changeAddress, copyMachine, nameTwice, unplug } from './twins.ts';
 import type { World } from './world.ts';
@@ -35,6 +35,7 @@ export function fault(world: World): void {
 
 /** Without its disk a peer cannot write its record back. */
 function mayLoseDisk(world: World, { name }: SimPeer): boolean {
+  if (world.scenario.mood === 'forsaken') return true;
   return !world.restoring && world.scenario.mood !== 'registry' && !world.registry.isLostFounding(name);
 }
 
@@ -73,6 +74,12 @@ const moods: Readonly<Record<World['scenario']['mood'], Mood>> = {
   registry: { crashes: 0.02, cutOffs: 0.01, grave: [restoreBackup, restoreBackup, restoreBackup, loseRecord] },
   disks: { crashes: 0.1, cutOffs: 0.15, grave: [rollBackDisk] },
   records: { crashes: 0.5, cutOffs: 0.15, grave: [deleteIdle] },
+  /** Records are deleted by hand whatever becomes of the disks: a person has to say that what is nobody's then may be used. */
+  forsaken: {
+    crashes: 0.3,
+    cutOffs: 0.1,
+    grave: [loseRecord, loseRecord, loseRecord, deleteIdle, rollBackDisk, copyMachine, nameTwice, deleteNode],
+  },
   universe: {
     crashes: 0.25,
     cutOffs: 0.1,
@@ -81,7 +88,7 @@ const moods: Readonly<Record<World['scenario']['mood'], Mood>> = {
 };
 
 /** Where disks are set back or machines copied. */
-const goesBack: ReadonlySet<World['scenario']['mood']> = new Set(['any', 'twins', 'disks']);
+const goesBack: ReadonlySet<World['scenario']['mood']> = new Set(['any', 'twins', 'disks', 'forsaken']);
 
 /** Now and then the disks and the registry are copied. */
 export function save(world: World): void {
@@ -105,6 +112,7 @@ export function deleteIdle(world: World, peer: SimPeer): void {
   if (record === undefined || record.seeded || record.blocks.length + record.granting.length > 0) return;
   if (peer.disk.peer.blocks.length > 0 || record.heir !== undefined || isGone(world, peer)) return;
   if (!mayLoseFounding(world, peer)) return;
+  forsake(world);
   world.counters.count('recordDeleted');
   world.note(`record of ${peer.name} deleted`);
   world.registry.loseByHand(peer.name);
@@ -141,4 +149,5 @@ export function calmDown(world: World): void {
     heal(world, peer);
     world.agenda.add(world.nowMs, { kind: 'start', peer });
   }
+  if (world.forsaken) world.agenda.add(world.nowMs + 30_000, { kind: 'reclaim' });
 }

@@ -13,6 +13,7 @@ import { type Disk, SimPeer } from './peer.ts';
 import type { Random } from './random.ts';
 import { type Change, type Backup as RegistryBackup, RegistryModel, type RegistryRequest } from './registry-model.ts';
 import type { Faults, Scenario } from './scenario.ts';
+import { configOf, slowestClock, timing } from './settings.ts';
 import { aim, arrive, hint, hintAll, send, tellAll } from './network.ts';
 import { returnToLight, sessionWritten, unplug } from './twins.ts';
 import {
@@ -28,6 +29,8 @@ import {
   wereCut,
 } from './hosts.ts';
 import { crash } from './crash.ts';
+import { forgetForsaken } from './forsaken.ts';
+import { reclaim } from './restore.ts';
 import { calmDown, deleteIdle, fault, heal, save, scheduleFault, switchHalves } from './weather.ts';
 import { free, work } from './work.ts';
 
@@ -59,6 +62,7 @@ export type Happening =
   | { readonly kind: 'unplug'; readonly twin: SimPeer }
   | { readonly kind: 'reinstall'; readonly peer: SimPeer }
   | { readonly kind: 'save' }
+  | { readonly kind: 'reclaim' }
   | { readonly kind: 'fault' }
   | { readonly kind: 'heal'; readonly peer: SimPeer }
   | { readonly kind: 'halves'; readonly side: number }
@@ -93,6 +97,8 @@ export class World {
   backup: { readonly registry: RegistryBackup; readonly gone: number } | undefined;
   /** The registry went back, and not every peer has written its record back yet. */
   restoring: boolean = false;
+  /** Space may be nobody's, until a person gives it to somebody. */
+  forsaken: boolean = false;
   /** Copies of disks, some time ago. */
   readonly backups: Map<SimPeer, readonly Backup[]> = new Map<SimPeer, readonly Backup[]>();
   readonly #notes: { readonly atMs: number; readonly text: string }[] = [];
@@ -149,6 +155,7 @@ export class World {
       this.nowMs = Math.max(this.nowMs, next.atMs);
       this.steps++;
       this.#happen(next.value);
+      forgetForsaken(this);
       checkWorld(this);
     }
   }
@@ -221,6 +228,9 @@ export class World {
         return;
       case 'reinstall':
         reinstall(this, what.peer);
+        return;
+      case 'reclaim':
+        reclaim(this);
         return;
       case 'save':
         save(this);
@@ -354,43 +364,4 @@ function leasesOf(peer: SimPeer): readonly Lease[] {
 /** Where a crash is most telling: before a commit of the peer's copy and before a write. */
 function changesRecords(effect: Effect): boolean {
   return effect.kind === 'update' || effect.kind === 'create' || (effect.kind === 'persist' && effect.sync === 'full');
-}
-
-/** Of every simulated peer; the takeover of a node is ripe before a freed address has rested, so that forgotten quarantine shows. */
-const timing = {
-  sessionRenewMs: 700,
-  sessionTermMs: 2000,
-  sessionWaitMs: 300,
-  takeOverAfterMs: 1500,
-  takeOverStepMs: 1000,
-  spareAfterMs: 2000,
-  suspicionMs: 25_000,
-};
-/** How much slower than the world's an observer's clock may run. */
-export const slowestClock = 0.9;
-
-function configOf(scenario: Scenario, index: number): SimPeer['config'] {
-  const name = `n${index + 1}`;
-  return {
-    universe: 'default',
-    joinOnUse: scenario.joinOnUse,
-    ownAddresses: scenario.ownAddresses,
-    ranges: scenario.ranges,
-    reserved: scenario.reserved,
-    self: `${name}.${name}`,
-    node: { name, uid: name },
-    restMs: scenario.peersRestMs ?? scenario.restMs,
-    allocateWaitMs: 3000,
-    requestTimeoutMs: 2000,
-    answerTimeoutMs: 1500,
-    serveDelayMs: 20,
-    pollMs: 1000,
-    resyncMs: 8000,
-    lowWater: scenario.lowWater,
-    mostVias: scenario.mostVias,
-    session: `${name}-1`,
-    ...timing,
-    quarantineMs: scenario.peersRestMs ?? scenario.restMs,
-    ...scenario.timing,
-  };
 }

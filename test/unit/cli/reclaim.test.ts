@@ -29,11 +29,25 @@ const value = {
   seq: 7,
   seeded: false,
   blocks: [{ cidr: '10.44.0.0/14', spare: true }],
-  granting: [{ id: 2, cidr: '10.40.0.0/24', to: { name: 'n9.00000000', uid: 'u9' } }],
+  granting: [] as readonly unknown[],
   underlay: ['192.0.2.3'],
   overlay: ['10.44.0.1'],
   free: 1024,
   later: 'kept',
+};
+
+const founder = { name: 'n1.0a0b0c0d', uid: 'u1' };
+const universe = { schema: 1, ranges: ['10.32.0.0/12'], reserved: [], founder };
+const own = {
+  schema: 1,
+  node: { name: 'n1', uid: '0a0b0c0d-0000-4000-8000-000000000001' },
+  seq: 7,
+  seeded: true,
+  blocks: [{ cidr: '10.32.0.0/13' }],
+  granting: [],
+  underlay: ['192.0.2.1'],
+  overlay: ['10.32.0.1'],
+  free: 1024,
 };
 
 async function directory(): Promise<string> {
@@ -44,7 +58,12 @@ async function directory(): Promise<string> {
 
 /** Where an agent with these conflicts answers. */
 async function agentWith(conflicts: readonly Conflict[]): Promise<string> {
-  const status = { nodeName: 'n1', pools: [{ name: 'default', conflicts }, { name: 'blue' }] };
+  const peers = [{ self: true, name: 'n1.0a0b0c0d' }];
+  const pools = [
+    { name: 'default', conflicts, peers },
+    { name: 'blue', peers: [] },
+  ];
+  const status = { nodeName: 'n1', pools };
   const server = createServer((_, answer) => answer.end(JSON.stringify(status)));
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   closing.push(() => new Promise((resolve) => server.close(resolve)));
@@ -132,7 +151,31 @@ describe('over voters', { timeout: 60_000 }, () => {
     await expect(run('n4')).rejects.toThrow(
       `no block of this node is in a record of n4; records that have one: ${record}`,
     );
-    await expect(run()).rejects.toThrow('Usage: weft ipam reclaim');
+    await expect(run('n3', 'n4')).rejects.toThrow('Usage: weft ipam reclaim');
+    await expect(run('--pool', 'blue')).rejects.toThrow('this node has no record in the pool blue');
+  });
+
+  test('without a name space in no record goes to this node, once every node that had a session has a record', async () => {
+    const { config, registry } = await cluster([]);
+    const run = async (): Promise<string> => await ipamReclaim(['--config', config], {});
+    await registry.create('universe', 'default', universe, signal);
+    await registry.create('peer', 'n1.0a0b0c0d', own, signal);
+    await registry.create('session', 'n1.99999999.pool-blue', { schema: 1, sessionId: 'a' }, signal);
+    await registry.create('session', 'n1.99999999', { schema: 1, sessionId: 'a' }, signal);
+    await expect(run()).rejects.toThrow(
+      'n1.99999999 had a session and has no record: what its disk knows may be just that space',
+    );
+    expect((await registry.get('peer', 'n1.0a0b0c0d', signal))?.value).toEqual(own);
+    const session = await registry.get('session', 'n1.99999999', signal);
+    if (session === undefined) throw new Error('no session');
+    await registry.update(session, { ...session.value, removed: true }, signal);
+    expect(await run()).toBe("10.40.0.0/14 is this node's now; it is given out once it has rested.\n");
+    expect((await registry.get('peer', 'n1.0a0b0c0d', signal))?.value).toEqual({
+      ...own,
+      seq: 8,
+      blocks: [{ cidr: '10.32.0.0/13' }, { cidr: '10.40.0.0/14', quarantine: true }],
+    });
+    expect(await run()).toBe("Every address of the pool default is in some node's record.\n");
   });
 });
 
@@ -150,4 +193,41 @@ test('in Kubernetes it writes nothing and prints the command for who may', async
     spec: { seq: 8, blocks: [{ cidr: '10.46.0.0/15', spare: true }], granting: value.granting },
   });
   expect(api.asked.map(({ method }) => method)).toEqual(['GET']);
+});
+
+test('in Kubernetes it prints the command for space in no record, and only while every Node has a record', async () => {
+  await using api = await startFakeApi();
+  const nodes = ['n1', 'n3', 'n4'].map((name, index) => {
+    const uid = [own.node.uid, value.node.uid, '44444444-0000-4000-8000-000000000004'][index];
+    return { metadata: { name, uid, resourceVersion: '1' } };
+  });
+  const annotations = { 'weft.network/session': '{"schema":1,"sessionId":"a"}' };
+  // Of n2 nothing but its Lease is left.
+  const leases = ['n1.0a0b0c0d', 'n2.22222222', 'n4.44444444'].map((name) => ({
+    metadata: { name, uid: `lease-${name}`, resourceVersion: '1', annotations },
+  }));
+  const peers = [
+    { metadata: { name: 'n1.0a0b0c0d', uid: 'u1', resourceVersion: '41' }, spec: own },
+    { metadata: { name: record, uid: 'u3', resourceVersion: '42' }, spec: value },
+  ];
+  api.answer = ({ path }, response) => {
+    const list = (items: readonly unknown[]): void => sendJson(response, 200, { metadata: {}, items });
+    if (path.endsWith('/universes/default'))
+      sendJson(response, 200, { metadata: { name: 'default', uid: 'u', resourceVersion: '1' }, spec: universe });
+    else if (path.endsWith('/peers')) list(peers);
+    else if (path.endsWith('/leases')) list(leases);
+    else list(nodes);
+  };
+  const config = join(await directory(), 'config.json');
+  const settings = { nodeName: 'n1', kubeconfig: api.kubeConfig, statusListen: await agentWith([]) };
+  await writeFile(config, JSON.stringify(settings));
+  await expect(ipamReclaim(['--config', config], {})).rejects.toThrow(/^n4\.44444444 had a session and has no record/);
+  nodes.pop();
+  const told = await ipamReclaim(['--config', config], {});
+  const patch = /^ {2}kubectl patch peers\.weft\.network n1\.0a0b0c0d --type=merge -p '(.*)'$/m.exec(told)?.[1] ?? '';
+  expect(JSON.parse(patch)).toEqual({
+    metadata: { resourceVersion: '41', labels: { 'weft.network/space-wide': '' } },
+    spec: { seq: 8, blocks: [{ cidr: '10.32.0.0/13' }, { cidr: '10.40.0.0/14', quarantine: true }] },
+  });
+  expect(new Set(api.asked.map(({ method }) => method))).toEqual(new Set(['GET']));
 });

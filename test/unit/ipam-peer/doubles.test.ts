@@ -1,6 +1,7 @@
 // Two machines of one name, and disks that went back: what the simulator found.
 import { expect, test } from 'vitest';
 import type { Lease } from '#ipam-peer/events.ts';
+import { formatPeer } from '#ipam-peer/records.ts';
 import { leaseKey } from '#ipam-peer/state.ts';
 import { durableViolations, effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
 import type { RegistryRequest } from '#test/sim/registry-model.ts';
@@ -272,4 +273,31 @@ test('a record deleted by hand and made again by the double is not written back 
   bench.settle(10_000_000);
   expect(double.allocate('pod').lease).toBeDefined();
   expect(hearAllButTheSession(bench, one, double)).toEqual([]);
+});
+
+// Found by the simulator (mood `forsaken`): its pods went on in space that a person could give to another node.
+test('a node whose disk is lost cuts the pods of its earlier life also where its record was made again, empty', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const two = bench.peer('n2').start();
+  bench.settle(20_000);
+  const { lease } = two.allocate('pod');
+  if (lease === undefined) throw new Error('no lease');
+  const made = bench.registry.peers.get('n2.x');
+  two.sim.loseDisk();
+  bench.registry.remove('n2.x');
+  if (made === undefined) throw new Error('no record');
+  // Somebody made it again, empty.
+  const value = formatPeer({ ...made.record, seq: 1, blocks: [], granting: [], suspect: true, overlay: [] });
+  bench.registry.execute({ kind: 'create', request: 0, record: 'peer', name: 'n2.x', value });
+  two.inKernel = [lease];
+  two.start();
+  bench.settle(400_000);
+  expect(two.cuts).toEqual(lease.addresses);
+  expect(two.blocks()).toEqual([]);
+  two.feed({ kind: 'cut', leases: [lease] });
+  bench.settle(100_000);
+  expect(two.allocate('next').lease).toBeDefined();
+  expect(one.blocks().length + two.blocks().length).toBeGreaterThan(1);
 });

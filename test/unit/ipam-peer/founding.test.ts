@@ -240,6 +240,8 @@ describe('a founder whose record is deleted by hand while its founding is on its
     one.holding = (request) => request.kind === 'update' && request.record === 'universe';
     one.start();
     bench.settle(250_000);
+    one.feed({ kind: 'recovered', leases: [] });
+    bench.settle(10_000);
     bench.registry.execute(founding);
     expect(bench.registry.universe?.record.founder?.uid).not.toBe(bench.registry.peers.get('n1.x')?.stored.uid);
     one.holding = () => false;

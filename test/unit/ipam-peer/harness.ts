@@ -197,12 +197,16 @@ export class Hand {
         this.cuts.push(...effect.leases.flatMap((lease) => lease.addresses));
         return;
       case 'recover':
-        if (this.inKernel !== undefined && !this.bench.registry.peers.has(this.sim.name))
+        if (this.inKernel !== undefined && !this.#hasSpace())
           this.#answers.push({ kind: 'recovered', leases: this.inKernel });
         return;
       case 'freed':
       case 'changed':
     }
+  }
+
+  #hasSpace(): boolean {
+    return (this.bench.registry.peers.get(this.sim.name)?.record.blocks.length ?? 0) > 0;
   }
 
   /** Executes a request and gives its answer back. */

@@ -95,13 +95,15 @@ it('a record that claims what is no pod’s is a finding', () => {
 it('what became of a pool is a finding with its next step', () => {
   const conflicts = [{ name: 'host9.1', nodeName: 'host9', gone: true, blocks: ['10.44.0.0/15'] }];
   const ended = { name: 'universeReplaced', text: 'the Universe default has other ranges' } as const;
-  const pool = { ...view, name: 'default', namespaces: [], availableAddresses: 1_000_000, conflicts, ended };
+  const troubles = { conflicts, ended, unowned: ['10.46.0.0/15'] };
+  const pool = { ...view, name: 'default', namespaces: [], availableAddresses: 1_000_000, ...troubles };
   const status = buildStatus(sources({ ipam: () => ({ ...view, pools: [pool] }) }), 0);
   expect(status.findings.map(({ name, message }) => [name, message])).toEqual([
     ['universeReplaced', 'pool default: the Universe default has other ranges.'],
     ['blocksInTwoRecords', 'host9.1: 10.44.0.0/15 of this node is also in that record, of host9, which is gone.'],
+    ['spaceWithoutOwner', "pool default: 10.46.0.0/15 is in no node's record."],
   ]);
   expect(ipamText(status)).toContain(
-    'Pool default: the Universe default has other ranges.\nPool default: 10.44.0.0/15 of this node is also in the record host9.1, whose node is gone.\n',
+    "Pool default: the Universe default has other ranges.\nPool default: 10.44.0.0/15 of this node is also in the record host9.1, whose node is gone.\nPool default: 10.46.0.0/15 is in no node's record.\n",
   );
 });
