@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { type RunOptions, runSeed } from './run.ts';
 import { noFaults } from './scenario.ts';
 
-const seeds = Number(process.env['WEFT_SIM_SEEDS'] ?? 20);
+const seeds = Number(process.env['WEFT_SIM_SEEDS'] ?? 30);
 const first = Number(process.env['WEFT_SIM_FIRST'] ?? 1);
 
 const override: NonNullable<RunOptions['override']> = {
@@ -13,7 +13,7 @@ const override: NonNullable<RunOptions['override']> = {
   busyMs: 10_000,
   halves: false,
   podsPerPeer: 20,
-  faults: { ...noFaults, crashPerEffect: 0.002, requestLate: 0.1, unknown: 0.05, hintLost: 0.2, faultEveryMs: 500 },
+  faults: { ...noFaults, crashPerEffect: 0.002, requestLate: 0.1, unknown: 0.05, hintLost: 0.2, faultEveryMs: 250 },
 };
 
 test(`${seeds} seeds from ${first}`, { timeout: 3_600_000 }, () => {
