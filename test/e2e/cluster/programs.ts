@@ -179,7 +179,7 @@ async function build(
   const target = join(bin, program.name);
   for (const path of [unfinished, target]) await mkdir(join(path, '..'), { recursive: true });
   const tags = program.tags === undefined ? [] : ['-tags', program.tags];
-  const verb = program.test === true ? ['test', '-c'] : ['build'];
+  const verb = program.test === true ? ['test', '-c', '-vet=off'] : ['build'];
   await run(
     ['nice', 'go', ...verb, '-mod=mod', ...tags, '-ldflags', program.ldflags, '-o', unfinished, program.package],
     { cwd: directory, env: goEnvironment },

@@ -13,7 +13,7 @@ import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { hostConditions } from '#agent/doctor/checks.ts';
 import type { CheckedNode } from '#agent/doctor/checks.ts';
-import { gatherFacts } from '#agent/doctor/facts.ts';
+import { gatherFacts, type HostFacts } from '#agent/doctor/facts.ts';
 import { kernelConditions } from '#agent/doctor/kernel-features.ts';
 import { TestNetns } from '#test/support/netns.ts';
 
@@ -165,6 +165,11 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       'nft add table ip filter; nft add chain ip filter WEAVE-NPC; nft add chain ip filter WEAVE-NPC-EGRESS',
     ],
   ];
+  /** Without the groups that the kernel joins in its own time after a link changes (`ff02::1:ff…`). */
+  const settled = (facts: HostFacts): HostFacts => ({
+    ...facts,
+    neighbours: facts.neighbours.filter(({ mac }) => !mac.startsWith('33:33:')),
+  });
   for (const [what, expected, commands, node, settings] of faults) {
     it(what, async () => {
       const whole = { ...defaultDatapathSettings, netnsPath: host.path };
@@ -175,7 +180,7 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       expect((await gatherFacts({ ...sources, memory })).links).toBe(links);
       await sh(commands.replaceAll('DIR', directory));
       // What an agent remembers of its last check hides nothing.
-      expect(await gatherFacts({ ...sources, memory })).toEqual(await gatherFacts(sources));
+      expect(settled(await gatherFacts({ ...sources, memory }))).toEqual(settled(await gatherFacts(sources)));
       expect(await examine(node, settings)).toEqual([expected]);
     });
   }
