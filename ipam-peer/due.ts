@@ -96,7 +96,9 @@ function looksCleared(state: State, block: Block): boolean {
   if (block.via === undefined) return false;
   const { via } = block;
   const source = state.peers.get(via.name);
-  if (source === undefined || !isIncarnation(via, source.stored, source.record.was)) return state.listed;
+  if (source === undefined || !isIncarnation(via, source.stored, source.record.was)) {
+    return state.listed && (via.id === undefined || !mayComeBack(state, via));
+  }
   return !stillHolds(state.universe?.record, source.record, via, block.cidr);
 }
 

@@ -1,7 +1,7 @@
 // Receive: the taker's end of a transfer. A grant read in a donor's record becomes a block that carries `via`, the grant's id:
 // from this write on the space is this peer's. While `via` stands the block is leased from but not split, granted or merged;
 // it is cleared when the source is read to be gone, so that no grant is ever taken twice.
-import { isSuspicious } from './back.ts';
+import { isSuspicious, mayComeBack } from './back.ts';
 import { contains, formatCidr, overlaps, subtract } from './cidr.ts';
 import { type Draft, look, readPeers } from './draft.ts';
 import {
@@ -69,8 +69,9 @@ function isPlausible(draft: Draft, grant: Grant, donor: RecordRef): boolean {
   return true;
 }
 
-function mayWriteBack(draft: Draft, source: PeerRecord | 'gone'): boolean {
-  return isSuspicious(draft.state, draft.nowMs) || (source !== 'gone' && source.suspect === true);
+function mayWriteBack({ state, nowMs }: Draft, via: RecordRef, source: PeerRecord | 'gone'): boolean {
+  if (isSuspicious(state, nowMs)) return true;
+  return source === 'gone' ? mayComeBack(state, via) : source.suspect === true;
 }
 
 /** Clears `via` where the source is read to be gone: the grant dropped, the dead record without the block, or the incarnation deleted. */
@@ -81,8 +82,8 @@ export function clearVia(draft: Draft): void {
     const source = look(draft, via);
     if (source === 'unread') return block;
     if (source !== 'gone' && stillHolds(draft.state.universe?.record, source, via, block.cidr)) return block;
-    // After the registry went back the source may write its grant back at any moment.
-    if (via.id !== undefined && mayWriteBack(draft, source)) return block;
+    // After the registry went back, or its record was deleted by hand, the source may write its grant back at any moment.
+    if (via.id !== undefined && mayWriteBack(draft, via, source)) return block;
     draft.changed = true;
     return rest;
   });

@@ -224,3 +224,26 @@ test('a taker whose record was made again since it was read to be gone keeps its
   expect(two.blocks()).toContain('10.40.0.0/13');
   expect(three.blocks()).not.toEqual([]);
 });
+
+// Seed 3053604: the donor's record was deleted by hand, so the taker cleared `via`; then the donor wrote its record back, with the grant.
+test('a taker keeps via while a donor whose record was deleted may write it back, with its grant', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const two = bench.peer('n2').start();
+  one.holding = (request) =>
+    request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
+  bench.settle(10_000);
+  expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
+  one.holding = () => true;
+  one.held.length = 0;
+  bench.registry.remove('n1.x');
+  bench.settle(60_000);
+  expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
+  one.sim.crash();
+  one.holding = () => false;
+  one.held.length = 0;
+  one.start();
+  bench.settle(3_000_000);
+  expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+});
