@@ -86,7 +86,8 @@ export function ownershipViolations(universe: UniverseRecord | undefined, owned:
   return problems;
 }
 
-function totalOf(blocks: readonly Cidr[]): bigint {
+/** How many addresses these blocks have; what overlaps counts each time. */
+export function totalOf(blocks: readonly Cidr[]): bigint {
   return blocks.reduce((total, block) => total + sizeOf(block), 0n);
 }
 

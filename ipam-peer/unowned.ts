@@ -1,8 +1,8 @@
 // Space that is in no record: the record of its owner was deleted by hand, and the disk that knew of it was lost, is not believed, or belongs
 // to a node that is gone. No rule gives it to anybody: a disk that believes in it may be switched off. A person who knows that none is
 // left says so (`weft ipam reclaim`), and one node takes it, in quarantine until whatever ran there has rested.
-import { type Cidr, formatCidrs, intersect, sizeOf, subtract } from './cidr.ts';
-import { spaceOf } from './invariants.ts';
+import { type Cidr, formatCidrs, intersect, subtract } from './cidr.ts';
+import { spaceOf, totalOf } from './invariants.ts';
 import { blocksLimit, type PeerRecord, type UniverseRecord } from './records.ts';
 import { isUnseeded } from './source.ts';
 import { emit, type Known, type State } from './state.ts';
@@ -23,8 +23,7 @@ function heldBy(peers: readonly Known<PeerRecord>[]): readonly Cidr[] {
 
 /** A sum costs little with thousands of peers. What is counted twice, granted and taken, is so for a moment only. */
 function mayLack(universe: UniverseRecord | undefined, peers: readonly Known<PeerRecord>[]): boolean {
-  const total = (cidrs: readonly Cidr[]): bigint => cidrs.reduce((sum, cidr) => sum + sizeOf(cidr), 0n);
-  return total(heldBy(peers)) < total(spaceOf(universe));
+  return totalOf(heldBy(peers)) < totalOf(spaceOf(universe));
 }
 
 /** After a list of all records: what each list of a long time found to be nobody's is told. */

@@ -8,6 +8,7 @@ import { askStatus } from '#agent/cli/client.ts';
 import { openAsClient } from '#agent/cli/peers-remove.ts';
 import { reclaimUnowned } from '#agent/cli/ipam-unowned.ts';
 import { UsageError, splitOptions } from '#agent/cli/usage-error.ts';
+import { patchCommand, writeRecord } from '#agent/cli/write-record.ts';
 import { type Config, loadConfig } from '#agent/config.ts';
 import { hostPort } from '#agent/config/formats.ts';
 import { WeftError } from '#agent/errors.ts';
@@ -42,17 +43,11 @@ export async function ipamReclaim(
   const target = hostPort(config.statusListen);
   if (target === undefined) throw new UsageError('the status API is switched off (setting statusListen)');
   const { pools } = await askStatus(target, AbortSignal.timeout(withinMs));
+  const conflicts = pools.flatMap((one) => one.conflicts ?? []);
   const work =
     name === undefined
       ? takeUnowned(pools, pool ?? defaultUniverse, config)
-      : takeOut(
-          chosen(
-            pools.flatMap((one) => one.conflicts ?? []),
-            name,
-            config,
-          ),
-          config,
-        );
+      : takeOut(chosen(conflicts, name, config), config);
   const registry = await open(config);
   try {
     return await work(registry);
@@ -99,30 +94,18 @@ async function open(config: Config): Promise<Registry> {
 }
 
 function takeOut({ name, blocks }: Conflict, config: Config): Work {
-  return async (registry) => await takeFrom(registry, name, blocks, config);
-}
-
-async function takeFrom(registry: Registry, name: string, blocks: readonly string[], config: Config): Promise<string> {
-  const signal = AbortSignal.timeout(withinMs);
-  const record = await registry.get('peer', name, signal);
-  if (record === undefined) return `The record ${name} is gone already.\n`;
-  const next = without(
-    record,
-    blocks.flatMap((text) => parseCidr(text) ?? []),
-  );
-  if (config.registry === 'kubernetes') return commandFor(record, next, blocks);
-  const outcome = await registry.update(record, next, signal);
-  switch (outcome.kind) {
-    case 'ok':
-      return `${blocks.join(', ')} left the record ${name}; this node writes its own record back within seconds.\n`;
-    case 'refused':
-      throw new WeftError('registry', `the voters refuse: ${outcome.reason}`);
-    case 'unknown':
-      throw new WeftError('registry', `nobody knows whether it was written: ${outcome.reason}; try again`);
-    case 'conflict':
-    case 'notFound':
-      throw new WeftError('registry', `the record ${name} changed meanwhile; nothing was written, try again`);
-  }
+  return async (registry) => {
+    const signal = AbortSignal.timeout(withinMs);
+    const record = await registry.get('peer', name, signal);
+    if (record === undefined) return `The record ${name} is gone already.\n`;
+    const next = without(
+      record,
+      blocks.flatMap((text) => parseCidr(text) ?? []),
+    );
+    if (config.registry === 'kubernetes') return commandFor(record, next, blocks);
+    await writeRecord(registry, record, next, signal);
+    return `${blocks.join(', ')} left the record ${name}; this node writes its own record back within seconds.\n`;
+  };
 }
 
 /** The record's value less the space. Throws WeftError('registry') for one that an heir is at work with, or that cannot be read. */
@@ -141,14 +124,11 @@ export function without({ name, value }: RegistryRecord, space: readonly Cidr[])
   });
 }
 
-function commandFor({ name, version }: RegistryRecord, next: RecordValue, blocks: readonly string[]): string {
+function commandFor(record: RegistryRecord, next: RecordValue, blocks: readonly string[]): string {
   const { seq, blocks: left, granting } = next;
-  const patch = { metadata: { resourceVersion: version }, spec: { seq, blocks: left, granting } };
-  return [
-    `No agent may write into another node's record. With rights of your own, run this; it takes ${blocks.join(', ')} out of ${name}`,
+  const told = [
+    `No agent may write into another node's record. With rights of your own, run this; it takes ${blocks.join(', ')} out of ${record.name}`,
     'and does nothing if the record has changed meanwhile:',
-    '',
-    `  kubectl patch peers.weft.network ${name} --type=merge -p '${JSON.stringify(patch)}'`,
-    '',
-  ].join('\n');
+  ];
+  return patchCommand(told, record, { spec: { seq, blocks: left, granting } });
 }

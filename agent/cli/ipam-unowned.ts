@@ -3,6 +3,7 @@
 //
 // With voters the command writes this node's record; in Kubernetes it prints the kubectl command for who may, as for a node's name.
 import { WeftError } from '#agent/errors.ts';
+import { writeRecord, patchCommand } from '#agent/cli/write-record.ts';
 import type { Config } from '#agent/config.ts';
 import { nodesPath } from '#agent/discovery/node-looks.ts';
 import { openKubeApi } from '#agent/kubernetes/api.ts';
@@ -121,27 +122,12 @@ async function take(
 ): Promise<string> {
   const value = formatPeer(record);
   if (config.registry === 'kubernetes') return commandFor(own, value, space);
-  const outcome = await registry.update(own, value, signal);
-  switch (outcome.kind) {
-    case 'ok':
-      return `${space} is this node's now; it is given out once it has rested.\n`;
-    case 'refused':
-      throw new WeftError('registry', `the voters refuse: ${outcome.reason}`);
-    case 'unknown':
-      throw new WeftError('registry', `nobody knows whether it was written: ${outcome.reason}; try again`);
-    case 'conflict':
-    case 'notFound':
-      throw new WeftError('registry', `the record ${own.name} changed meanwhile; nothing was written, try again`);
-  }
+  await writeRecord(registry, own, value, signal);
+  return `${space} is this node's now; it is given out once it has rested.\n`;
 }
 
-function commandFor({ name, version }: RegistryRecord, value: RecordValue, space: string): string {
+function commandFor(own: RegistryRecord, value: RecordValue, space: string): string {
   const { seq, blocks } = value;
-  const patch = { metadata: { resourceVersion: version, labels: peerLabels({}, value) }, spec: { seq, blocks } };
-  return [
-    `With rights of your own, run this; it gives ${space} to ${name} and does nothing if that record has changed meanwhile:`,
-    '',
-    `  kubectl patch peers.weft.network ${name} --type=merge -p '${JSON.stringify(patch)}'`,
-    '',
-  ].join('\n');
+  const told = `With rights of your own, run this; it gives ${space} to ${own.name} and does nothing if that record has changed meanwhile:`;
+  return patchCommand([told], own, { metadata: { labels: peerLabels({}, value) }, spec: { seq, blocks } });
 }

@@ -14,9 +14,10 @@ import {
   isOnSegment,
   type Lease,
   type LeaseRequest,
+  type OwedDel,
+  type OwedDels,
   unknownDelegate,
 } from './ipam.ts';
-import type { OwedDel, OwedDels } from './ipam.ts';
 import { randomGeneration } from './random.ts';
 import { hostIfname, type RunningIpam } from './start.ts';
 import { openStore, type Store } from './store.ts';

@@ -4,8 +4,7 @@
 import { WeftError } from '#agent/errors.ts';
 import { containsAddress, parseCidr } from '#ipam-peer/cidr.ts';
 import { formatAddress, parseAddress } from '#ipam-peer/address.ts';
-import type { Delegate, IpamView, Lease, LeaseRequest } from './ipam.ts';
-import { isOnSegment } from './ipam.ts';
+import { type Delegate, type IpamView, isOnSegment, type Lease, type LeaseRequest } from './ipam.ts';
 
 /** No unicast address of a pod: RFC 6890, RFC 4291. */
 const never: readonly (readonly [cidr: string, what: string])[] = [

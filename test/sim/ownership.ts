@@ -11,7 +11,7 @@ import {
   sizeOf,
   subtract,
 } from '#ipam-peer/cidr.ts';
-import { effectiveOwners, type Owned, spaceOf } from '#ipam-peer/invariants.ts';
+import { effectiveOwners, type Owned, spaceOf, totalOf } from '#ipam-peer/invariants.ts';
 import {
   isDeadSource,
   isIncarnation,
@@ -156,8 +156,4 @@ export class Ownership {
 
 function describe({ cidr, owner, as }: Owned): string {
   return `${formatCidr(cidr)} ${owner.name} ${owner.uid} ${as}`;
-}
-
-function totalOf(blocks: readonly Cidr[]): bigint {
-  return blocks.reduce((total, block) => total + sizeOf(block), 0n);
 }
