@@ -9,7 +9,15 @@
 // what was heard) nobody grants, takes over or takes back: the records do not tell who owns what.
 import { type Cidr, coalesce, contains, formatCidrs, intersect, overlaps, subtract } from './cidr.ts';
 import type { DurablePeer, StoredRecord } from './events.ts';
-import { formatPeer, isDeadSource, isIncarnation, parsePeer, type PeerRecord, type RecordRef } from './records.ts';
+import {
+  formatPeer,
+  incarnationKey,
+  isDeadSource,
+  isIncarnation,
+  parsePeer,
+  type PeerRecord,
+  type RecordRef,
+} from './records.ts';
 import { request, startWriting } from './requests.ts';
 import { type Cycle, emit, type Known, persistPeer, refreshUsable, sayOnce, setFence, type State } from './state.ts';
 import type { Conflict } from './universe-state.ts';
@@ -238,15 +246,16 @@ export function suspicionEndMs(state: State): number {
 }
 
 /**
- * True while a record that was read to be missing may still be made again by its agent, with what it had taken, or was made again since.
- * An heir deletes only what is settled; whose record went otherwise, or before this process looked, is waited for.
+ * True while an incarnation that was read to be gone may still be made again by its agent, with what it had taken, or was made again since.
+ * An heir deletes only what is settled; whose record went otherwise, or before this process looked, is waited for: by its incarnation,
+ * as another record of the name may be one that knows nothing of it.
  */
 export function mayComeBack(state: State, ref: RecordRef): boolean {
-  const { name } = ref;
-  const known = state.peers.get(name);
-  if (known !== undefined) return isIncarnation(ref, known.stored, known.record.was);
-  if (state.buried.has(name)) return false;
-  const sinceMs = state.vanished.get(name) ?? state.nowMs;
-  state.vanished.set(name, sinceMs);
+  const known = state.peers.get(ref.name);
+  if (known !== undefined && isIncarnation(ref, known.stored, known.record.was)) return true;
+  const key = incarnationKey(ref);
+  if (state.buried.has(key)) return false;
+  const sinceMs = state.vanished.get(key) ?? state.nowMs;
+  state.vanished.set(key, sinceMs);
   return state.nowMs < sinceMs + state.config.suspicionMs;
 }

@@ -1,7 +1,15 @@
 // What was heard of other peers' records, from watches, lists and reads. It decides when a cycle is worth starting and which
 // records that cycle reads; it is never the ground for a write.
 import { families } from './address.ts';
-import { isIncarnation, parsePeer, type PeerRecord, type RecordRef, sameRef, universeOf } from './records.ts';
+import {
+  incarnationKey,
+  isIncarnation,
+  parsePeer,
+  type PeerRecord,
+  type RecordRef,
+  sameRef,
+  universeOf,
+} from './records.ts';
 import type { StoredRecord } from './events.ts';
 import { enoughToGive } from './grant.ts';
 import { noteSpares, pullsFrom } from './spare.ts';
@@ -62,8 +70,12 @@ export function learn(
   state.peers.set(stored.name, known);
   markInterest(state, known);
   noteSpares(state, known);
-  state.vanished.delete(stored.name);
-  state.buried.delete(stored.name);
+  if (before !== undefined && before.stored.uid !== stored.uid) bury(state, before);
+  for (const uid of [stored.uid, ...(parsed.record.was ?? [])]) {
+    const key = incarnationKey({ name: stored.name, uid });
+    state.vanished.delete(key);
+    state.buried.delete(key);
+  }
   if (parsed.record.suspect !== true) state.suspects.delete(stored.name);
   else if (!state.suspects.has(stored.name)) state.suspects.set(stored.name, state.nowMs);
   for (const family of families) {
@@ -83,8 +95,14 @@ export function forget(state: State, name: string): void {
   state.suspects.delete(name);
   state.malformed.delete(name);
   const known = state.peers.get(name);
-  if (known?.record.heir !== undefined) state.buried.add(name);
+  if (known !== undefined) bury(state, known);
   if (state.peers.delete(name)) emit(state, { kind: 'changed' });
+}
+
+/** A record that named its heir is settled when it goes, and so is what it went on from. */
+function bury(state: State, { stored, record }: Known<PeerRecord>): void {
+  if (record.heir === undefined) return;
+  for (const uid of [stored.uid, ...(record.was ?? [])]) state.buried.add(incarnationKey({ name: stored.name, uid }));
 }
 
 function asks(record: PeerRecord, self: RecordRef): boolean {

@@ -356,6 +356,11 @@ export function isIncarnation(ref: RecordRef | undefined, stored: RecordRef, was
   return ref !== undefined && ref.name === stored.name && (ref.uid === stored.uid || was?.includes(ref.uid) === true);
 }
 
+/** One text for one incarnation of a record. */
+export function incarnationKey({ name, uid }: RecordRef): string {
+  return `${name}/${uid}`;
+}
+
 /** True when `via` names grant `id` of the incarnation `donor`, or of an earlier one that it goes on from. */
 export function isVia(via: Via | undefined, donor: RecordRef, id: number, was?: PeerRecord['was']): boolean {
   return via?.id === id && isIncarnation(via, donor, was);

@@ -166,7 +166,7 @@ export interface State {
   /** Until then the records are not believed: the registry went back; and peers that say so of theirs, since when. */
   suspectUntilMs: number;
   readonly suspects: Map<string, number>;
-  /** Records that this peer has grants to and that are missing: since when. And those that their heirs have deleted. */
+  /** Incarnations that something of this peer's hangs on and that are missing: since when. And those that their heirs have deleted. */
   readonly vanished: Map<string, number>;
   readonly buried: Set<string>;
   /** Since when the own record waits to be written back; Infinity: it does not. And for whom it waits. */

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { formatCidr } from '#ipam-peer/cidr.ts';
 import { effectiveOwners, ownershipViolations } from '#ipam-peer/invariants.ts';
+import { formatPeer } from '#ipam-peer/records.ts';
 import { summary } from '#ipam-peer/view.ts';
 import { Bench, cidr, type Hand } from './harness.ts';
 
@@ -246,4 +247,49 @@ test('a taker keeps via while a donor whose record was deleted may write it back
   one.start();
   bench.settle(3_000_000);
   expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+});
+
+// Seed 3063564: deleted twice; a late duplicate of the first creation made a record that knew nothing of the one the grant was to.
+function makeAnew(bench: Bench, name: string): void {
+  const nobodys = { blocks: [], granting: [], wants: { 4: undefined, 6: undefined } };
+  const value = formatPeer({ ...bench.record(name), ...nobodys });
+  bench.registry.remove(`${name}.x`);
+  bench.registry.execute({ kind: 'create', request: 0, record: 'peer', name: `${name}.x`, value });
+}
+
+test('a grant stays while a deleted record may be written back, also beside a record that knows nothing of it', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const two = bench.peer('n2').start();
+  one.holding = (request) =>
+    request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
+  bench.settle(10_000);
+  expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
+  two.sim.crash();
+  makeAnew(bench, 'n2');
+  one.holding = () => false;
+  one.release();
+  bench.settle(60_000);
+  expect(bench.record('n2').blocks).toEqual([]);
+  expect(bench.record('n1').granting).toHaveLength(1);
+  two.start();
+  bench.settle(3_000_000);
+  expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+});
+
+test('a grant to a deleted record whose disk never comes back is taken back after the suspicion', () => {
+  const bench = new Bench();
+  const one = bench.peer('n1').start();
+  bench.settle();
+  const two = bench.peer('n2').start();
+  two.holding = (request) => request.kind === 'update' && bench.record('n1').granting.length > 0;
+  bench.settle(10_000);
+  expect(bench.record('n1').granting).toHaveLength(1);
+  two.sim.crash();
+  makeAnew(bench, 'n2');
+  bench.settle(1_100_000);
+  expect(one.blocks()).toEqual(['10.32.0.0/13']);
+  bench.settle(300_000);
+  expect(one.log).toContainEqual(expect.stringMatching(/took 10\.40\.0\.0\/13 back/));
 });
