@@ -11,7 +11,6 @@
 #include <linux/netlink.h>
 #include <linux/nexthop.h>
 #include <linux/rtnetlink.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -39,11 +38,11 @@ static void each_inside(uint64_t *state, const struct rtattr *attribute, attribu
   each_attribute(state, RTA_DATA(attribute), RTA_PAYLOAD(attribute), read);
 }
 
-// Data of kinds other than vxlan are left out: those of a bridge have timers.
 static bool has_name(const struct rtattr *attribute, const char *name) {
   return RTA_PAYLOAD(attribute) == strlen(name) + 1 && memcmp(RTA_DATA(attribute), name, strlen(name) + 1) == 0;
 }
 
+// Data of kinds other than vxlan are left out: those of a bridge have timers.
 static void hash_link_info(uint64_t *state, const struct rtattr *info) {
   bool is_vxlan = false; // the kind comes before its data
   int left = (int)RTA_PAYLOAD(info);
@@ -113,27 +112,20 @@ static bool hash_message(uint64_t *state, const struct nlmsghdr *header) {
   return false;
 }
 
-struct digest {
-  struct exchange exchange; // its request is one dump after the other
-  uint64_t state;
-  napi_async_work work;
-  napi_deferred deferred;
-};
-
 // Takes in a datagram. True when the dump is over; what cannot be counted is a failure.
-static bool take(struct digest *digest, uint32_t sequence, const uint8_t *data, size_t length) {
+static bool take(struct job *job, uint32_t sequence, const uint8_t *data, size_t length) {
   int left = (int)length;
   for (const struct nlmsghdr *header = (const struct nlmsghdr *)data; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
     if (header->nlmsg_seq != sequence) continue;
-    if (header->nlmsg_flags & NLM_F_DUMP_INTR) digest->exchange.failure = (struct failure){EINTR, "dump"};
+    if (header->nlmsg_flags & NLM_F_DUMP_INTR) job->exchange.failure = (struct failure){EINTR, "dump"};
     if (header->nlmsg_type == NLMSG_ERROR) {
       int error = -((const struct nlmsgerr *)NLMSG_DATA(header))->error;
-      digest->exchange.failure = (struct failure){error == 0 ? EPROTO : error, "dump"};
+      job->exchange.failure = (struct failure){error == 0 ? EPROTO : error, "dump"};
     } else if (header->nlmsg_type == NLMSG_DONE) {
       int error = NLMSG_PAYLOAD(header, 0) >= sizeof(int) ? -*(const int *)NLMSG_DATA(header) : 0;
-      if (error > 0) digest->exchange.failure = (struct failure){error, "dump"};
+      if (error > 0) job->exchange.failure = (struct failure){error, "dump"};
     } else {
-      if (!hash_message(&digest->state, header)) digest->exchange.failure = (struct failure){EPROTO, "dump"};
+      if (!hash_message(&job->digest, header)) job->exchange.failure = (struct failure){EPROTO, "dump"};
       continue;
     }
     return true;
@@ -141,77 +133,44 @@ static bool take(struct digest *digest, uint32_t sequence, const uint8_t *data, 
   return false;
 }
 
-static void run_dump(struct digest *digest, const struct nlmsghdr *request) {
-  struct exchange *exchange = &digest->exchange;
+static void run_dump(struct job *job, const struct nlmsghdr *request) {
+  struct exchange *exchange = &job->exchange;
   exchange->request = (const uint8_t *)request;
   exchange->request_length = request->nlmsg_len;
   if (!send_request(exchange)) return;
   int64_t deadline = 0;
   size_t fresh;
   while (receive_one(exchange, &fresh, &deadline)) {
-    if (take(digest, request->nlmsg_seq, exchange->reply, fresh)) return;
+    if (take(job, request->nlmsg_seq, exchange->reply, fresh)) return;
   }
 }
 
-static void execute(napi_env env, void *data) {
-  (void)env;
-  struct digest *digest = data;
-  const uint8_t *requests = digest->exchange.request;
-  int left = (int)digest->exchange.request_length;
-  for (const struct nlmsghdr *request = (const struct nlmsghdr *)requests; NLMSG_OK(request, left); request = NLMSG_NEXT(request, left)) {
-    run_dump(digest, request);
-    if (digest->exchange.failure.number != 0) break;
-    hash(&digest->state, "", 1); // an object that moves from one dump's end to the next one's beginning
+// The request is one dump after the other.
+static void run_dumps(struct job *job) {
+  job->digest = HASH_BASIS;
+  int left = (int)job->exchange.request_length;
+  const struct nlmsghdr *request = (const struct nlmsghdr *)job->exchange.request;
+  for (; NLMSG_OK(request, left); request = NLMSG_NEXT(request, left)) {
+    run_dump(job, request);
+    if (job->exchange.failure.number != 0) return;
+    hash(&job->digest, "", 1); // an object that moves from one dump's end to the next one's beginning
   }
-  digest->exchange.request = requests;
 }
 
-static void complete(napi_env env, napi_status status, void *data) {
-  struct digest *digest = data;
+static napi_value digest_of(napi_env env, const struct job *job) {
   napi_value result;
-  if (status == napi_cancelled) digest->exchange.failure = (struct failure){ECANCELED, "netlinkDigest"};
-  if (digest->exchange.failure.number != 0) {
-    napi_reject_deferred(env, digest->deferred, failure_value(env, digest->exchange.failure));
-  } else {
-    napi_create_bigint_uint64(env, digest->state, &result);
-    napi_resolve_deferred(env, digest->deferred, result);
-  }
-  napi_delete_async_work(env, digest->work);
-  free((void *)digest->exchange.request);
-  free(digest->exchange.reply);
-  free(digest);
+  napi_create_bigint_uint64(env, job->digest, &result);
+  return result;
 }
 
 // netlinkDigest(fd, buffer, length, timeoutMs) -> Promise<bigint>; the buffer holds dump requests, whose bytes are copied before it
 // returns. Rejects with EINTR where a change cut a dump, with EPROTO where there is something else than links, addresses, routes,
 // nexthops and neighbours.
 static napi_value digest_dumps(napi_env env, napi_callback_info info) {
-  napi_value arguments[4], promise, name;
-  int64_t fd, length, timeout;
-  uint8_t *data;
-  size_t available;
-  if (!read_arguments(env, info, 4, arguments) || !read_int(env, arguments[0], &fd) || !read_bytes(env, arguments[1], &data, &available) ||
-      !read_int(env, arguments[2], &length) || !read_int(env, arguments[3], &timeout))
-    return NULL;
-  if (length < 0 || (size_t)length > available) {
-    napi_throw_range_error(env, NULL, "weft addon: the length is beyond the buffer's end");
-    return NULL;
-  }
-  struct digest *digest = calloc(1, sizeof *digest);
-  uint8_t *copy = malloc((size_t)length + 1);
-  if (digest == NULL || copy == NULL) {
-    free(digest);
-    free(copy);
-    return throw_failure(env, (struct failure){ENOMEM, "malloc"});
-  }
-  memcpy(copy, data, (size_t)length);
-  digest->exchange = (struct exchange){.fd = (int)fd, .timeout_ms = (int)timeout, .request = copy, .request_length = (size_t)length};
-  digest->state = HASH_BASIS;
-  napi_create_promise(env, &digest->deferred, &promise);
-  napi_create_string_utf8(env, "weft.digest", NAPI_AUTO_LENGTH, &name);
-  napi_create_async_work(env, NULL, name, execute, complete, digest, &digest->work);
-  napi_queue_async_work(env, digest->work);
-  return promise;
+  napi_value arguments[4];
+  struct exchange exchange;
+  if (!read_arguments(env, info, 4, arguments) || !read_request(env, arguments, arguments[3], &exchange)) return NULL;
+  return promise_job(env, "netlinkDigest", &exchange, run_dumps, digest_of);
 }
 
 void init_digest(napi_env env, napi_value exports) {

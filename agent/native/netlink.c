@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <linux/netlink.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -15,8 +14,6 @@
 #ifndef NETLINK_GET_STRICT_CHK
 #define NETLINK_GET_STRICT_CHK 12
 #endif
-// The kernel's dump datagrams are at most 32 KiB; a single message's echo stays below this too.
-#define DATAGRAM_ROOM (128u << 10)
 
 struct opening {
   int protocol;
@@ -107,65 +104,6 @@ static bool ends_exchange(const struct exchange *exchange, const uint8_t *data, 
   return false;
 }
 
-static bool make_room(struct exchange *exchange) {
-  if (exchange->reply_room - exchange->reply_length >= DATAGRAM_ROOM) return true;
-  size_t room = exchange->reply_room < DATAGRAM_ROOM ? 2 * DATAGRAM_ROOM : exchange->reply_room * 2;
-  uint8_t *grown = realloc(exchange->reply_is_lent ? NULL : exchange->reply, room);
-  if (grown == NULL) {
-    exchange->failure = (struct failure){ENOMEM, "realloc"};
-    return false;
-  }
-  if (exchange->reply_is_lent) memcpy(grown, exchange->reply, exchange->reply_length);
-  exchange->reply_is_lent = false;
-  exchange->reply = grown;
-  exchange->reply_room = room;
-  return true;
-}
-
-// Waits until the socket is readable or the deadline (0: not yet set) has passed.
-static bool wait_readable(struct exchange *exchange, int64_t *deadline) {
-  int64_t now = now_ms();
-  if (*deadline == 0) *deadline = now + exchange->timeout_ms;
-  struct pollfd waiting = {.fd = exchange->fd, .events = POLLIN};
-  int ready = poll(&waiting, 1, *deadline > now ? (int)(*deadline - now) : 0);
-  if (ready > 0 || (ready < 0 && errno == EINTR)) return true;
-  exchange->failure = (struct failure){ready == 0 ? ETIMEDOUT : errno, ready == 0 ? "recvmsg" : "poll"};
-  return false;
-}
-
-bool receive_one(struct exchange *exchange, size_t *fresh, int64_t *deadline) {
-  *fresh = 0;
-  if (!make_room(exchange)) return false;
-  struct sockaddr_nl sender;
-  struct iovec place = {exchange->reply + exchange->reply_length, DATAGRAM_ROOM};
-  struct msghdr message = {.msg_name = &sender, .msg_namelen = sizeof sender, .msg_iov = &place, .msg_iovlen = 1};
-  ssize_t got = recvmsg(exchange->fd, &message, MSG_DONTWAIT);
-  if (got < 0 && errno == EINTR) return true;
-  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return wait_readable(exchange, deadline);
-  if (got < 0) {
-    exchange->failure = (struct failure){errno, "recvmsg"};
-    return false;
-  }
-  if (message.msg_flags & MSG_TRUNC) {
-    exchange->failure = (struct failure){EMSGSIZE, "recvmsg"};
-    return false;
-  }
-  if (message.msg_namelen != sizeof sender || sender.nl_pid != 0) return true; // another process, not the kernel
-  *fresh = (size_t)got;
-  return true;
-}
-
-bool send_request(struct exchange *exchange) {
-  struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
-  struct iovec part = {(void *)exchange->request, exchange->request_length};
-  struct msghdr message = {.msg_name = &kernel, .msg_namelen = sizeof kernel, .msg_iov = &part, .msg_iovlen = 1};
-  ssize_t sent;
-  do sent = sendmsg(exchange->fd, &message, 0);
-  while (sent < 0 && errno == EINTR);
-  if (sent < 0) exchange->failure = (struct failure){errno, "sendmsg"};
-  return sent >= 0;
-}
-
 static void run_exchange(struct exchange *exchange) {
   if (!send_request(exchange)) return;
   int64_t deadline = 0;
@@ -178,24 +116,11 @@ static void run_exchange(struct exchange *exchange) {
 }
 
 static bool read_exchange(napi_env env, const napi_value arguments[6], struct exchange *exchange) {
-  int64_t fd, length, last, terminal, timeout;
-  uint8_t *data;
-  size_t available;
-  if (!read_int(env, arguments[0], &fd) || !read_bytes(env, arguments[1], &data, &available) || !read_int(env, arguments[2], &length) ||
-      !read_int(env, arguments[3], &last) || !read_int(env, arguments[4], &terminal) || !read_int(env, arguments[5], &timeout))
+  int64_t last, terminal;
+  if (!read_request(env, arguments, arguments[5], exchange) || !read_int(env, arguments[3], &last) || !read_int(env, arguments[4], &terminal))
     return false;
-  if (length < 0 || (size_t)length > available) {
-    napi_throw_range_error(env, NULL, "weft addon: the length is beyond the buffer's end");
-    return false;
-  }
-  *exchange = (struct exchange){
-      .fd = (int)fd,
-      .last_sequence = (uint32_t)last,
-      .terminal_sequence = (uint32_t)terminal,
-      .timeout_ms = (int)timeout,
-      .request = data,
-      .request_length = (size_t)length,
-  };
+  exchange->last_sequence = (uint32_t)last;
+  exchange->terminal_sequence = (uint32_t)terminal;
   return true;
 }
 
@@ -236,54 +161,20 @@ static napi_value request_sync(napi_env env, napi_callback_info info) {
   return result;
 }
 
-struct job {
-  struct exchange exchange;
-  napi_async_work work;
-  napi_deferred deferred;
-};
+static void run_job(struct job *job) { run_exchange(&job->exchange); }
 
-static void execute_job(napi_env env, void *data) {
-  (void)env;
-  run_exchange(&((struct job *)data)->exchange);
-}
-
-static void complete_job(napi_env env, napi_status status, void *data) {
-  struct job *job = data;
+static napi_value reply_of(napi_env env, const struct job *job) {
   napi_value result;
-  if (status == napi_cancelled) job->exchange.failure = (struct failure){ECANCELED, "netlinkRequestAsync"};
-  if (job->exchange.failure.number != 0) {
-    napi_reject_deferred(env, job->deferred, failure_value(env, job->exchange.failure));
-  } else {
-    napi_create_buffer_copy(env, job->exchange.reply_length, job->exchange.reply, NULL, &result);
-    napi_resolve_deferred(env, job->deferred, result);
-  }
-  napi_delete_async_work(env, job->work);
-  free((void *)job->exchange.request);
-  free(job->exchange.reply);
-  free(job);
+  napi_create_buffer_copy(env, job->exchange.reply_length, job->exchange.reply, NULL, &result);
+  return result;
 }
 
-// netlinkRequestAsync(the same) -> Promise<Buffer>; the request's bytes are copied before it returns.
+// netlinkRequestAsync(the same without `room`) -> Promise<Buffer>; the request's bytes are copied before it returns.
 static napi_value request_async(napi_env env, napi_callback_info info) {
   napi_value arguments[6];
   struct exchange exchange;
   if (!read_arguments(env, info, 6, arguments) || !read_exchange(env, arguments, &exchange)) return NULL;
-  struct job *job = calloc(1, sizeof *job);
-  uint8_t *copy = malloc(exchange.request_length + 1);
-  if (job == NULL || copy == NULL) {
-    free(job);
-    free(copy);
-    return throw_failure(env, (struct failure){ENOMEM, "malloc"});
-  }
-  memcpy(copy, exchange.request, exchange.request_length);
-  job->exchange = exchange;
-  job->exchange.request = copy;
-  napi_value promise, name;
-  napi_create_promise(env, &job->deferred, &promise);
-  napi_create_string_utf8(env, "weft.netlink", NAPI_AUTO_LENGTH, &name);
-  napi_create_async_work(env, NULL, name, execute_job, complete_job, job, &job->work);
-  napi_queue_async_work(env, job->work);
-  return promise;
+  return promise_job(env, "netlinkRequestAsync", &exchange, run_job, reply_of);
 }
 
 void init_netlink(napi_env env, napi_value exports) {
