@@ -173,6 +173,13 @@ static void call_javascript(napi_env env, napi_value callback, void *context, vo
   free(event);
 }
 
+// -1: there is none.
+static void close_all(int fd, int stop, int generation_fd) {
+  if (fd >= 0) close(fd);
+  if (stop >= 0) close(stop);
+  if (generation_fd >= 0) close(generation_fd);
+}
+
 static void stop_thread(void *argument) {
   struct monitor *monitor = argument;
   if (!monitor->running) return;
@@ -181,13 +188,16 @@ static void stop_thread(void *argument) {
   while (write(monitor->stop, &one, sizeof one) < 0 && errno == EINTR) {
   }
   pthread_join(monitor->thread, NULL);
-  close(monitor->fd);
-  close(monitor->stop);
-  if (monitor->generation_fd >= 0) close(monitor->generation_fd);
+  close_all(monitor->fd, monitor->stop, monitor->generation_fd);
 }
 
 // The monitor's memory goes when both the threadsafe function and the JavaScript handle are gone.
-static void release_part(struct monitor *monitor);
+static void release_part(struct monitor *monitor) {
+  if (monitor->tag == NULL)
+    free(monitor);
+  else
+    monitor->tag = NULL;
+}
 
 static void finalize_deliver(napi_env env, void *data, void *hint) {
   (void)env;
@@ -195,22 +205,17 @@ static void finalize_deliver(napi_env env, void *data, void *hint) {
   release_part(data);
 }
 
-static void finalize_handle(napi_env env, void *data, void *hint) {
-  (void)hint;
-  struct monitor *monitor = data;
-  if (monitor->running) {
-    napi_remove_env_cleanup_hook(env, stop_thread, monitor);
-    stop_thread(monitor);
-    napi_release_threadsafe_function(monitor->deliver, napi_tsfn_abort);
-  }
-  release_part(monitor);
+static void end_monitor(napi_env env, struct monitor *monitor) {
+  if (!monitor->running) return;
+  napi_remove_env_cleanup_hook(env, stop_thread, monitor);
+  stop_thread(monitor);
+  napi_release_threadsafe_function(monitor->deliver, napi_tsfn_abort);
 }
 
-static void release_part(struct monitor *monitor) {
-  if (monitor->tag == NULL)
-    free(monitor);
-  else
-    monitor->tag = NULL;
+static void finalize_handle(napi_env env, void *data, void *hint) {
+  (void)hint;
+  end_monitor(env, data);
+  release_part(data);
 }
 
 static bool join_groups(napi_env env, int fd, napi_value groups, struct failure *failure) {
@@ -232,12 +237,14 @@ static bool join_groups(napi_env env, int fd, napi_value groups, struct failure 
   return true;
 }
 
+// False: the monitor is freed here or by what was made of it, its descriptors are the caller's to close.
 static bool start_thread(napi_env env, struct monitor *monitor, napi_value callback, struct failure *failure) {
   napi_value name;
   napi_create_string_utf8(env, "weft.netlink.monitor", NAPI_AUTO_LENGTH, &name);
   if (napi_create_threadsafe_function(env, callback, NULL, name, 0, 1, monitor, finalize_deliver, monitor, call_javascript,
                                       &monitor->deliver) != napi_ok) {
     *failure = (struct failure){EINVAL, "napi_create_threadsafe_function"};
+    free(monitor);
     return false;
   }
   napi_unref_threadsafe_function(env, monitor->deliver);
@@ -279,9 +286,7 @@ static napi_value monitor_open(napi_env env, napi_callback_info info) {
   struct monitor *monitor = stop < 0 ? NULL : calloc(1, sizeof *monitor);
   if (monitor == NULL) {
     if (failure.number == 0) failure = (struct failure){errno, "eventfd"};
-    if (stop >= 0) close(stop);
-    if (generation_fd >= 0) close(generation_fd);
-    close(fd);
+    close_all(fd, stop, generation_fd);
     return throw_failure(env, failure);
   }
   monitor->tag = &monitor_tag;
@@ -291,9 +296,7 @@ static napi_value monitor_open(napi_env env, napi_callback_info info) {
   monitor->generation_fd = generation_fd;
   monitor->generation_every_ms = (int)generation_every_ms;
   if (!start_thread(env, monitor, arguments[6], &failure)) {
-    close(stop);
-    if (generation_fd >= 0) close(generation_fd);
-    close(fd);
+    close_all(fd, stop, generation_fd);
     return throw_failure(env, failure);
   }
   napi_create_external(env, monitor, finalize_handle, NULL, &result);
@@ -305,12 +308,7 @@ static napi_value monitor_close(napi_env env, napi_callback_info info) {
   napi_value argument;
   void *data;
   if (!read_arguments(env, info, 1, &argument) || !read_external(env, argument, &monitor_tag, &data)) return NULL;
-  struct monitor *monitor = data;
-  if (monitor->running) {
-    napi_remove_env_cleanup_hook(env, stop_thread, monitor);
-    stop_thread(monitor);
-    napi_release_threadsafe_function(monitor->deliver, napi_tsfn_abort);
-  }
+  end_monitor(env, data);
   return NULL;
 }
 

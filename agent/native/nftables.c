@@ -112,17 +112,20 @@ static void set_text(napi_env env, napi_value object, const char *name, const ch
   napi_set_named_property(env, object, name, value);
 }
 
-static napi_value run_result(napi_env env, struct run *run) {
+static napi_value run_result(napi_env env, const struct run *run) {
   napi_value result, code;
   napi_create_object(env, &result);
   napi_create_int32(env, run->code, &code);
   napi_set_named_property(env, result, "code", code);
   set_text(env, result, "output", run->output);
   set_text(env, result, "error", run->error);
+  return result;
+}
+
+static void free_texts(struct run *run) {
   free(run->commands);
   free(run->output);
   free(run->error);
-  return result;
 }
 
 static bool read_run(napi_env env, napi_callback_info info, struct run *run, napi_value *handle) {
@@ -151,7 +154,9 @@ static napi_value nft_run(napi_env env, napi_callback_info info) {
   napi_value handle;
   if (!read_run(env, info, &run, &handle)) return NULL;
   execute(&run);
-  return run_result(env, &run);
+  napi_value result = run_result(env, &run);
+  free_texts(&run);
+  return result;
 }
 
 static void execute_run(napi_env env, void *data) {
@@ -167,6 +172,7 @@ static void complete_run(napi_env env, napi_status status, void *data) {
     napi_reject_deferred(env, run->deferred, failure_value(env, (struct failure){ECANCELED, "nftRunAsync"}));
   napi_delete_reference(env, run->handle);
   napi_delete_async_work(env, run->work);
+  free_texts(run);
   free(run);
 }
 

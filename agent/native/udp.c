@@ -58,7 +58,7 @@ static bool read_place(napi_env env, napi_value value, struct sockaddr_in *place
 static napi_value udp_ask(napi_env env, napi_callback_info info) {
   napi_value arguments[5], result;
   int64_t port;
-  bool checksum;
+  bool checksum = true;
   struct asking asking = {.fd = -1};
   if (!read_arguments(env, info, 5, arguments) || !read_place(env, arguments[1], &asking.to) ||
       !read_place(env, arguments[2], &asking.from) || !read_int(env, arguments[3], &port))
