@@ -55,6 +55,7 @@ async function makeContender(stack: AsyncDisposableStack, name: ContenderName): 
   const near = await lab.host(0).addPod();
   const far = await lab.host(1).addPod();
   const hosts = lab.hosts.map(({ netns }) => netns);
+  await askNoFilter(lab.wire);
   return { name, client: near.netns, server: far.netns, hosts, address: far.lease.addresses[0] ?? '' };
 }
 
@@ -71,10 +72,16 @@ async function bare(stack: AsyncDisposableStack): Promise<Contender> {
   return { name: 'bare', client, server, hosts: [], address: '10.99.0.2' };
 }
 
+/** A switch asks no iptables about the frames that it hands on. */
+async function askNoFilter(wire: TestNetns): Promise<void> {
+  await wire.exec(['sysctl', '-qw', 'net.bridge.bridge-nf-call-iptables=0']);
+}
+
 /** Two hosts on a switch, each with a bridge for its one pod, as the recipes in the documentation of host-gw and flannel make them. */
 async function byHand(stack: AsyncDisposableStack, name: 'hostGw' | 'flannel'): Promise<Contender> {
   const wire = stack.use(await TestNetns.create('switch'));
   await wire.exec(['ip', 'link', 'add', 'br0', 'up', 'type', 'bridge']);
+  await askNoFilter(wire);
   const pods: TestNetns[] = [];
   const hosts: TestNetns[] = [];
   for (const [self, other] of [

@@ -16,7 +16,7 @@ const kinds = {
 type KindName = keyof typeof kinds;
 
 const burstMs = 200;
-const rounds = 18;
+const rounds = 30;
 
 export async function benchDatapath(say: (line: string) => void): Promise<Figures> {
   await run(['ip', 'link', 'set', 'lo', 'up']);

@@ -5,7 +5,8 @@
 //   traffic path ADDRESS WINDOWS MICROSECONDS               the same: what one datagram's way costs
 //
 //   tcp  each stream sends as fast as it can; the server answers with the number of bytes that came
-//   udp  datagrams of 64 bytes as fast as they go; counted where they arrive
+//   udp  datagrams of 64 bytes as fast as they go; counted where they arrive, by a reader that looks for them again and again: one that
+//        waits is woken by the sender, which costs as much as the way itself, and how often is chance
 //   rr   one byte there, one byte back, over and over
 //   path datagrams of 64 bytes that nobody reads, in windows of the sender's own CPU time, on one CPU at real-time priority: the kernel
 //        works off each whole way in the sender's name, so the fastest window says what the way costs, whatever else runs
@@ -34,6 +35,7 @@ enum port { PORT_SINK = 5201, PORT_ECHO, PORT_COUNT, PORT_DATAGRAM, PORT_DISCARD
 #define CHUNK (128u << 10)
 #define BATCH 64
 #define DATAGRAM_BYTES 64
+#define READ_EVERY_US 250
 
 static void die(const char *what) {
   perror(what);
@@ -131,8 +133,9 @@ static void *receive_datagrams(void *argument) {
     messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
   }
   for (;;) {
-    int got = recvmmsg(fd, messages, BATCH, MSG_WAITFORONE, NULL);
+    int got = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
     if (got > 0) atomic_fetch_add(&datagrams, (uint_fast64_t)got);
+    if (got < BATCH) usleep(READ_EVERY_US);
   }
   return NULL;
 }
@@ -287,6 +290,7 @@ static int burst(const char *address, const char *kind, int streams, int millise
     burst_udp(address);
   uint64_t took = now_ns() - began;
   own = cpu_ns() - own;
+  usleep(4 * READ_EVERY_US);
   ask_count(address, after);
   if (strcmp(kind, "udp") == 0) amount = after[0] - before[0];
   printf("{\"amount\":%llu,\"tookNs\":%llu,\"cpuNs\":%llu}\n", (unsigned long long)amount, (unsigned long long)took,
