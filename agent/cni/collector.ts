@@ -9,6 +9,7 @@ import type { Lease } from '#agent/runtime/ipam.ts';
 import type { AttachmentQueue } from './attachments.ts';
 import { del } from './del.ts';
 import { errnoOf, type CniParts } from './parts.ts';
+import { Recurring } from './recurring.ts';
 
 export interface CollectorOptions {
   /** Time between two looks. */
@@ -21,9 +22,7 @@ export class Collector {
   readonly #options: CollectorOptions;
   readonly #parts: CniParts;
   readonly #queue: AttachmentQueue;
-  readonly #stop = new AbortController();
-  #timer: NodeJS.Timeout | undefined;
-  #looking: Promise<unknown> = Promise.resolve();
+  readonly #looking: Recurring;
   /** Generations that were gone at the look before. */
   #suspects: ReadonlySet<string> = new Set();
 
@@ -31,44 +30,38 @@ export class Collector {
     this.#options = options;
     this.#parts = parts;
     this.#queue = queue;
+    this.#looking = new Recurring({
+      everyMs: options.everyMs,
+      work: (signal) => this.look(signal),
+      onError: (error) => parts.log.warn({ err: toWeftError(error) }, 'cannot look for leases of pods that are gone'),
+    });
   }
 
   start(): void {
-    this.#timer = setTimeout(() => {
-      this.#looking = this.look().then(
-        () => this.#stop.signal.aborted || this.start(),
-        (error: unknown) => {
-          this.#parts.log.warn({ err: toWeftError(error) }, 'cannot look for leases of pods that are gone');
-          if (!this.#stop.signal.aborted) this.start();
-        },
-      );
-    }, this.#options.everyMs);
-    this.#timer.unref();
+    this.#looking.start();
   }
 
   async stop(): Promise<void> {
-    this.#stop.abort();
-    clearTimeout(this.#timer);
-    await this.#looking;
+    await this.#looking.stop();
   }
 
   /** One look; resolves to how many leases it took back. */
-  async look(): Promise<number> {
+  async look(signal: AbortSignal = new AbortController().signal): Promise<number> {
     const links = await this.#options.hostLinks();
     const gone = this.#parts.ipam.leases().filter((lease) => this.#isGone(lease, links));
     const again = gone.filter(({ generation }) => this.#suspects.has(generation));
     this.#suspects = new Set(gone.map(({ generation }) => generation));
     let taken = 0;
-    for (const lease of again) if (await this.#take(lease)) taken += 1;
+    for (const lease of again) if (await this.#take(lease, signal)) taken += 1;
     return taken;
   }
 
-  async #take(lease: Lease): Promise<boolean> {
+  async #take(lease: Lease, signal: AbortSignal): Promise<boolean> {
     const { log } = this.#parts;
     const { containerId, ifname, addresses, generation } = lease;
     const applies = (current: Lease): boolean => current.generation === generation;
     try {
-      const taken = await this.#queue.run(lease, this.#stop.signal, () => del(lease, this.#parts, { applies }));
+      const taken = await this.#queue.run(lease, signal, () => del(lease, this.#parts, { applies }));
       if (taken === undefined) return false;
       log.warn({ containerId, ifname, addresses }, 'taken back: the pod is gone, and no DEL came for it');
       return true;

@@ -13,6 +13,7 @@ import type { AttachmentKey, Delegate, OwedDel, OwedDels } from '#agent/runtime/
 import type { AttachmentQueue } from './attachments.ts';
 import { callDelegate } from './delegate.ts';
 import type { CniLog } from './parts.ts';
+import { Recurring } from './recurring.ts';
 
 const everyMs = 10_000;
 
@@ -76,61 +77,35 @@ export function owedFindings(owed: readonly OwedDel[]): readonly Condition[] {
 }
 
 /** Tells the plugins what they are owed, again and again. */
-export class OwedDelivery {
-  readonly #parts: OwingParts;
-  readonly #queue: AttachmentQueue;
-  readonly #stop = new AbortController();
-  #timer: NodeJS.Timeout | undefined;
-  #delivering: Promise<void> = Promise.resolve();
+export function owedDelivery(parts: OwingParts, queue: AttachmentQueue): Recurring {
+  return new Recurring({
+    everyMs,
+    work: (signal) => deliver(parts, queue, signal),
+    onError: (error) => parts.log.warn({ err: toWeftError(error) }, 'cannot tell IPAM plugins what they are owed'),
+  });
+}
 
-  constructor(parts: OwingParts, queue: AttachmentQueue) {
-    this.#parts = parts;
-    this.#queue = queue;
-  }
+/** A plugin that fails is asked once: the next time with what it was not asked for the longest. */
+async function deliver(parts: OwingParts, queue: AttachmentQueue, signal: AbortSignal): Promise<void> {
+  const byPlugin = Map.groupBy(parts.owed.all(), ({ delegate }) => `${delegate.type} ${delegate.env['CNI_PATH']}`);
+  await Promise.all([...byPlugin.values()].map((dels) => deliverTo(dels, parts, queue, signal)));
+}
 
-  start(): void {
-    this.#timer = setTimeout(() => {
-      this.#delivering = this.#deliverAndGoOn();
-    }, everyMs);
-    this.#timer.unref();
-  }
-
-  async #deliverAndGoOn(): Promise<void> {
-    try {
-      await this.deliver();
-    } catch (error) {
-      if (this.#stop.signal.aborted) return;
-      this.#parts.log.warn({ err: toWeftError(error) }, 'cannot tell IPAM plugins what they are owed');
-    }
-    if (!this.#stop.signal.aborted) this.start();
-  }
-
-  async stop(): Promise<void> {
-    this.#stop.abort();
-    clearTimeout(this.#timer);
-    await this.#delivering;
-  }
-
-  /** A plugin that fails is asked once: the next time with what it was not asked for the longest. */
-  async deliver(): Promise<void> {
-    const byPlugin = Map.groupBy(
-      this.#parts.owed.all(),
-      ({ delegate }) => `${delegate.type} ${delegate.env['CNI_PATH']}`,
-    );
-    await Promise.all([...byPlugin.values()].map((dels) => this.#deliverTo(dels)));
-  }
-
-  async #deliverTo(dels: readonly OwedDel[]): Promise<void> {
-    for (const { containerId, ifname } of dels) {
-      if (this.#stop.signal.aborted) return;
-      const key = { containerId, ifname };
-      const isTold = await this.#queue.run(key, this.#stop.signal, async () => {
-        // Meanwhile another DEL may have told it, or an ADD begun anew.
-        const del = this.#parts.owed.find(key);
-        return del === undefined || (await tellOrOwe(key, del.delegate, del.addresses, this.#parts, this.#stop.signal));
-      });
-      if (!isTold) return;
-      this.#parts.log.info(key, 'an IPAM plugin was told a DEL that it was owed');
-    }
+async function deliverTo(
+  dels: readonly OwedDel[],
+  parts: OwingParts,
+  queue: AttachmentQueue,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const { containerId, ifname } of dels) {
+    if (signal.aborted) return;
+    const key = { containerId, ifname };
+    const isTold = await queue.run(key, signal, async () => {
+      // Meanwhile another DEL may have told it, or an ADD begun anew.
+      const del = parts.owed.find(key);
+      return del === undefined || (await tellOrOwe(key, del.delegate, del.addresses, parts, signal));
+    });
+    if (!isTold) return;
+    parts.log.info(key, 'an IPAM plugin was told a DEL that it was owed');
   }
 }

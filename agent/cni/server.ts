@@ -18,8 +18,9 @@ import { gc } from './gc.ts';
 import { type Caller, type HttpAnswer, type HttpRequest, HttpServer } from './http.ts';
 import { answerVersion } from './netconf.ts';
 import { type AddParts, type CniParts, rememberingOwnNetns } from './parts.ts';
-import { OwedDelivery } from './owed-dels.ts';
+import { owedDelivery } from './owed-dels.ts';
 import { PortClaims } from './port-mappings.ts';
+import type { Recurring } from './recurring.ts';
 import { type CniCall, parseCall, type ShimRequest, shimRequestSchema, type Verb } from './request.ts';
 import { afterPrevious, errorJson, resultJson } from './result.ts';
 import { hasServed, markServed, readBootId } from './served.ts';
@@ -103,7 +104,7 @@ class CniHandler {
   readonly #parts: AddParts;
   readonly #queue = new AttachmentQueue();
   readonly #collector: Collector | undefined;
-  readonly #delivery: OwedDelivery;
+  readonly #delivery: Recurring;
   readonly #bootId = readBootId();
   readonly #suffering = new Suffering();
   readonly #markPath: string;
@@ -119,7 +120,7 @@ class CniHandler {
     this.#options = { ...options, inspectNetns: rememberingOwnNetns(options.inspectNetns) };
     this.#parts = { ...this.#options, ports: new PortClaims() };
     this.#collector = options.collect && new Collector(options.collect, this.#parts, this.#queue);
-    this.#delivery = new OwedDelivery(options, this.#queue);
+    this.#delivery = owedDelivery(options, this.#queue);
     this.#markPath = join(dirname(options.socketPath), 'served');
     this.spool = new Spool(options.spoolDir, options, this.#queue, this.#bootId);
     this.#open.promise.catch(() => undefined);
