@@ -4,6 +4,7 @@
 import { type Address, type Family, formatAddress, parseAddress } from './address.ts';
 import { containsAddress, formatCidrs } from './cidr.ts';
 import type { Delta, Lease, LeaseWish, Refusal, RefusalReason } from './events.ts';
+import { holderText } from './holder.ts';
 import { freeAddresses, nextRestEndMs, putBack, stateOf, takeAny, takeThis } from './space.ts';
 import { exhaustionText } from './want.ts';
 import { emit, familiesOf, familyWord, leaseKey, type State, type Waiting } from './state.ts';
@@ -165,9 +166,7 @@ function ownerOf(state: State, address: Address): string {
 function holderOf(state: State, text: string): string {
   if (state.durable.overlay.includes(text)) return 'the node itself';
   for (const lease of state.leases.values()) {
-    if (!lease.addresses.includes(text)) continue;
-    const pod = lease.owner.podName;
-    return pod === undefined ? `container ${lease.containerId}` : `pod ${lease.owner.podNamespace ?? ''}/${pod}`;
+    if (lease.addresses.includes(text)) return holderText(lease);
   }
   return 'another container';
 }

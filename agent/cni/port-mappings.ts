@@ -4,6 +4,7 @@
 import { WeftError } from '#agent/errors.ts';
 import type { AttachmentKey, Lease, PortMapping } from '#agent/runtime/ipam.ts';
 import { formatAddress, parseAddress } from '#ipam-peer/address.ts';
+import { holderText } from '#ipam-peer/holder.ts';
 import { invalid, objects, quote } from './json.ts';
 
 const where = 'runtimeConfig.portMappings';
@@ -95,9 +96,7 @@ function refuseClash(
   const names = new Set(taken.map(nameOf));
   const clashing = wanted.find((mapping) => clashesOf(mapping).some((name) => names.has(name)));
   if (clashing === undefined) return;
-  const { podNamespace = '', podName } = holder.owner ?? {};
-  const who = podName === undefined ? `container ${holder.containerId}` : `pod ${podNamespace}/${podName}`;
-  throw new WeftError('hostPortTaken', `host port ${nameOf(clashing)} belongs to ${who}`, {
+  throw new WeftError('hostPortTaken', `host port ${nameOf(clashing)} belongs to ${holderText(holder)}`, {
     details: nameOf(clashing),
   });
 }

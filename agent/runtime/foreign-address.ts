@@ -4,6 +4,7 @@
 import { WeftError } from '#agent/errors.ts';
 import { containsAddress, parseCidr } from '#ipam-peer/cidr.ts';
 import { formatAddress, parseAddress } from '#ipam-peer/address.ts';
+import { holderText } from '#ipam-peer/holder.ts';
 import { type Delegate, type IpamView, isOnSegment, type Lease, type LeaseRequest } from './ipam.ts';
 
 /** No unicast address of a pod: RFC 6890, RFC 4291. */
@@ -50,11 +51,7 @@ export function requireUnused(
     if (peer !== undefined) throw refused(delegate, address, `which is the address of the node ${peer.nodeName}`);
     const other = leases.find((lease) => !isOnSegment(lease) && lease.addresses.includes(address));
     if (other === undefined) continue;
-    const who =
-      other.owner.podName === undefined
-        ? `container ${other.containerId}`
-        : `pod ${other.owner.podNamespace ?? ''}/${other.owner.podName}`;
-    throw refused(delegate, address, `which ${who} on this node has already`);
+    throw refused(delegate, address, `which ${holderText(other)} on this node has already`);
   }
 }
 
