@@ -9,16 +9,10 @@ import { nodesPath } from '#agent/discovery/node-looks.ts';
 import { openKubeApi } from '#agent/kubernetes/api.ts';
 import { listAll } from '#agent/kubernetes/list-watch.ts';
 import { peerLabels } from '#agent/registry/kubernetes/peer-labels.ts';
+import { nameInPool, nodeRecordName, nodeRecordOf } from '#agent/registry/record-name.ts';
 import type { RecordValue, Registry, RegistryRecord } from '#agent/registry/registry.ts';
 import { formatCidrs } from '#ipam-peer/cidr.ts';
-import {
-  defaultUniverse,
-  formatPeer,
-  parsePeer,
-  type PeerRecord,
-  parseUniverse,
-  universeOf,
-} from '#ipam-peer/records.ts';
+import { formatPeer, parsePeer, type PeerRecord, parseUniverse, universeOf } from '#ipam-peer/records.ts';
 import type { Known } from '#ipam-peer/state.ts';
 import { planReclaim } from '#ipam-peer/unowned.ts';
 
@@ -92,22 +86,21 @@ async function withoutRecord(
 ): Promise<readonly string[]> {
   const names = new Set(records.map(({ name }) => name));
   const sessions = await registry.list('session', signal);
-  const suffix = pool === defaultUniverse ? '' : `.pool-${pool}`;
-  const nodeOf = (name: string): string => name.replace(/\.pool-[a-z0-9-]+$/, '');
+  const isInPool = (name: string): boolean => name === nameInPool(nodeRecordOf(name), pool);
   const removed = new Set(sessions.filter(({ value }) => value['removed'] === true).map(({ name }) => name));
   const lost = sessions
     .map(({ name }) => name)
-    .filter((name) => name === nodeOf(name) + suffix && !names.has(name) && !removed.has(nodeOf(name)));
+    .filter((name) => isInPool(name) && !names.has(name) && !removed.has(nodeRecordOf(name)));
   if (lost.length === 0 || config.registry !== 'kubernetes') return lost;
   const nodes = await nodesThere(config, signal);
-  return lost.filter((name) => nodes.has(nodeOf(name)));
+  return lost.filter((name) => nodes.has(nodeRecordOf(name)));
 }
 
 async function nodesThere({ kubeconfig, apiServer }: Config, signal: AbortSignal): Promise<ReadonlySet<string>> {
   const api = openKubeApi({ kubeConfig: kubeconfig, ...(apiServer !== '' && { apiServer }) });
   try {
     const { objects } = await listAll(api, nodesPath, {}, signal);
-    return new Set(objects.map(({ metadata }) => `${metadata.name}.${metadata.uid.slice(0, 8)}`.toLowerCase()));
+    return new Set(objects.map(({ metadata }) => nodeRecordName(metadata.name, metadata.uid)));
   } finally {
     api.close();
   }

@@ -7,6 +7,7 @@ import { loadConfig, type Config } from '#agent/config.ts';
 import { defaultConfigPath } from '#agent/config/sources.ts';
 import { WeftError } from '#agent/errors.ts';
 import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
+import { nodeRecordOf } from '#agent/registry/record-name.ts';
 import type { Registry, RegistryRecord } from '#agent/registry/registry.ts';
 
 export const peersRemoveUsage = `Usage: weft peers remove NODE [--config FILE]
@@ -58,7 +59,7 @@ export async function openAsClient(config: Config): Promise<Registry> {
 
 /** Name of the node's record in the default pool, which stands for the node. */
 async function findRecord(registry: Registry, name: string, own: string, signal: AbortSignal): Promise<string> {
-  const peers = (await registry.list('peer', signal)).filter((peer) => !peer.name.includes('.pool-'));
+  const peers = (await registry.list('peer', signal)).filter((peer) => nodeRecordOf(peer.name) === peer.name);
   const named = peers.filter((peer) => peer.name === name || nodeOf(peer) === name);
   const [only, second] = named;
   if (only === undefined) {
@@ -95,7 +96,7 @@ async function markSession(registry: Registry, name: string, signal: AbortSignal
 /** In the node's records, of every pool, so that the others hear of it; the session is what they go by. */
 async function markRecords(registry: Registry, name: string, signal: AbortSignal): Promise<void> {
   const names = (await registry.list('peer', signal)).map((peer) => peer.name);
-  for (const record of names.filter((each) => each === name || each.startsWith(`${name}.pool-`))) {
+  for (const record of names.filter((each) => nodeRecordOf(each) === name)) {
     for (let turn = 0; turn < tries; turn += 1) {
       const peer = await registry.get('peer', record, signal);
       if (peer === undefined || peer.value['removed'] === true) break;

@@ -1,6 +1,7 @@
 // Asks the registry, or whoever knows the nodes, what the core wants to know, and puts the answer into the core's words. Silence is an
 // answer too: of a read nothing is known, of a write not whether it took effect.
 import { toWeftError } from '#agent/errors.ts';
+import { nodeRecordOf } from '#agent/registry/record-name.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import type { Answer, Effect } from '#ipam-peer/events.ts';
 import { type RecordRef } from '#ipam-peer/records.ts';
@@ -45,8 +46,7 @@ async function answer({ registry, nodeExists }: Outside, effect: RegistryEffect,
     case 'node': {
       if (nodeExists !== undefined) return { kind: 'node', exists: await nodeExists(effect.node, signal) };
       // A node is removed once, by the session of its record in the default pool.
-      const name = effect.name.replace(/\.pool-[a-z0-9-]+$/, '');
-      const session = parseSession((await registry.get('session', name, signal))?.value);
+      const session = parseSession((await registry.get('session', nodeRecordOf(effect.name), signal))?.value);
       return { kind: 'node', exists: !(session.ok && session.record.removed) };
     }
   }

@@ -1,11 +1,11 @@
 // One view of all pools: the datapath wants each node once, with whatever blocks it owns, and every range that is somebody's. Counts
 // and readiness stay the default pool's.
 import type { PeerNode } from '#agent/discovery/discovery.ts';
+import { nodeRecordOf } from '#agent/registry/record-name.ts';
 import { parseAddress } from '#ipam-peer/address.ts';
 import { compareCidr, parseCidr } from '#ipam-peer/cidr.ts';
 import { defaultUniverse } from '#ipam-peer/records.ts';
 import type { IpamView, PeerView, PoolView } from './ipam.ts';
-import { basePeerName } from './start.ts';
 
 /** A node has a record in each pool that it takes part in, and is told once. */
 export function mergeNodes(nodes: readonly PeerNode[]): readonly PeerNode[] {
@@ -34,7 +34,7 @@ export function mergeViews(main: IpamView, further: readonly FurtherPool[]): Ipa
   const peers = new Map(main.peers.map((peer) => [peer.name, peer]));
   for (const pool of further) {
     for (const peer of pool.view.peers) {
-      const name = basePeerName(peer.name, pool.name);
+      const name = nodeRecordOf(peer.name);
       const known = peers.get(name);
       peers.set(name, known === undefined ? { ...peer, name } : joined(known, peer));
     }

@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import type { NodeIdentity, PeerNodes } from '#agent/discovery/discovery.ts';
 import { type ErrorName, WeftError } from '#agent/errors.ts';
+import { peerName } from '#agent/registry/record-name.ts';
 import type { Registry } from '#agent/registry/registry.ts';
 import { families, type Family } from '#ipam-peer/address.ts';
 import { type Cidr, parseCidr } from '#ipam-peer/cidr.ts';
@@ -94,27 +95,6 @@ export const defaultTiming = {
   spareAfterMs: 3_600_000,
   suspicionMs: 1_200_000,
 } as const;
-
-/** Between a node's name and a pool's in the name of a record; no uid begins like that. */
-const poolMark = '.pool-';
-
-/** The record's name in the default pool, of which that in another pool is made. */
-export function basePeerName(name: string, universe: string): string {
-  return universe === defaultUniverse ? name : name.slice(0, -`${poolMark}${universe}`.length);
-}
-
-/** The record's name: `<node>.<first 8 of the node's uid>`, in a further pool with `.pool-<name>` after it; a DNS-1123 subdomain. Throws WeftError('invalidSetting'). */
-export function peerName(node: NodeIdentity, universe: string = defaultUniverse): string {
-  const pool = universe === defaultUniverse ? '' : `${poolMark}${universe}`;
-  const name = `${node.nodeName}.${node.nodeUid.slice(0, 8)}${pool}`.toLowerCase();
-  if (name.length > 253 || !/^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/.test(name)) {
-    throw new WeftError(
-      'invalidSetting',
-      `node name "${node.nodeName}" with uid "${node.nodeUid}" makes no record name`,
-    );
-  }
-  return name;
-}
 
 /** Host end of an attachment's veth: the prefix and the first 10 digits of the lease's generation (15 bytes, the kernel's limit). */
 export function hostIfname(generation: string, prefix = 'weftp'): string {

@@ -5,6 +5,7 @@
 // founder of a universe is written once, by itself.
 
 import { isDeepStrictEqual } from 'node:util';
+import { isOfNode } from '#agent/registry/record-name.ts';
 import type { RecordKind } from '#agent/registry/registry.ts';
 import type { Cell, CellValue } from '#ipam-peer/caspaxos/change.ts';
 import { contains, parseCidr } from '#ipam-peer/cidr.ts';
@@ -27,18 +28,13 @@ export type WriterRule = (node: string, write: RecordWrite, lookUp: LookUp) => s
 export const mayWrite: WriterRule = (node, write, lookUp) => {
   switch (write.kind) {
     case 'peer':
-      return isOwn(node, write.name) ? ownPeer(node, write) : othersPeer(node, write, lookUp);
+      return isOfNode(node, write.name) ? ownPeer(node, write) : othersPeer(node, write, lookUp);
     case 'session':
-      return isOwn(node, write.name) ? undefined : othersSession(node, write, lookUp);
+      return isOfNode(node, write.name) ? undefined : othersSession(node, write, lookUp);
     case 'universe':
       return universe(node, write);
   }
 };
-
-/** `<node>.<8 hex digits of its uid>`, in a further pool with `.pool-<name>` after it. */
-function isOwn(node: string, name: string): boolean {
-  return name.startsWith(`${node}.`) && /^[0-9a-f]{8}(?:\.pool-[a-z0-9-]+)?$/.test(name.slice(node.length + 1));
-}
 
 function ownPeer(node: string, { name, before, after }: RecordWrite): string | undefined {
   if (after === null) return undefined;
@@ -57,7 +53,7 @@ function othersPeer(node: string, { name, before, after }: RecordWrite, lookUp: 
   if (after === null) return inherits ? undefined : `${node} is not the heir of ${name}`;
   const named = refOf(after['heir']);
   const changesHeir = !isDeepStrictEqual(before['heir'], after['heir']);
-  if (changesHeir && (named === undefined || !isOwn(node, named.name))) {
+  if (changesHeir && (named === undefined || !isOfNode(node, named.name))) {
     return `${node} may only write itself into ${name}, as its heir`;
   }
   if (changesHeir && heir !== undefined && !inherits && lookUp(heir.name)?.uid === heir.uid) {
@@ -84,7 +80,7 @@ function othersPeer(node: string, { name, before, after }: RecordWrite, lookUp: 
 function isHeir(node: string, heir: Ref, lookUp: LookUp): boolean {
   let at: Ref | undefined = heir;
   for (let steps = 0; at !== undefined && steps < longestLineage; steps += 1) {
-    if (isOwn(node, at.name)) return true;
+    if (isOfNode(node, at.name)) return true;
     const record = lookUp(at.name);
     at = record?.uid === at.uid ? refOf(record.value['heir']) : undefined;
   }
@@ -130,7 +126,9 @@ function universe(node: string, { name, before, after }: RecordWrite): string | 
   if (isDeepStrictEqual(was, is)) return undefined;
   if (was !== undefined) return `the founder of ${name} never changes`;
   const founder = refOf(is);
-  return founder !== undefined && isOwn(node, founder.name) ? undefined : `${node} may found ${name} only for itself`;
+  return founder !== undefined && isOfNode(node, founder.name)
+    ? undefined
+    : `${node} may found ${name} only for itself`;
 }
 
 interface Ref {

@@ -4,7 +4,8 @@ import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { WeftError } from '#agent/errors.ts';
-import { hostIfname, peerName, startIpam } from '#agent/runtime/start.ts';
+import { peerName } from '#agent/registry/record-name.ts';
+import { hostIfname, startIpam } from '#agent/runtime/start.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 import { briskTiming, IpamNodes, pool, request, soon, until } from '#test/support/ipam-nodes.ts';
 
