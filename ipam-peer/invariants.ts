@@ -71,7 +71,7 @@ export function ownershipViolations(universe: UniverseRecord | undefined, owned:
     return problems;
   }
   const space = spaceOf(universe);
-  const outside = owned.filter(({ cidr }) => !space.some((block) => contains(block, cidr)));
+  const outside = owned.filter(({ cidr }) => !isShared(universe, cidr));
   for (const { cidr, owner } of outside)
     problems.push(`${owner.name} owns ${formatCidr(cidr)}, which is not to be shared`);
   if (problems.length > 0) return problems;

@@ -4,6 +4,7 @@
 import { isSuspicious, mayComeBack } from './back.ts';
 import { contains, formatCidr, overlaps, subtract } from './cidr.ts';
 import { type Draft, look, readPeers } from './draft.ts';
+import { isShared } from './invariants.ts';
 import {
   type Block,
   blocksLimit,
@@ -56,8 +57,7 @@ function isPlausible(draft: Draft, grant: Grant, donor: RecordRef): boolean {
   const universe = draft.state.universe?.record;
   const what = `${donor.name} grants ${formatCidr(grant.cidr)}`;
   if (universe === undefined) return false;
-  const inside = universe.ranges.some((range) => contains(range, grant.cidr));
-  if (!inside || universe.reserved.some((range) => overlaps(range, grant.cidr))) {
+  if (!isShared(universe, grant.cidr)) {
     sayOnce(draft.state, `${what}, which is not space of this universe: not taken`);
     return false;
   }

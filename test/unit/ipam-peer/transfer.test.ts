@@ -320,6 +320,21 @@ describe('taking', () => {
     expect(two.blocks()).toEqual(['10.40.0.0/13']);
     expect(two.log.filter((line) => reason.test(line)).length).toBe(1);
   });
+
+  test('a grant may lie in two ranges of the universe that are side by side, as merged blocks do', () => {
+    const bench = new Bench();
+    const one = bench.peer('n1', { ranges: cidrs('10.32.0.0/14', '10.36.0.0/14', '10.40.0.0/13') }).start();
+    bench.settle();
+    const two = bench.peer('n2').start();
+    bench.settle(20_000);
+    expect([one.blocks(), two.blocks()]).toEqual([['10.32.0.0/13'], ['10.40.0.0/13']]);
+    const to = { name: 'n2.x', uid: bench.registry.peers.get('n2.x')?.stored.uid ?? '' };
+    one.sim.crash();
+    bench.edit('n1', { blocks: [], granting: cidrs('10.32.0.0/13').map((cidr) => ({ id: 9000, cidr, to })) });
+    bench.settle(60_000);
+    expect(two.blocks()).toEqual(['10.32.0.0/13 via', '10.40.0.0/13']);
+    expectOwned(bench);
+  });
 });
 
 test('news that overtake the answer to a read are no sign that the registry went back', () => {
