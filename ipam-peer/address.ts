@@ -1,5 +1,7 @@
 // Addresses as bigints, one form for both families: parsing is strict (no leading zeros, no zone, no port), formatting is
-// canonical (IPv6 as RFC 5952), so that text compares like the value. Nothing is imported, so this is hand-written.
+// canonical (IPv6 as RFC 5952), so that text compares like the value. No library may be imported, so this is hand-written.
+
+import { remembered } from './remembered.ts';
 
 export type Family = 4 | 6;
 
@@ -24,30 +26,18 @@ export function addressBits(family: Family): number {
   return family === 4 ? 32 : 128;
 }
 
-/** The same blocks and addresses are read and written over and over: the last thousands of answers are kept. */
-const parsedBefore = new Map<string, Address>();
-const formattedBefore = new Map<bigint, string>();
+/** Of the blocks and addresses that are read and written over and over. */
 const keptAnswers = 8192;
 
 /** Parses a plain address; undefined when it is not exactly one. */
-export function parseAddress(text: string): Address | undefined {
-  const before = parsedBefore.get(text);
-  if (before !== undefined) return before;
-  const address = text.includes(':') ? parseIpv6(text) : parseIpv4(text);
-  if (address === undefined) return undefined;
-  if (parsedBefore.size >= keptAnswers) parsedBefore.clear();
-  parsedBefore.set(text, address);
-  return address;
-}
+export const parseAddress: (text: string) => Address | undefined = remembered(keptAnswers, (text: string) =>
+  text.includes(':') ? parseIpv6(text) : parseIpv4(text),
+);
+
+const formattedIpv6 = remembered(keptAnswers, formatIpv6);
 
 export function formatAddress(family: Family, value: bigint): string {
-  if (family === 4) return formatIpv4(Number(value));
-  const before = formattedBefore.get(value);
-  if (before !== undefined) return before;
-  const text = formatIpv6(value);
-  if (formattedBefore.size >= keptAnswers) formattedBefore.clear();
-  formattedBefore.set(value, text);
-  return text;
+  return family === 4 ? formatIpv4(Number(value)) : formattedIpv6(value);
 }
 
 const decimalByte = /^(?:0|[1-9]\d{0,2})$/;
@@ -70,7 +60,7 @@ function formatIpv4(value: number): string {
 
 const hexGroup = /^[0-9a-f]{1,4}$/i;
 
-/** The family of an address that is known to be one. */
+/** The family of an address, or of a block, that is known to be one. */
 export function familyOf(text: string): Family {
   return text.includes(':') ? 6 : 4;
 }

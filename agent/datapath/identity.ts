@@ -4,6 +4,7 @@
 import { createHash } from 'node:crypto';
 
 import type { Lease, LinkOptions } from '#agent/runtime/ipam.ts';
+import { remembered } from '#ipam-peer/remembered.ts';
 
 import type { Family } from './cidr.ts';
 import type { PodLinkKind } from './settings.ts';
@@ -35,18 +36,10 @@ export interface Vtep {
 }
 
 /** By record name: thousands of peers are asked for in every round. */
-const vteps = new Map<string, Vtep>();
-const keptVteps = 20_000;
-
-export function vtepOf(recordName: string): Vtep {
-  const known = vteps.get(recordName);
-  if (known !== undefined) return known;
-  if (vteps.size >= keptVteps) vteps.clear();
+export const vtepOf: (recordName: string) => Vtep = remembered(20_000, (recordName: string) => {
   const mac = hashedMac(recordName);
-  const vtep = { mac, linkLocal: linkLocalOf(mac) };
-  vteps.set(recordName, vtep);
-  return vtep;
-}
+  return { mac, linkLocal: linkLocalOf(mac) };
+});
 
 /** MAC of a peer's VTEP: SHA-256 of its record name, unicast, locally administered. */
 export function vtepMac(recordName: string): string {
