@@ -8,14 +8,8 @@ import { openKubeApi, type KubeAnswer, type KubeApi, type KubeRequest } from '#a
 import { failure, listAll, statusMessage, type KubeObject } from '#agent/kubernetes/list-watch.ts';
 import { resourceOf, writeMetaOf, type Resource } from '#agent/registry/kubernetes/resources.ts';
 import { watchRecords } from '#agent/registry/kubernetes/watch.ts';
-import type {
-  DeleteOutcome,
-  RecordKind,
-  Registry,
-  RegistryRecord,
-  RecordValue,
-  WriteOutcome,
-} from '#agent/registry/registry.ts';
+import { isRecordName, refusalOf } from '#agent/registry/record-rules.ts';
+import type { DeleteOutcome, RecordKind, Registry, RegistryRecord, WriteOutcome } from '#agent/registry/registry.ts';
 
 export interface KubernetesRegistryOptions {
   /** Weft's own namespace: its Leases live there. */
@@ -28,9 +22,6 @@ export interface KubernetesRegistryOptions {
   readonly api?: KubeApi;
   readonly log: Pick<Logger, 'info' | 'warn'>;
 }
-
-const maxValueBytes = 64 * 1024;
-const namePattern = /^[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?$/;
 
 /** Does not wait for the API server; throws WeftError('invalidSetting') only for credentials that cannot be read. */
 export async function openKubernetesRegistry(options: KubernetesRegistryOptions): Promise<Registry> {
@@ -61,7 +52,7 @@ function registryOver(
   };
 
   const get = async (kind: RecordKind, name: string, signal: AbortSignal): Promise<RegistryRecord | undefined> => {
-    if (!validName(name)) return undefined;
+    if (!isRecordName(name)) return undefined;
     const resource = resourceOf(kind, namespace);
     const answer = await api.call({ method: 'GET', path: `${resource.path}/${name}` }, alive(signal));
     if (answer.status === 404 && isMissingObject(answer)) return undefined;
@@ -78,14 +69,14 @@ function registryOver(
     },
     watch: (kind, signal) => watchRecords(api, resourceOf(kind, namespace), log, alive(signal)),
     create: async (kind, name, value, signal) => {
-      const reason = refusal(name, value);
+      const reason = refusalOf(name, value);
       if (reason !== undefined) return { kind: 'refused', reason };
       const resource = resourceOf(kind, namespace);
       return write(resource, { method: 'POST', path: resource.path, body: resource.objectOf({ name }, value) }, signal);
     },
     update: async (record, value, signal) => {
       const { kind, name } = record;
-      const reason = refusal(name, value);
+      const reason = refusalOf(name, value);
       if (reason !== undefined) return { kind: 'refused', reason };
       const resource = resourceOf(kind, namespace);
       let meta = writeMetaOf(record);
@@ -98,7 +89,7 @@ function registryOver(
       return write(resource, { method: 'PUT', path: `${resource.path}/${name}`, body }, signal);
     },
     delete: async ({ kind, name, uid, version: resourceVersion }, signal): Promise<DeleteOutcome> => {
-      if (!validName(name)) return { kind: 'notFound' };
+      if (!isRecordName(name)) return { kind: 'notFound' };
       const body = { apiVersion: 'v1', kind: 'DeleteOptions', preconditions: { uid, resourceVersion } };
       const path = `${resourceOf(kind, namespace).path}/${name}`;
       const answer = await attempt(api, { method: 'DELETE', path, body }, alive(signal));
@@ -152,15 +143,4 @@ function outcomeOf(answer: KubeAnswer): Exclude<DeleteOutcome, { readonly kind: 
 function isMissingObject({ body }: KubeAnswer): boolean {
   const { reason, details } = body as { readonly reason?: string; readonly details?: { readonly name?: string } };
   return reason === 'NotFound' && details?.name !== undefined;
-}
-
-function validName(name: string): boolean {
-  return name.length <= 253 && namePattern.test(name);
-}
-
-function refusal(name: string, value: RecordValue): string | undefined {
-  if (!validName(name)) return `${JSON.stringify(name.slice(0, 300))} is not a DNS-1123 subdomain`;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'the value is not an object';
-  const bytes = Buffer.byteLength(JSON.stringify(value));
-  return bytes > maxValueBytes ? `the value has ${bytes} bytes, at most ${maxValueBytes} are kept` : undefined;
 }

@@ -4,7 +4,8 @@
 import { WeftError } from '#agent/errors.ts';
 import type { FellowLink } from '#agent/registry/peers/link.ts';
 import type { VoterStore } from '#agent/registry/peers/store.ts';
-import { maxValueBytes, type AcceptorCall } from '#agent/registry/peers/wire.ts';
+import type { AcceptorCall } from '#agent/registry/peers/wire.ts';
+import { maxValueBytes } from '#agent/registry/record-rules.ts';
 import { sameCell, type LookUp, type WriterRule } from '#agent/registry/peers/writers.ts';
 import type { RecordKind } from '#agent/registry/registry.ts';
 import { ballotText } from '#ipam-peer/caspaxos/ballot.ts';

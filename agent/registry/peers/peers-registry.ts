@@ -20,7 +20,8 @@ import { openVoterStore } from '#agent/registry/peers/store.ts';
 import { readTlsFiles, type TlsFiles, type TlsPaths } from '#agent/registry/peers/tls.ts';
 import { createVoter } from '#agent/registry/peers/voter.ts';
 import { watchKeys } from '#agent/registry/peers/watch.ts';
-import { maxValueBytes, recordKey } from '#agent/registry/peers/wire.ts';
+import { recordKey } from '#agent/registry/peers/wire.ts';
+import { isRecordName, refusalOf } from '#agent/registry/record-rules.ts';
 import { mayWrite, type WriterRule } from '#agent/registry/peers/writers.ts';
 import type {
   DeleteOutcome,
@@ -53,7 +54,6 @@ export interface PeersRegistryOptions {
 }
 
 const trustAfterMs = 5000;
-const namePattern = /^[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?$/;
 
 /**
  * Starts voting and listening if this node is a voter; does not wait for the others.
@@ -141,7 +141,7 @@ function registryOver(
     proposer.run(recordKey(kind, name), change, signal);
 
   const get = async (kind: RecordKind, name: string, signal: AbortSignal): Promise<RegistryRecord | undefined> => {
-    if (!validName(name)) return undefined;
+    if (!isRecordName(name)) return undefined;
     const result = await run(kind, name, { kind: 'read' }, signal);
     if (result.kind !== 'decided') {
       signal.throwIfAborted();
@@ -172,18 +172,18 @@ function registryOver(
       return watchKeys(links, kind, (name) => get(kind, name, ended), ended);
     },
     create: async (kind, name, value, signal) => {
-      const reason = refusal(name, value);
+      const reason = refusalOf(name, value);
       if (reason !== undefined) return { kind: 'refused', reason };
       return write(kind, name, { kind: 'create', uid: randomUUID(), writer: self, value: asStored(value) }, signal);
     },
     update: async (record, value, signal) => {
       const { kind, name, uid, version } = record;
-      const reason = refusal(name, value);
+      const reason = refusalOf(name, value);
       if (reason !== undefined) return { kind: 'refused', reason };
       return write(kind, name, { kind: 'update', uid, version, writer: self, value: asStored(value) }, signal);
     },
     delete: async ({ kind, name, uid, version }, signal): Promise<DeleteOutcome> => {
-      if (!validName(name)) return { kind: 'notFound' };
+      if (!isRecordName(name)) return { kind: 'notFound' };
       const result = await run(kind, name, { kind: 'delete', uid, version, writer: self }, signal);
       return failureOf(result) ?? { kind: 'ok' };
     },
@@ -216,15 +216,4 @@ function recordOf(kind: RecordKind, name: string, cell: Cell | null): RegistryRe
 /** As every voter reads it back, so that equal contents compare equal. */
 function asStored(value: RecordValue): RecordValue {
   return JSON.parse(JSON.stringify(value)) as RecordValue;
-}
-
-function validName(name: string): boolean {
-  return name.length <= 253 && namePattern.test(name);
-}
-
-function refusal(name: string, value: RecordValue): string | undefined {
-  if (!validName(name)) return `${JSON.stringify(name.slice(0, 300))} is not a DNS-1123 subdomain`;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'the value is not an object';
-  const bytes = Buffer.byteLength(JSON.stringify(value));
-  return bytes > maxValueBytes ? `the value has ${bytes} bytes, at most ${maxValueBytes} are kept` : undefined;
 }

@@ -9,10 +9,9 @@ import { lineageLimit, type Cell } from '#ipam-peer/caspaxos/change.ts';
 import type { HelloReply } from '#ipam-peer/caspaxos/join.ts';
 import type { Sessions } from '#ipam-peer/caspaxos/session.ts';
 import type { KeyedRegister } from '#agent/registry/peers/store.ts';
+import { maxValueBytes } from '#agent/registry/record-rules.ts';
 import type { RecordKind } from '#agent/registry/registry.ts';
 
-/** A record's value as JSON, bytes of UTF-8. */
-export const maxValueBytes: number = 64 * 1024;
 /** A request: one value and what is around it. */
 export const maxRequestBytes: number = maxValueBytes + 8 * 1024;
 /** Entries in one answer to `changes`, so that an answer stays below maxAnswerBytes. */
