@@ -3,7 +3,7 @@
 import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
 import type { Address } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
-import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
+import { dumpLinks, isUp, linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { dumpFdb, dumpNeighbours, neighbourFlag, neighbourState } from '#agent/netlink/neighbour.ts';
 import type { Neighbour } from '#agent/netlink/neighbour.ts';
@@ -146,7 +146,7 @@ export function overlayFrom(link: Link): ActualOverlay {
     external: data?.collectMetadata ?? false,
     mac: link.address ?? '',
     mtuBytes: link.mtu ?? 0,
-    up: (link.ifiFlags & linkFlag.up) !== 0,
+    up: isUp(link),
     rpFilter: link.afSpec?.inet?.conf?.rpFilter ?? 0,
     quietIpv6: (link.afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none,
     settled: isSettled(link) && (link.master ?? 0) === 0,
@@ -161,7 +161,7 @@ export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomed
     alias: link.ifalias ?? '',
     mac: link.address ?? '',
     mtuBytes: link.mtu ?? 0,
-    up: (link.ifiFlags & linkFlag.up) !== 0,
+    up: isUp(link),
     routeLocalnet: link.afSpec?.inet?.conf?.routeLocalnet === 1,
     doomed: link.group === settings.doomedGroup,
     bridge: portOf(link, bridge),
@@ -279,7 +279,7 @@ function underlayFrom(
     ifname: link.ifname ?? '',
     ifindex: link.ifiIndex,
     mtuBytes: link.mtu ?? 0,
-    up: (link.ifiFlags & linkFlag.up) !== 0,
+    up: isUp(link),
     cidrs: addresses
       .filter(({ ifaIndex }) => ifaIndex === link.ifiIndex)
       .map((address) => `${address.address ?? address.local}/${address.ifaPrefixlen}`),

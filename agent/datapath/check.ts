@@ -3,7 +3,7 @@
 // addresses and routes.
 import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
 import type { Address } from '#agent/netlink/addr.ts';
-import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
+import { dumpLinks, isUp, linkFlag } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { dumpNeighbours, neighbourState } from '#agent/netlink/neighbour.ts';
 import { dumpRoutes, prefixOf, routeTable } from '#agent/netlink/route.ts';
@@ -143,8 +143,4 @@ function textOf({ local, address }: Pick<Address, 'local' | 'address'>): string 
 
 function expectEqual(faults: LinkFault[], what: string, expected: string, actual: string): void {
   if (expected !== actual) faults.push({ what, expected, actual });
-}
-
-function isUp(link: Link): boolean {
-  return (link.ifiFlags & linkFlag.up) !== 0;
 }

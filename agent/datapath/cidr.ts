@@ -2,7 +2,10 @@
 // integers only where ranges are cut. Pure.
 import { isIPv4 } from 'node:net';
 
-export type Family = 4 | 6;
+import { type Family, familyOf } from '#ipam-peer/address.ts';
+
+export type { Family };
+export { familyOf };
 
 interface Block {
   readonly family: Family;
@@ -12,14 +15,14 @@ interface Block {
 
 const widths = { 4: 32, 6: 128 } as const;
 
-/** Family of a plain address or a CIDR. */
-export function familyOf(text: string): Family {
-  return text.includes(':') ? 6 : 4;
-}
-
 /** Families that occur among addresses, IPv4 first. */
 export function familiesOf(addresses: readonly string[]): readonly Family[] {
   return ([4, 6] as const).filter((family) => addresses.some((address) => familyOf(address) === family));
+}
+
+/** The first address of each family. */
+export function byFamily(addresses: readonly string[]): ReadonlyMap<Family, string> {
+  return new Map(addresses.toReversed().map((address) => [familyOf(address), address]));
 }
 
 /** `10.32.0.7` -> `10.32.0.7/32`; `fd00::7` -> `fd00::7/128`. */

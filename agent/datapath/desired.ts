@@ -4,7 +4,7 @@ import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
 
 import type { KernelFacts } from './actual.ts';
 import { bridgeOf, hasBridge, unreachable } from './bridge.ts';
-import { familiesOf, familyOf, hostCidr, readAddress, subtractCidrs } from './cidr.ts';
+import { byFamily, familiesOf, familyOf, hostCidr, readAddress, subtractCidrs } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import { canonicalBlocks, nexthopsOf, peerElements, peerRoutes, usablePeers } from './desired-peers.ts';
 import { directElements } from './direct.ts';
@@ -72,7 +72,7 @@ export function desiredState(input: DesiredInput): DesiredState {
   const onIpv6 = servesIpv6(view) || (underlay !== undefined && familyOf(underlay) === 6);
   const linkLocal = onIpv6 && input.ipv6 && (overlay.link?.mtuBytes ?? 0) >= ipv6MinMtuBytes;
   const peers = usablePeers({ view, own: underlay, linkLocal, direct: input.direct }, findings);
-  const prefsrc = overlayAddressByFamily(view);
+  const prefsrc = byFamily(view.overlayAddresses);
   const ranges = overlayRanges(view, findings);
   const pods = podState(input, prefsrc, findings);
   const own = ownBlocks(view, findings);
@@ -283,13 +283,4 @@ function overlayRanges(view: IpamView, findings: Finding[]): readonly string[] {
     canonicalBlocks(view.ranges, 'universe', findings),
     canonicalBlocks(view.reserved, 'universe', findings),
   );
-}
-
-function overlayAddressByFamily(view: IpamView): ReadonlyMap<Family, string> {
-  const addresses = new Map<Family, string>();
-  for (const address of view.overlayAddresses) {
-    const family = familyOf(address);
-    if (!addresses.has(family)) addresses.set(family, address);
-  }
-  return addresses;
 }

@@ -7,6 +7,7 @@ import { toWeftError, WeftError } from '#agent/errors.ts';
 import { factsOf, type KernelFacts, type KernelReading, readKernel } from './actual.ts';
 import { applyOperations, isEssential, makesDevice, type Refusal } from './apply.ts';
 import { checkPodLink } from './check.ts';
+import { byFamily } from './cidr.ts';
 import type {
   DatapathOptions,
   DatapathStatus,
@@ -28,7 +29,7 @@ import type { KernelLease } from './identity.ts';
 import { leasesOf, linksOf } from './inventory.ts';
 import { openKernelIo, type KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
-import { bridgePort, overlayAddressesOf, podLinkPlan } from './pod-plan.ts';
+import { bridgePort, podLinkPlan } from './pod-plan.ts';
 import { podLinkOf, Ports } from './ports.ts';
 import { peerOperations } from './peer-changes.ts';
 import { PodFollower } from './pod-follow.ts';
@@ -293,7 +294,7 @@ class NodeDatapath implements KernelDatapath {
       this.#reading = factsOf(reading);
       const { desired, operations } = plans;
       this.#desired = desired;
-      const attached = { overlayAddresses: overlayAddressesOf(view), onBridge: desired.bridge !== undefined };
+      const attached = { overlayAddresses: byFamily(view.overlayAddresses), onBridge: desired.bridge !== undefined };
       this.#expected = new Expected(reading.state);
       this.#expected.attachedAll(this.#pods.list(), this.#portNames, attached);
       this.#expected.note(operations);
@@ -301,7 +302,7 @@ class NodeDatapath implements KernelDatapath {
       const shaped = await this.#shaper.round(reading.links, this.#pods, signal);
       for (const { ifname, doomed } of reading.state.podLinks) if (doomed) this.#reaper.doom(ifname);
       const pods = { leases: this.#pods.settledLeases, links: reading.state.podLinks, ports: this.#portNames };
-      this.#follower.follow({ ...pods, desired, gateway: overlayAddressesOf(view).get(4) });
+      this.#follower.follow({ ...pods, desired, gateway: attached.overlayAddresses.get(4) });
       this.#direct.note(refusals);
       const foreign = await this.#foreign.open(reading.foreignChains, view.ranges);
       this.#writes += foreign.writes;

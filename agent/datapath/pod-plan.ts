@@ -3,8 +3,7 @@ import { WeftError } from '#agent/errors.ts';
 import type { IpamView } from '#agent/runtime/ipam.ts';
 
 import { portCidr } from './bridge.ts';
-import { familyOf } from './cidr.ts';
-import type { Family } from './cidr.ts';
+import { byFamily } from './cidr.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { DesiredState } from './objects.ts';
 import { readLink } from './link-io.ts';
@@ -28,7 +27,7 @@ export function podLinkPlan({ io, settings, desired, view, ipv6 }: NodeState): P
   const onBridge = desired.bridge !== undefined;
   return {
     mtuBytes: desired.overlay.mtuBytes,
-    overlayAddresses: overlayAddressesOf(view),
+    overlayAddresses: byFamily(view.overlayAddresses),
     ipv6,
     onBridge,
     ...(settings.podLink === 'bridge' ? { port: bridgePort(io, settings.bridgeDevice, view) } : {}),
@@ -41,9 +40,4 @@ export function bridgePort(io: KernelIo, ifname: string, view: IpamView): Bridge
   if (!bridge) throw new WeftError('notReady', `the bridge ${ifname} is not there yet`);
   const self = view.peers.find((peer) => peer.self);
   return { bridgeIfindex: bridge.ifiIndex, cidrOf: (address) => portCidr(address, self) };
-}
-
-/** This node's overlay address of each family. */
-export function overlayAddressesOf({ overlayAddresses }: IpamView): ReadonlyMap<Family, string> {
-  return new Map(overlayAddresses.map((address) => [familyOf(address), address]));
 }

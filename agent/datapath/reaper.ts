@@ -1,6 +1,7 @@
 // Deletes pod links behind the answer to DEL. Deleting a veth costs 16 ms of RCU grace periods under the lock that every
 // ADD needs, but a hundred of one group cost hardly more: so DEL moves the link into the doomed group, and the group is
 // deleted on a pool thread once nothing has happened for a moment (at the latest after a bounded wait).
+import { toWeftError } from '#agent/errors.ts';
 import { delLink } from '#agent/netlink/link.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 
@@ -91,7 +92,7 @@ export class PodLinkReaper {
       if (reply.ok || reply.error.errno === errno.ENODEV) return;
       this.#refused(reply.error.message);
     } catch (error) {
-      this.#refused(error instanceof Error ? error.message : String(error));
+      this.#refused(toWeftError(error).message);
     }
   }
 

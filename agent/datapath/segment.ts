@@ -6,7 +6,7 @@
 // Everything but the deletion of links is synchronous, so a round never sees an attachment half-way.
 import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
-import { delLink, dumpLinks, getLink, type Link, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
+import { delLink, dumpLinks, getLink, isUp, type Link, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import { dumpFdb, neighbourFlag, neighbourState, newFdb } from '#agent/netlink/neighbour.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 import { getOperstate } from '#agent/netlink/pod-writes.ts';
@@ -381,10 +381,6 @@ export class Segment implements Disposable {
 /** The MAC asked for, else the attachment's. */
 function macOf(lease: Lease): string {
   return lease.link?.mac ?? segmentMac(lease);
-}
-
-function isUp(link: Link): boolean {
-  return (link.ifiFlags & linkFlag.up) !== 0;
 }
 
 function nameOf(links: readonly Link[], ifindex: number | undefined): string {

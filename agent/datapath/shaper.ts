@@ -1,6 +1,6 @@
 // Reads and writes what shaping.ts describes, pod by pod: on ADD and DEL, and in every round of the datapath. Writing is whole and
 // repeatable: whatever is left of an earlier try is replaced.
-import { getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
+import { getLink, isUp, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { errno } from '#agent/netlink/netlink-error.ts';
 import {
@@ -244,8 +244,4 @@ function bucketFrom(qdisc: TcObject | undefined): ActualBucket | undefined {
   if (!options?.parms) return undefined;
   const { rate, limit, buffer } = options.parms;
   return { bytesPerSecond: Number(options.rate64 ?? rate), bufferTicks: buffer, limitBytes: limit };
-}
-
-function isUp(link: Link): boolean {
-  return (link.ifiFlags & linkFlag.up) !== 0;
 }

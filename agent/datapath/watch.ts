@@ -4,7 +4,7 @@ import type { WeftError } from '#agent/errors.ts';
 import { scope } from '#agent/netlink/addr.ts';
 import type { Address } from '#agent/netlink/addr.ts';
 import { addressFamily } from '#agent/netlink/ip-text.ts';
-import { linkFlag } from '#agent/netlink/link.ts';
+import { isUp, linkFlag } from '#agent/netlink/link.ts';
 import type { LinkSummary } from '#agent/netlink/link.ts';
 import { NetlinkMonitor } from '#agent/netlink/monitor.ts';
 import type { Notification } from '#agent/netlink/monitor.ts';
@@ -291,8 +291,4 @@ function linkAddressReason(options: WatchOptions, neighbour: Neighbour): string 
 
 function overlayIfindex(options: WatchOptions): number | undefined {
   return options.reading()?.ifindexes.get(options.settings.overlayDevice);
-}
-
-function isUp(link: LinkSummary): boolean {
-  return (link.ifiFlags & linkFlag.up) !== 0;
 }

@@ -7,7 +7,7 @@ import { cidrContains, familyOf, subtractCidrs } from '#agent/datapath/cidr.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import type { Condition } from '#agent/findings.ts';
 
-import type { HostFacts, LinkFact } from './facts.ts';
+import { type HostFacts, type LinkFact, linkWith } from './facts.ts';
 
 export interface CheckedNode {
   readonly ranges: readonly string[];
@@ -27,7 +27,7 @@ export interface CheckedNode {
 
 type Checked = Pick<
   DatapathSettings,
-  'overlayDevice' | 'podLinkPrefix' | 'overlayMode' | 'routeProtocol' | 'vxlanPort' | 'vni' | 'mtuBytes'
+  'overlayDevice' | 'podLinkPrefix' | 'overlayMode' | 'vxlanPort' | 'vni' | 'mtuBytes'
 >;
 
 /** Every finding about this host. */
@@ -36,7 +36,7 @@ export function hostConditions(facts: HostFacts, node: CheckedNode, settings: Ch
     ...overlaps(facts, node, settings),
     ...port(facts, settings),
     ...underlay(facts, node, settings),
-    ...clones(facts, node),
+    ...clones(node),
     ...cni(facts, node),
     ...leftovers(facts, node),
   ];
@@ -53,8 +53,8 @@ function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): reado
     return pool.find((range) => familyOf(range) === familyOf(cidr) && intersects(range, cidr));
   };
   const findings = new Map<string, Condition>();
-  for (const { dst, ifname, protocol } of facts.routes) {
-    const range = protocol !== settings.routeProtocol && foreign(ifname) ? clash(dst) : undefined;
+  for (const { dst, ifname } of facts.routes) {
+    const range = foreign(ifname) ? clash(dst) : undefined;
     if (range === undefined) continue;
     const message = `the host's route to ${dst} (${ifname || 'no link'}) lies in the range ${range} of the pods`;
     findings.set(dst, { name: 'rangeOverlapsRoute', subject: dst, message });
@@ -98,7 +98,7 @@ function port(facts: HostFacts, settings: Checked): readonly Condition[] {
 
 function underlay(facts: HostFacts, node: CheckedNode, settings: Checked): readonly Condition[] {
   const { underlayAddress } = node;
-  const link = facts.links.find(({ cidrs }) => cidrs.some((cidr) => cidr.split('/')[0] === underlayAddress));
+  const link = linkWith(facts.links, underlayAddress);
   if (underlayAddress === undefined || !link) return [];
   const findings: Condition[] = [];
   const most = link.mtuBytes - (familyOf(underlayAddress) === 4 ? 50 : 70);
@@ -130,12 +130,14 @@ function sameLinkAddress(facts: HostFacts, node: CheckedNode, link: LinkFact): r
   });
 }
 
-function clones(_facts: HostFacts, node: CheckedNode): readonly Condition[] {
+function clones(node: CheckedNode): readonly Condition[] {
   const owners = new Map<string, string>();
   return [...node.machineIds].flatMap(([nodeName, id]): readonly Condition[] => {
     const other = owners.get(id);
-    if (other === undefined) owners.set(id, nodeName);
-    if (other === undefined) return [];
+    if (other === undefined) {
+      owners.set(id, nodeName);
+      return [];
+    }
     const message = `${nodeName} and ${other} have the same machine id`;
     return [{ name: 'duplicateMachineId', subject: nodeName, message }];
   });
@@ -192,10 +194,10 @@ function leftovers(facts: HostFacts, node: CheckedNode): readonly Condition[] {
   }
   // The bridge of flannel, and by default of the reference plugin, which may well have Weft's own addresses.
   for (const { ifname, cidrs } of facts.links) {
-    const foreign = cidrs.some((cidr) => isIpv4(cidr) && !node.ownBlocks.some((block) => cidrContains(block, cidr)));
+    const foreign = cidrs.some(
+      (cidr) => familyOf(cidr) === 4 && !node.ownBlocks.some((block) => cidrContains(block, cidr)),
+    );
     if (ifname === 'cni0' && foreign) add(ifname, 'a bridge of flannel or another network');
   }
   return found;
 }
-
-const isIpv4 = (cidr: string): boolean => familyOf(cidr) === 4;

@@ -4,11 +4,13 @@
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
+import { readHostRpFilter } from '#agent/datapath/actual.ts';
 import type { KernelIo } from '#agent/datapath/kernel-io.ts';
+import { addressOf } from '#agent/datapath/cidr.ts';
 import { dumpChains, getGeneration } from '#agent/datapath/nft-objects.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { dumpAddresses } from '#agent/netlink/addr.ts';
-import { dumpLinks, linkFlag } from '#agent/netlink/link.ts';
+import { dumpLinks } from '#agent/netlink/link.ts';
 import { dumpNeighbours } from '#agent/netlink/neighbour.ts';
 import { dumpRoutes, prefixOf, routeTable } from '#agent/netlink/route.ts';
 
@@ -17,7 +19,6 @@ export interface LinkFact {
   readonly ifindex: number;
   readonly mac: string;
   readonly mtuBytes: number;
-  readonly up: boolean;
   /** Of a VXLAN device. */
   readonly vxlan: { readonly port: number; readonly vni: number } | undefined;
   /** With prefix length. */
@@ -27,7 +28,6 @@ export interface LinkFact {
 export interface RouteFact {
   readonly dst: string;
   readonly ifname: string;
-  readonly protocol: number;
 }
 
 /** A UDP socket of a program on the overlay's port. */
@@ -100,7 +100,7 @@ async function footprintOf(io: KernelIo): Promise<string | undefined> {
   try {
     const [[generation]] = io.netfilter.batchOrThrow([getGeneration()]);
     const dumps = [dumpLinks(), dumpAddresses(), dumpRoutes({ table: routeTable.main })];
-    return [await io.route.digest(dumps), generation?.id, filterOfAll(io)].join(' ');
+    return [await io.route.digest(dumps), generation?.id, readHostRpFilter(io)].join(' ');
   } catch {
     return undefined;
   }
@@ -111,14 +111,13 @@ async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Pro
   const addresses = await io.route.dumpAsync(dumpAddresses());
   const routes = await io.route.dumpAsync(dumpRoutes({ table: routeTable.main }));
   const names = new Map(links.map((link) => [link.ifiIndex, link.ifname ?? '']));
-  const all = filterOfAll(io);
+  const all = readHostRpFilter(io);
   return {
     links: links.map((link) => ({
       ifname: link.ifname ?? '',
       ifindex: link.ifiIndex,
       mac: link.address ?? '',
       mtuBytes: link.mtu ?? 0,
-      up: (link.ifiFlags & linkFlag.up) !== 0,
       vxlan:
         link.linkinfo?.kind === 'vxlan'
           ? { port: link.linkinfo.data?.port ?? 0, vni: link.linkinfo.data?.id ?? 0 }
@@ -133,7 +132,6 @@ async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Pro
       .map((route) => ({
         dst: prefixOf(route),
         ifname: names.get(route.oif ?? 0) ?? '',
-        protocol: route.rtmProtocol,
       })),
     chains: (await io.netfilter.dumpAsync(dumpChains())).map(({ name }) => name ?? ''),
     rpFilter: new Map(
@@ -142,8 +140,9 @@ async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Pro
   };
 }
 
-function filterOfAll(io: KernelIo): number {
-  return Number(io.readSysctl('net/ipv4/conf/all/rp_filter') ?? 0);
+/** The link that has the address. */
+export function linkWith(links: readonly LinkFact[], address: string | undefined): LinkFact | undefined {
+  return links.find(({ cidrs }) => cidrs.some((cidr) => addressOf(cidr) === address));
 }
 
 /** Of the link that has the address: the overlay's are thousands, and our own. */
@@ -152,7 +151,7 @@ async function neighboursOn(
   links: readonly LinkFact[],
   address: string | undefined,
 ): Promise<HostFacts['neighbours']> {
-  const link = links.find(({ cidrs }) => cidrs.some((cidr) => cidr.split('/')[0] === address));
+  const link = linkWith(links, address);
   if (link === undefined) return [];
   const found = await io.route.dumpAsync(dumpNeighbours({ ifindex: link.ifindex }));
   return found.flatMap(({ ndmIfindex, dst, lladdr }) =>

@@ -50,6 +50,11 @@ export const linkFlag = {
   lowerUp: 0x10000,
 } as const;
 
+/** Whether the link is switched on (IFF_UP). */
+export function isUp({ ifiFlags }: { readonly ifiFlags: number }): boolean {
+  return (ifiFlags & linkFlag.up) !== 0;
+}
+
 /** IFLA_EXT_MASK bits. */
 export const linkExtMask = { vf: 1, brvlan: 2, skipStats: 8 } as const;
 

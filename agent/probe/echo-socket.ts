@@ -5,8 +5,7 @@ import { nativeAddon } from '#agent/native/addon.ts';
 import type { NativeAddon } from '#agent/native/addon.ts';
 import { readIp } from '#agent/netlink/ip-text.ts';
 import { fromNative } from '#agent/netlink/netlink-error.ts';
-
-export type Family = 4 | 6;
+import { type Family, familyOf } from '#ipam-peer/address.ts';
 
 export interface Echo {
   readonly to: string;
@@ -27,8 +26,6 @@ export interface Arrival {
   readonly ifindex: number;
   /** From the sender's clock to this one's: a round trip only where both are this host (replies). Milliseconds. */
   readonly tookMs: number;
-  /** When it came, on the scale of Date.now(). */
-  readonly atMs: number;
 }
 
 /** First bytes of a probe's payload: other programs' echoes are none of ours. */
@@ -56,7 +53,6 @@ export function readArrivals(bytes: Buffer, family: Family): readonly Arrival[] 
       const arrivedNs = bytes.readBigUInt64LE(at + 8);
       arrivals.push({
         ifindex: bytes.readUInt32LE(at + 4),
-        atMs: Number(arrivedNs / 1000n) / 1000,
         tookMs: Number(arrivedNs - bytes.readBigUInt64LE(at + 16)) / 1e6,
         source: readIp(bytes, at + 24, at + 24 + (family === 4 ? 4 : 16)) ?? '',
         id: bytes.readUInt16LE(at + 40),
@@ -136,10 +132,6 @@ export class EchoSocket implements Disposable {
 
 /** EAFNOSUPPORT. */
 const errnoOfFamily = 97;
-
-function familyOf(address: string): Family {
-  return address.includes(':') ? 6 : 4;
-}
 
 function guarded<Result>(call: () => Result): Result {
   try {

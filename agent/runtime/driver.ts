@@ -1,6 +1,7 @@
 // Drives the pure core: feeds it events one at a time and executes the effects of each, in order, before the next. `persist`
 // is a synchronous commit, so whatever follows it really comes after it; registry requests are sent and their answers come back
 // as events. When a commit fails, nothing after it happens: the core is made anew from what is durable, as after a crash.
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { PeerNode } from '#agent/discovery/discovery.ts';
 import { WeftError, toWeftError } from '#agent/errors.ts';
 import type { Registry, WatchEvent } from '#agent/registry/registry.ts';
@@ -366,15 +367,7 @@ const watchPauseMs = 1000;
 /** A start brings one change for each of perhaps thousands of peers. */
 const notifyEveryMs = 20;
 
+/** Ends early by the signal. */
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-    function done(): void {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    }
-    if (signal.aborted) done();
-  });
+  await sleep(ms, undefined, { signal }).catch(() => undefined);
 }
