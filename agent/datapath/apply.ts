@@ -1,25 +1,29 @@
 // Executes a list of operations in order: the one module, besides pod-link.ts for single pods, that writes. Runs of
 // rtnetlink messages go out as one batch, runs of set elements as one transaction. What the kernel refuses is returned
 // with its words and does not stop the rest; removing what is gone already is success.
-import { addressFlag, delAddress, newAddress, scope } from '#agent/netlink/addr.ts';
+//
+// Of thousands (peers) the kernel works on some while the next are written:
+//
+//   here            elements | messages 1 | messages 2 | messages 3 | …
+//   pool thread              └─ messages 1 ─┴─ messages 2 ─┴─ …
+//   another                  └─ elements
+//
+// Elements say what may come in and messages where packets go, so neither waits for the other; elements that go wait for everything before.
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
-import { delLink, getLink, linkFlag, newLink, setLink } from '#agent/netlink/link.ts';
+import { delLink, getLink, newLink, setLink } from '#agent/netlink/link.ts';
 import type { LinkRequest } from '#agent/netlink/link.ts';
-import type { CreateOptions, NetlinkRequest } from '#agent/netlink/message.ts';
-import { delFdb, delNeighbour } from '#agent/netlink/neighbour.ts';
+import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
-import { delNexthop } from '#agent/netlink/nexthop.ts';
-import { addNexthop, putFdb, putNeighbour, putPeerRoute } from '#agent/netlink/peer-writes.ts';
-import { delRoute, newRoute, routeFlag, routeTo, routeType } from '#agent/netlink/route.ts';
-import type { RouteRequest } from '#agent/netlink/route.ts';
+import type { NetlinkReply } from '#agent/netlink/reply.ts';
 import { toWeftError } from '#agent/errors.ts';
 
-import { applyBridge, isBridgeOperation, newPortEntry, portEntry } from './bridge-io.ts';
-import { addressOf, familyOf, prefixLengthOf } from './cidr.ts';
-import { addElements, loadFirewall, removeElements } from './firewall.ts';
+import { applyBridge, isBridgeOperation } from './bridge-io.ts';
+import { familyOf } from './cidr.ts';
+import { addElements, addElementsAsync, loadFirewall, removeElements, removeElementsAsync } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { liveIndexOf } from './link-io.ts';
-import type { ActualRoute, LinkAddress, MessageOperation, Operation, OverlayLink, Route } from './objects.ts';
+import { MessageRequests, upWithArp } from './message-requests.ts';
+import type { MessageOperation, Operation, OverlayLink } from './objects.ts';
 import type { ElementRef } from './set-shapes.ts';
 import type { DatapathSettings } from './settings.ts';
 
@@ -29,8 +33,6 @@ export interface Refusal {
   /** The kernel's errno where it was one message that it refused. */
   readonly errno?: number;
 }
-
-const upWithArp = { ifiFlags: linkFlag.up, ifiChange: linkFlag.up | linkFlag.noarp } as const;
 
 /** Without these a new pod would not work; any other refusal is a finding. */
 const essential: ReadonlySet<Operation['kind']> = new Set([
@@ -54,8 +56,10 @@ export function isEssential({ operation }: Refusal): boolean {
   return essential.has(operation.kind);
 }
 
-/** Beyond this many messages a batch runs on a pool thread. */
-const synchronousMessages = 200;
+/** Beyond this many messages or elements they are written on a pool thread. */
+const mostSynchronous = 200;
+/** Messages that are written to the kernel at once: one exchange. */
+const messagesAtOnce = 2500;
 
 /** "Gone already" in the kernel's many words. */
 const absent: ReadonlySet<number> = new Set([errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL]);
@@ -104,11 +108,28 @@ export async function applyOperations(
   ifindexes: ReadonlyMap<string, number>,
   signal?: AbortSignal,
 ): Promise<readonly Refusal[]> {
+  return await applyParts(io, settings, [operations], ifindexes, signal);
+}
+
+/** The same of parts that do not depend on each other: each is asked for while the kernel works on the one before. */
+export async function applyParts(
+  io: KernelIo,
+  settings: DatapathSettings,
+  parts: Iterable<readonly Operation[]>,
+  ifindexes: ReadonlyMap<string, number>,
+  signal?: AbortSignal,
+): Promise<readonly Refusal[]> {
   const applier = new Applier(io, settings, new Map(ifindexes), signal);
-  for (let from = 0, to = 0; from < operations.length; from = to) {
-    const group = groups[(operations[from] as Operation).kind];
-    for (let next = operations[to]; next && groups[next.kind] === group; next = operations[to]) to++;
-    await applier.run(group, operations.slice(from, to));
+  try {
+    for (const operations of parts) {
+      for (let from = 0, to = 0; from < operations.length; from = to) {
+        const group = groups[(operations[from] as Operation).kind];
+        for (let next = operations[to]; next && groups[next.kind] === group; next = operations[to]) to++;
+        await applier.run(group, operations.slice(from, to));
+      }
+    }
+  } finally {
+    await applier.settled();
   }
   return applier.refusals;
 }
@@ -119,6 +140,11 @@ class Applier {
   readonly #settings: DatapathSettings;
   readonly #ifindexes: Map<string, number>;
   readonly #signal: AbortSignal | undefined;
+  readonly #requests: MessageRequests;
+  /** What the kernel is at work on. Where it is idle the next write is made at once: nobody else runs in between. */
+  #isIdle = true;
+  #sent: Promise<void> = Promise.resolve();
+  #elements: Promise<void> = Promise.resolve();
 
   constructor(
     io: KernelIo,
@@ -130,15 +156,37 @@ class Applier {
     this.#settings = settings;
     this.#ifindexes = ifindexes;
     this.#signal = signal;
+    this.#requests = new MessageRequests(settings, ifindexes);
+  }
+
+  /** Everything has been written. */
+  async settled(): Promise<void> {
+    await this.#written();
+    this.#isIdle = true;
+  }
+
+  #written(): Promise<unknown> {
+    return Promise.all([this.#sent, this.#elements]);
   }
 
   async run(group: Group, operations: readonly Operation[]): Promise<void> {
+    if (operations.length > mostSynchronous && group === 'messages') {
+      for (let from = 0; from < operations.length; from += messagesAtOnce) {
+        await this.#sendMessages(operations.slice(from, from + messagesAtOnce).filter(isMessage));
+      }
+    } else if (operations.length > mostSynchronous && group === 'addElements') {
+      this.#writeElements(this.#elements, operations, addElementsAsync);
+    } else if (operations.length > mostSynchronous && group === 'delElements') {
+      this.#writeElements(this.#written(), operations, removeElementsAsync);
+    } else {
+      if (!this.#isIdle) await this.settled();
+      await this.#guarded(operations, () => this.#write(group, operations));
+    }
+  }
+
+  async #guarded(operations: readonly Operation[], work: () => Promise<void> | void): Promise<void> {
     try {
-      if (group === 'load') this.#load(operations);
-      else if (group === 'overlay') this.#overlay(operations);
-      else if (group === 'sysctls') this.#sysctls(operations);
-      else if (group === 'messages') await this.#messages(operations.filter(isMessage));
-      else this.#elements(group, operations);
+      await work();
     } catch (error) {
       this.#signal?.throwIfAborted();
       const number = error instanceof NetlinkError ? { errno: error.errno } : {};
@@ -147,20 +195,35 @@ class Applier {
     }
   }
 
+  #write(group: Group, operations: readonly Operation[]): void {
+    if (group === 'load') this.#load(operations);
+    else if (group === 'overlay') this.#overlay(operations);
+    else if (group === 'sysctls') this.#sysctls(operations);
+    else if (group === 'messages') this.#messages(operations.filter(isMessage));
+    else {
+      const write = group === 'addElements' ? addElements : removeElements;
+      write(this.#io, this.#settings.nftTable, elementsOf(operations), liveIndexOf(this.#io));
+    }
+  }
+
+  #writeElements(
+    after: Promise<unknown>,
+    operations: readonly Operation[],
+    write: typeof addElementsAsync | typeof removeElementsAsync,
+  ): void {
+    const work = (): Promise<void> =>
+      write(this.#io, this.#settings.nftTable, elementsOf(operations), liveIndexOf(this.#io), this.#signal);
+    this.#elements = after.then(() => this.#guarded(operations, work));
+    this.#isIdle = false;
+    this.#elements.catch(() => undefined); // told of by `settled`
+  }
+
   /** Synchronous: an attach in between would lose its elements. */
   #load(operations: readonly Operation[]): void {
     for (const operation of operations) {
       if (operation.kind !== 'loadFirewall') continue;
       loadFirewall(this.#io, this.#settings.nftTable, operation, liveIndexOf(this.#io));
     }
-  }
-
-  #elements(group: 'addElements' | 'delElements', operations: readonly Operation[]): void {
-    const elements = operations.flatMap((operation): ElementRef[] =>
-      operation.kind === 'addElement' || operation.kind === 'delElement' ? [operation] : [],
-    );
-    const write = group === 'addElements' ? addElements : removeElements;
-    write(this.#io, this.#settings.nftTable, elements, liveIndexOf(this.#io));
   }
 
   #sysctls(operations: readonly Operation[]): void {
@@ -212,11 +275,29 @@ class Applier {
     if (found) this.#ifindexes.set(ifname, found.ifiIndex);
   }
 
-  async #messages(operations: readonly MessageOperation[]): Promise<void> {
+  #messages(operations: readonly MessageOperation[]): void {
+    const { sent, requests } = this.#requested(operations);
+    this.#noteReplies(sent, this.#io.route.batch(requests));
+  }
+
+  /** Writes them down, waits until the kernel is done with those before, and sends them. */
+  async #sendMessages(operations: readonly MessageOperation[]): Promise<void> {
+    const { sent, requests } = this.#requested(operations);
+    const send = this.#io.route.prepare(requests);
+    if (!this.#isIdle) await this.#sent;
+    this.#isIdle = false;
+    this.#sent = this.#guarded(sent, async () => this.#noteReplies(sent, await send(this.#signal)));
+    this.#sent.catch(() => undefined); // told of by `settled`
+  }
+
+  #requested(operations: readonly MessageOperation[]): {
+    readonly sent: readonly MessageOperation[];
+    readonly requests: readonly NetlinkRequest<unknown>[];
+  } {
     const sent: MessageOperation[] = [];
     const requests: NetlinkRequest<unknown>[] = [];
     for (const operation of operations) {
-      const request = this.#request(operation);
+      const request = this.#requests.of(operation);
       if (request === undefined) {
         this.refusals.push({ operation, reason: 'its link is gone' });
         continue;
@@ -224,116 +305,22 @@ class Applier {
       sent.push(operation);
       requests.push(request);
     }
-    const replies =
-      requests.length > synchronousMessages
-        ? await this.#io.route.batchAsync(requests, this.#signal)
-        : this.#io.route.batch(requests);
-    replies.forEach((reply, index) => {
+    return { sent, requests };
+  }
+
+  #noteReplies(sent: readonly MessageOperation[], replies: readonly NetlinkReply<unknown>[]): void {
+    for (const [index, reply] of replies.entries()) {
       const operation = sent[index];
-      if (reply.ok || !operation || isGone(operation, reply.error)) return;
+      if (reply.ok || !operation || isGone(operation, reply.error)) continue;
       this.refusals.push({ operation, reason: reply.error.message, errno: reply.error.errno });
-    });
-  }
-
-  #request(operation: MessageOperation): NetlinkRequest<unknown> | undefined {
-    const overlay = this.#ifindexes.get(this.#settings.overlayDevice);
-    switch (operation.kind) {
-      case 'setPodLink': {
-        const { ifname, alias, hostMac, routeLocalnet } = operation.link;
-        return setLink({
-          ifname,
-          ...(operation.setMac ? { address: hostMac } : {}),
-          ifalias: alias,
-          ...upWithArp,
-          ...(operation.link.bridge === undefined ? { master: 0 } : {}),
-          afSpec: { inet: { conf: { forwarding: 1, routeLocalnet: routeLocalnet ? 1 : 0 } } },
-        });
-      }
-      case 'doomPodLink':
-        return setLink({ ifname: operation.ifname, group: this.#settings.doomedGroup });
-      case 'addAddress':
-      case 'delAddress':
-        return addressRequest(operation.kind, operation.address, this.#ifindexes.get(operation.address.ifname));
-      case 'putPortEntry':
-      case 'delPortEntry': {
-        const { ifname, mac } = operation.portEntry;
-        const port = this.#ifindexes.get(ifname);
-        if (port === undefined) return undefined;
-        return operation.kind === 'putPortEntry' ? newPortEntry(port, mac) : delFdb(portEntry(port, mac));
-      }
-      case 'putFdb':
-      case 'delFdb': {
-        if (overlay === undefined) return undefined;
-        const { mac, underlayAddress } = operation.entry;
-        if (operation.kind === 'putFdb') return putFdb(overlay, mac, underlayAddress);
-        // Without its destination: all that there is about the MAC.
-        return delFdb({ ndmIfindex: overlay, lladdr: mac });
-      }
-      case 'putNeighbour':
-      case 'delNeighbour': {
-        if (overlay === undefined) return undefined;
-        const { address, mac } = operation.neighbour;
-        if (operation.kind === 'delNeighbour') return delNeighbour({ ndmIfindex: overlay, dst: address });
-        return putNeighbour(overlay, address, mac);
-      }
-      case 'freeNeighbour': {
-        const ndmIfindex = this.#ifindexes.get(operation.ifname);
-        return ndmIfindex === undefined ? undefined : delNeighbour({ ndmIfindex, dst: operation.address });
-      }
-      case 'addNexthop': {
-        const [gateway = '', link] = (operation.gateway ?? '').split('%');
-        const oif = link === undefined ? overlay : this.#ifindexes.get(link);
-        if (oif === undefined || gateway === '') return undefined;
-        // On the underlay link the kernel makes sure that the peer is there; on the overlay nothing would tell it so.
-        const flags = link === undefined ? routeFlag.onlink : 0;
-        return addNexthop({ id: operation.id, oif, gateway, protocol: this.#settings.routeProtocol, flags });
-      }
-      case 'delNexthop':
-        return delNexthop(operation.id);
-      case 'putRoute':
-        return this.#putRoute(operation.route, operation.nexthopId, { replace: operation.replaces });
-      case 'delRoute':
-        return this.#delRoute(operation.route);
-      default:
-        return operation satisfies never;
     }
   }
+}
 
-  #putRoute(route: Route, nexthopId: number | undefined, options: CreateOptions): NetlinkRequest<unknown> | undefined {
-    const { dst, metric: priority, target } = route;
-    const protocol = this.#settings.routeProtocol;
-    if (target.kind === 'peer') {
-      if (nexthopId === undefined) return undefined;
-      const { prefsrc } = target;
-      return putPeerRoute({ dst, nhId: nexthopId, prefsrc, priority, protocol }, options.replace === true);
-    }
-    const common: RouteRequest = {
-      ...routeTo(dst),
-      rtmProtocol: protocol,
-      ...(priority > 0 ? { priority } : {}),
-    };
-    if (target.kind === 'unreachable') {
-      return newRoute({ ...common, rtmType: routeType.unreachable }, options);
-    }
-    const oif = this.#ifindexes.get(target.ifname);
-    if (oif === undefined) return undefined;
-    const { prefsrc } = target;
-    return newRoute({ ...common, oif, ...(prefsrc === undefined ? {} : { prefsrc }) }, options);
-  }
-
-  #delRoute(route: ActualRoute): NetlinkRequest<unknown> {
-    const { target } = route;
-    const oif = target.kind === 'link' ? this.#ifindexes.get(target.ifname) : undefined;
-    return delRoute({
-      ...routeTo(route.dst),
-      rtmProtocol: this.#settings.routeProtocol,
-      table: route.table,
-      ...(route.metric > 0 ? { priority: route.metric } : {}),
-      ...(target.kind === 'nexthop' ? { nhId: target.id } : {}),
-      ...(oif === undefined ? {} : { oif }),
-      ...(target.kind === 'unreachable' ? { rtmType: routeType.unreachable } : {}),
-    });
-  }
+function elementsOf(operations: readonly Operation[]): readonly ElementRef[] {
+  return operations.flatMap((operation): ElementRef[] =>
+    operation.kind === 'addElement' || operation.kind === 'delElement' ? [operation] : [],
+  );
 }
 
 function isGone(operation: Operation, error: NetlinkError): boolean {
@@ -351,21 +338,4 @@ function overlayRequest(link: OverlayLink): LinkRequest {
     // No underlay device is named: the routing table decides, and the overlay does not vanish with that link.
     linkinfo: { kind: 'vxlan', data: { id: link.vni, port: link.port, learning: false, ...local } },
   };
-}
-
-function addressRequest(
-  kind: 'addAddress' | 'delAddress',
-  address: LinkAddress,
-  ifindex: number | undefined,
-): NetlinkRequest<unknown> | undefined {
-  if (ifindex === undefined) return undefined;
-  const request = {
-    ifaIndex: ifindex,
-    local: addressOf(address.cidr),
-    ifaPrefixlen: prefixLengthOf(address.cidr),
-    ifaScope: address.linkScope ? scope.link : scope.universe,
-    // Nobody else can have it, and until a duplicate has been looked for it could not be a source.
-    ...(address.cidr.includes(':') ? { ifaFlags: addressFlag.nodad } : {}),
-  };
-  return kind === 'addAddress' ? newAddress(request) : delAddress(request);
 }

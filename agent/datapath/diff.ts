@@ -331,10 +331,10 @@ function assignNexthops(desired: DesiredState, actual: ActualState, halves: Halv
   const ids = new Map<string, number>();
   if (!desired.overlay) return ids;
   const wanted = new Set(desired.nexthops);
-  const taken = new Set(actual.foreignNexthopIds);
+  const own = new Set<number>();
   const stale: ActualNexthop[] = [];
   for (const nexthop of actual.nexthops) {
-    taken.add(nexthop.id);
+    own.add(nexthop.id);
     const { gateway } = nexthop;
     if (gateway !== undefined && wanted.has(gateway) && !ids.has(gateway)) ids.set(gateway, nexthop.id);
     else stale.push(nexthop);
@@ -342,10 +342,10 @@ function assignNexthops(desired: DesiredState, actual: ActualState, halves: Halv
   let next = firstNexthopId;
   for (const gateway of wanted) {
     if (ids.has(gateway)) continue;
-    while (taken.has(next)) next++;
-    taken.add(next);
+    while (own.has(next) || actual.foreignNexthopIds.has(next)) next++;
     ids.set(gateway, next);
     halves.add.push({ kind: 'addNexthop', id: next, gateway });
+    next++;
   }
   for (const { id, gateway } of stale) halves.remove.push({ kind: 'delNexthop', id, gateway });
   return ids;

@@ -35,7 +35,8 @@ export class Expected {
   /** Gateway of each nexthop of ours, and the id of each gateway. */
   readonly gateways: Map<number, string | undefined>;
   readonly nexthopIds: Map<string, number>;
-  readonly foreignNexthopIds: ReadonlySet<number>;
+  /** Every id that is in use, by others too. */
+  readonly takenNexthopIds: Set<number>;
   /** MAC by address, and underlay address by MAC, on the overlay device. */
   readonly neighbours: Map<string, string>;
   readonly fdb: Map<string, string>;
@@ -49,8 +50,8 @@ export class Expected {
     for (const route of state.routes) this.#putRoute(route);
     this.gateways = new Map();
     this.nexthopIds = new Map();
+    this.takenNexthopIds = new Set(state.foreignNexthopIds);
     for (const { id, gateway } of state.nexthops) this.#putNexthop(id, gateway);
-    this.foreignNexthopIds = state.foreignNexthopIds;
     this.neighbours = new Map();
     for (const { address, mac, permanent } of state.neighbours) if (permanent) this.neighbours.set(address, mac);
     this.ports = new Map();
@@ -162,6 +163,7 @@ export class Expected {
         break;
       case 'delNexthop':
         this.gateways.delete(operation.id);
+        this.takenNexthopIds.delete(operation.id);
         if (operation.gateway !== undefined && this.nexthopIds.get(operation.gateway) === operation.id) {
           this.nexthopIds.delete(operation.gateway);
         }
@@ -202,6 +204,7 @@ export class Expected {
 
   #putNexthop(id: number, gateway: string | undefined): void {
     this.gateways.set(id, gateway);
+    this.takenNexthopIds.add(id);
     if (gateway !== undefined) this.nexthopIds.set(gateway, id);
   }
 
@@ -210,6 +213,7 @@ export class Expected {
     for (const [id, gateway] of this.gateways) {
       if (gateway?.includes('%')) continue;
       this.gateways.delete(id);
+      this.takenNexthopIds.delete(id);
       if (gateway !== undefined) this.nexthopIds.delete(gateway);
     }
     this.neighbours.clear();

@@ -26,9 +26,37 @@ export function addElements(io: KernelIo, table: string, elements: readonly Elem
   if (requests.length > 0) io.netfilter.transaction(requests);
 }
 
+/** The same on a pool thread: thousands. */
+export async function addElementsAsync(
+  io: KernelIo,
+  table: string,
+  elements: readonly ElementRef[],
+  indexOf: IndexOf,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  await io.netfilter.transactionAsync(requestsFor('add', table, resolvedAll(elements, indexOf)), signal);
+}
+
 /** Removes elements; those that are not there are no error, those of links that are gone stay. Throws NetlinkError. */
 export function removeElements(io: KernelIo, table: string, elements: readonly ElementRef[], indexOf: IndexOf): void {
   removeResolved(io, table, resolvedAll(elements, indexOf));
+}
+
+/** The same on a pool thread: thousands. */
+export async function removeElementsAsync(
+  io: KernelIo,
+  table: string,
+  elements: readonly ElementRef[],
+  indexOf: IndexOf,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const found = resolvedAll(elements, indexOf);
+  try {
+    await io.netfilter.transactionAsync(requestsFor('del', table, found), signal);
+  } catch (error) {
+    if (!isAbsent(error)) throw error;
+    for (const element of found) removeResolved(io, table, [element]);
+  }
 }
 
 function removeResolved(io: KernelIo, table: string, elements: readonly ElementRef[]): void {
@@ -43,9 +71,10 @@ function removeResolved(io: KernelIo, table: string, elements: readonly ElementR
 }
 
 function resolvedAll(elements: readonly ElementRef[], indexOf: IndexOf): readonly ElementRef[] {
-  return elements.flatMap(({ set, key }) => {
-    const found = resolved(set, key, indexOf);
-    return found === undefined ? [] : [{ set, key: found }];
+  return elements.flatMap((element) => {
+    const found = resolved(element.set, element.key, indexOf);
+    if (found === element.key) return [element];
+    return found === undefined ? [] : [{ set: element.set, key: found }];
   });
 }
 

@@ -32,6 +32,7 @@ import type { DesiredState, Finding, Operation } from './objects.ts';
 import { bridgePort, podLinkPlan } from './pod-plan.ts';
 import { podLinkOf, Ports } from './ports.ts';
 import { peerOperations } from './peer-changes.ts';
+import { writePeers } from './peer-round.ts';
 import { PodFollower } from './pod-follow.ts';
 import { attachPodLink, detachPodLink, type PodLinkContext, type PodLinkPlan } from './pod-link.ts';
 import { restoreNames } from './names.ts';
@@ -350,16 +351,15 @@ class NodeDatapath implements KernelDatapath {
     const isSimple = overlayMode === 'vxlan' && (podLink === 'bridge' || this.#portNames.size === 0);
     if (!expected || !before || !reading || !isSimple || !this.#pods.isSettled) return false;
     const change = { before, after: view, findings: this.#findings, expected, ...this.#given(reading) };
-    const operations = peerOperations(change);
-    if (!operations) return false;
+    const parts = peerOperations(change);
+    if (!parts) return false;
     this.#applied = undefined;
-    expected.note(operations);
-    const refusals = await this.#apply(operations, reading, signal);
+    const common = { io: this.#io, settings: this.#settings, taken: this.#taken, signal };
+    const { written, isWhole } = await writePeers({ ...common, expected, facts: reading }, parts);
     this.#reconciles++;
-    this.#writes += operations.length;
-    if (refusals.length > 0) return false;
-    this.#applied = view;
-    return true;
+    this.#writes += written;
+    if (isWhole) this.#applied = view;
+    return isWhole;
   }
 
   /** From here to the first write nothing else runs, so names that an attach has touched are known. */

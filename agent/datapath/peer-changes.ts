@@ -36,22 +36,64 @@ export interface PeerChangeInput {
   readonly desiredOf: (view: IpamView) => DesiredState;
 }
 
-/** The writes for such a change; undefined as with planPeerChange. */
+/** More peers that all come, or all go, are planned in parts: the kernel is at work on one while the next is planned. */
+const mostInPart = 500;
+
+/**
+ * The writes for such a change, part by part, each planned once what the one before writes is noted in `expected`. Undefined as with
+ * planPeerChange: of the whole, or as the last part.
+ */
 export function peerOperations(
   input: Omit<PeerChangeInput, 'desiredOf'> & Omit<DesiredInput, 'view' | 'leases' | 'direct'>,
-): readonly Operation[] | undefined {
+  peersInPart: number = mostInPart,
+): Iterable<readonly Operation[] | undefined> | undefined {
   const desiredOf = (view: IpamView): DesiredState => desiredState({ ...input, view, leases: [], direct: noDirect });
-  const change = planPeerChange({ ...input, desiredOf });
+  const whole = { ...input, desiredOf };
+  const difference = simpleDifference(whole);
+  const parts = difference && partsOf(difference, peersInPart);
+  return parts?.values().map((part) => operationsOf(planPart(whole, part)));
+}
+
+function operationsOf(change: PeerChange | undefined): readonly Operation[] | undefined {
   return change && diff(change.desired, change.actual);
 }
 
 export function planPeerChange(input: PeerChangeInput): PeerChange | undefined {
-  const { before, after, expected, desiredOf } = input;
-  if (!sameButPeers(before, after) || input.findings.some(({ name }) => entangled.has(name))) return undefined;
+  const difference = simpleDifference(input);
+  return difference && planPart(input, difference);
+}
+
+interface Difference {
+  readonly self: PeerView;
+  readonly gone: readonly PeerView[];
+  readonly come: readonly PeerView[];
+}
+
+/** Undefined where more than other peers differ, or nothing: whoever asks then wants a comparison. */
+function simpleDifference({ before, after, findings }: PeerChangeInput): Difference | undefined {
+  if (!sameButPeers(before, after) || findings.some(({ name }) => entangled.has(name))) return undefined;
   const { gone, come } = differingPeers(before.peers, after.peers);
   const self = after.peers.find((peer) => peer.self);
-  // Nothing differs: whoever asks wants a comparison.
-  if (!self || gone.length + come.length === 0 || [...gone, ...come].some((peer) => peer.self)) return undefined;
+  const isOwn = gone.some((peer) => peer.self) || come.some((peer) => peer.self);
+  return self && gone.length + come.length > 0 && !isOwn ? { self, gone, come } : undefined;
+}
+
+/** What one peer loses another may get, and must not lose in between: only of nothing but new ones, or old ones, are parts independent. */
+function partsOf(difference: Difference, peersInPart: number): readonly Difference[] {
+  const { self, gone, come } = difference;
+  if (gone.length > 0 && come.length > 0) return [difference];
+  const parts: Difference[] = [];
+  for (let from = 0; from < gone.length + come.length; from += peersInPart) {
+    const to = from + peersInPart;
+    parts.push({ self, gone: gone.slice(from, to), come: come.slice(from, to) });
+  }
+  return parts;
+}
+
+function planPart(
+  { before, after, expected, desiredOf }: PeerChangeInput,
+  { self, gone, come }: Difference,
+): PeerChange | undefined {
   const old = desiredOf({ ...before, peers: [self, ...gone] });
   const desired = desiredOf({ ...after, peers: [self, ...come] });
   if (!old.overlay || desired.findings.some(({ name }) => entangled.has(name))) return undefined;
@@ -83,7 +125,8 @@ export function differingPeers(
   const shorter = Math.min(before.length, after.length);
   while (head < shorter && samePeer(before[head], after[head])) head++;
   let tail = 0;
-  while (tail < shorter - head && samePeer(before.at(-1 - tail), after.at(-1 - tail))) tail++;
+  const [beforeEnd, afterEnd] = [before.length - 1, after.length - 1];
+  while (tail < shorter - head && samePeer(before[beforeEnd - tail], after[afterEnd - tail])) tail++;
   const gone = new Map(before.slice(head, before.length - tail).map((peer) => [peer.name, peer]));
   const come = after.slice(head, after.length - tail).filter((peer) => {
     if (!samePeer(gone.get(peer.name), peer)) return true;
@@ -107,7 +150,10 @@ function samePeer(left: PeerView | undefined, right: PeerView | undefined): bool
 }
 
 function sameTexts(left: readonly string[], right: readonly string[]): boolean {
-  return left === right || (left.length === right.length && left.every((text, index) => text === right[index]));
+  if (left === right) return true;
+  if (left.length !== right.length) return false;
+  for (let at = 0; at < left.length; at++) if (left[at] !== right[at]) return false;
+  return true;
 }
 
 /** True where a new object's key belongs to a peer (or to this node) that is not among the changed ones. */
@@ -141,7 +187,7 @@ function asActual(old: DesiredState, overlay: OverlayLink, expected: Expected): 
     heldNeighbours: [],
     addresses: old.addresses,
     nexthops,
-    foreignNexthopIds: new Set([...expected.foreignNexthopIds, ...expected.gateways.keys()]),
+    foreignNexthopIds: expected.takenNexthopIds,
     routes,
     neighbours: old.neighbours.map((neighbour) => ({ ...neighbour, permanent: true })),
     fdb: old.fdb,

@@ -47,8 +47,17 @@ export const counterNames = [
   'pod_redirect',
 ] as const;
 
+/** Changes of peers ask for the same one again and again. */
+let last: { readonly key: string; readonly ruleset: Ruleset } | undefined;
+
 /** Renders the table without the elements of the moving sets. */
 export function renderRuleset(input: RulesetInput): Ruleset {
+  const key = JSON.stringify(input);
+  if (last?.key !== key) last = { key, ruleset: render(input) };
+  return last.ruleset;
+}
+
+function render(input: RulesetInput): Ruleset {
   const constants = {
     overlay4: input.overlayRanges.filter((cidr) => familyOf(cidr) === 4),
     overlay6: input.overlayRanges.filter((cidr) => familyOf(cidr) === 6),

@@ -107,18 +107,27 @@ export class NetlinkSocket implements Disposable {
     signal?: AbortSignal,
   ): Promise<RepliesOf<Requests>> {
     signal?.throwIfAborted();
-    const replies: NetlinkReply<unknown>[] = [];
-    if (requests.length === 0) return replies as RepliesOf<Requests>;
+    return await this.prepare(requests)(signal);
+  }
+
+  /** Writes requests down, to be sent later, once: as `batchAsync`. */
+  prepare<const Requests extends readonly NetlinkRequest<unknown>[]>(
+    requests: Requests,
+  ): (signal?: AbortSignal) => Promise<RepliesOf<Requests>> {
+    if (requests.length === 0) return () => Promise.resolve([] as unknown as RepliesOf<Requests>);
     const writer = new Writer(Math.min(poolChunk.bytes, requests.length * 64) + 1024);
     let chunk = this.#encode(requests, 0, writer, poolChunk);
-    for (let from = chunk.requests.length; ; from += chunk.requests.length) {
-      // The addon has a copy of the bytes: the next chunk is written while the kernel is at work on this one.
-      const exchange = this.#exchangeAsync(chunk);
-      const next = from < requests.length ? this.#encode(requests, from, writer, poolChunk) : undefined;
-      for (const reply of await abortable(exchange, signal)) replies.push(reply);
-      if (next === undefined) return replies as RepliesOf<Requests>;
-      chunk = next;
-    }
+    return async (signal) => {
+      const replies: NetlinkReply<unknown>[] = [];
+      for (let from = chunk.requests.length; ; from += chunk.requests.length) {
+        // The addon has a copy of the bytes: the next chunk is written while the kernel is at work on this one.
+        const exchange = this.#exchangeAsync(chunk);
+        const next = from < requests.length ? this.#encode(requests, from, writer, poolChunk) : undefined;
+        for (const reply of await abortable(exchange, signal)) replies.push(reply);
+        if (next === undefined) return replies as RepliesOf<Requests>;
+        chunk = next;
+      }
+    };
   }
 
   /** Like `batch`, but throws the first NetlinkError; the other requests were tried all the same. */
@@ -183,22 +192,31 @@ export class NetlinkSocket implements Disposable {
   /** One atomic nfnetlink batch for nftables: all requests or none. Throws the first NetlinkError. */
   transaction(requests: readonly NetlinkRequest<unknown>[]): void {
     if (requests.length === 0) return;
-    const framed = openTransaction(requests);
-    const firstSequence = this.#reserve(framed.length);
-    sharedWriter.length = 0;
-    framed.forEach((request, index) => {
-      const flags = index === framed.length - 2 ? request.flags | messageFlag.ack : request.flags;
-      writeMessage(sharedWriter, request, flags | messageFlag.request, firstSequence + index);
-    });
-    const collector = this.#send({
-      requests: framed,
-      firstSequence,
-      lastSequence: firstSequence + framed.length - 2,
-      terminalSequence: firstSequence,
-      writer: sharedWriter,
-    });
+    const collector = this.#send(this.#encodeTransaction(requests, sharedWriter));
     if (collector !== undefined) answersOrThrow(collector.replies());
     this.transactions += 1;
+  }
+
+  /** The same on a pool thread. */
+  async transactionAsync(requests: readonly NetlinkRequest<unknown>[], signal?: AbortSignal): Promise<void> {
+    if (requests.length === 0) return;
+    signal?.throwIfAborted();
+    const chunk = this.#encodeTransaction(requests, new Writer());
+    const reply = await abortable(this.#sendAsync(chunk), signal);
+    answersOrThrow(collected(chunk, reply, reply.length).replies());
+    this.transactions += 1;
+  }
+
+  #encodeTransaction(requests: readonly NetlinkRequest<unknown>[], writer: Writer): Chunk {
+    const framed = openTransaction(requests);
+    const firstSequence = this.#reserve(framed.length);
+    writer.length = 0;
+    framed.forEach((request, index) => {
+      const flags = index === framed.length - 2 ? request.flags | messageFlag.ack : request.flags;
+      writeMessage(writer, request, flags | messageFlag.request, firstSequence + index);
+    });
+    const lastSequence = firstSequence + framed.length - 2;
+    return { requests: framed, firstSequence, lastSequence, terminalSequence: firstSequence, writer };
   }
 
   [Symbol.dispose](): void {

@@ -6,7 +6,7 @@ import { desiredState } from '#agent/datapath/desired.ts';
 import { diff } from '#agent/datapath/diff.ts';
 import { noDirect } from '#agent/datapath/direct.ts';
 import { Expected } from '#agent/datapath/expected.ts';
-import { differingPeers, planPeerChange, sameRouting } from '#agent/datapath/peer-changes.ts';
+import { differingPeers, peerOperations, planPeerChange, sameRouting } from '#agent/datapath/peer-changes.ts';
 import type { PeerChange } from '#agent/datapath/peer-changes.ts';
 import type { ActualState } from '#agent/datapath/objects.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
@@ -28,6 +28,20 @@ const changes = fc.tuple(worlds, worlds, apart, apart).map(([first, other, befor
     underlays: after,
   },
 ]);
+
+/** The second has more peers, and what the first has stays. */
+const additions = fc
+  .tuple(worlds, apart, fc.array(fc.boolean(), { minLength: 5, maxLength: 5 }))
+  .map(([world, underlays, later]): readonly [World, World] => {
+    const second = { ...world, underlays };
+    return [{ ...second, underlays: underlays.map((address, index) => (later[index] ? nobody : address)) }, second];
+  });
+/** Of a peer without an address; viewOf of worlds.ts. */
+const nobody = 9;
+
+function withoutNobody(view: IpamView): IpamView {
+  return { ...view, peers: view.peers.filter(({ underlayAddress }) => underlayAddress !== undefined) };
+}
 
 function changeOf(first: World, second: World, state: ActualState): PeerChange | undefined {
   return planPeerChange({
@@ -100,6 +114,78 @@ describe('planPeerChange', { timeout: 60_000 }, () => {
       }),
       { numRuns: 40 },
     );
+  });
+
+  it('of peers that only come or only go is written part by part, to the same end', () => {
+    let parts = 0;
+    fc.assert(
+      fc.property(additions, fc.boolean(), fc.integer({ min: 1, max: 3 }), ([fewer, more], comes, peersInPart) => {
+        const [first, second] = comes ? [fewer, more] : [more, fewer];
+        const start = settle(withPods(emptyKernel, first), wanted(first));
+        const expected = new Expected(start);
+        const changes = peerOperations(
+          {
+            before: withoutNobody(viewOf(first)),
+            after: withoutNobody(viewOf(second)),
+            findings: [],
+            expected,
+            settings: defaultDatapathSettings,
+            underlayMtuBytes: first.mtu,
+            hostRpFilter: 0,
+            underlayIfindex: 2,
+            ipv6: first.ipv6,
+            ports: new Set(),
+          },
+          peersInPart,
+        );
+        let end = start;
+        for (const operations of changes ?? []) {
+          expect(operations).toBeDefined();
+          expected.note(operations ?? []);
+          end = (operations ?? []).reduce(applyToModel, end);
+          parts++;
+        }
+        expect(diff(wanted(second), end)).toEqual([]);
+      }),
+      { numRuns: 60 },
+    );
+    expect(parts).toBeGreaterThan(60);
+  });
+
+  it('ends at the part with a peer that has what one of an earlier part has', () => {
+    const world: World = {
+      overlay: '10.32.0.1',
+      mtu: 1500,
+      ipv6: true,
+      dual: false,
+      underlay6: false,
+      owners: [1, 2, 3],
+      underlays: [2, 3, 2, nobody, nobody],
+      pods: [],
+    };
+    const first = { ...world, underlays: world.underlays.map(() => nobody) };
+    const expected = new Expected(settle(emptyKernel, wanted(first)));
+    const changes = peerOperations(
+      {
+        before: withoutNobody(viewOf(first)),
+        after: withoutNobody(viewOf(world)),
+        findings: [],
+        expected,
+        settings: defaultDatapathSettings,
+        underlayMtuBytes: 1500,
+        hostRpFilter: 0,
+        underlayIfindex: 2,
+        ipv6: true,
+        ports: new Set(),
+      },
+      2,
+    );
+    const kinds: (number | undefined)[] = [];
+    for (const operations of changes ?? []) {
+      expected.note(operations ?? []);
+      kinds.push(operations?.length);
+    }
+    expect(kinds).toEqual([10, undefined]);
   });
 
   it('leaves a conflict between peers, an unchanged view and a changed pool to a full round', () => {
