@@ -19,7 +19,7 @@ import { toWeftError } from '#agent/errors.ts';
 
 import { applyBridge, isBridgeOperation } from './bridge-io.ts';
 import { familyOf } from './cidr.ts';
-import { addElements, addElementsAsync, loadFirewall, removeElements, removeElementsAsync } from './firewall.ts';
+import { addElementsAsync, loadFirewall, removeElementsAsync, replaceElements } from './firewall.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { liveIndexOf } from './link-io.ts';
 import { MessageRequests, upWithArp } from './message-requests.ts';
@@ -64,7 +64,7 @@ const messagesAtOnce = 2500;
 /** "Gone already" in the kernel's many words. */
 const absent: ReadonlySet<number> = new Set([errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL]);
 
-type Group = 'load' | 'addElements' | 'delElements' | 'overlay' | 'messages' | 'sysctls';
+type Group = 'load' | 'addElements' | 'delElements' | 'replaceElements' | 'overlay' | 'messages' | 'sysctls';
 
 const groups: Readonly<Record<Operation['kind'], Group>> = {
   loadFirewall: 'load',
@@ -123,8 +123,12 @@ export async function applyParts(
   try {
     for (const operations of parts) {
       for (let from = 0, to = 0; from < operations.length; from = to) {
-        const group = groups[(operations[from] as Operation).kind];
-        for (let next = operations[to]; next && groups[next.kind] === group; next = operations[to]) to++;
+        let group = groups[(operations[from] as Operation).kind];
+        to = endOfGroup(operations, from);
+        if (group === 'delElements' && operations[to]?.kind === 'addElement') {
+          group = 'replaceElements';
+          to = endOfGroup(operations, to);
+        }
         await applier.run(group, operations.slice(from, to));
       }
     }
@@ -132,6 +136,13 @@ export async function applyParts(
     await applier.settled();
   }
   return applier.refusals;
+}
+
+function endOfGroup(operations: readonly Operation[], from: number): number {
+  const group = groups[(operations[from] as Operation).kind];
+  let to = from + 1;
+  for (let next = operations[to]; next && groups[next.kind] === group; next = operations[to]) to++;
+  return to;
 }
 
 class Applier {
@@ -201,8 +212,11 @@ class Applier {
     else if (group === 'sysctls') this.#sysctls(operations);
     else if (group === 'messages') this.#messages(operations.filter(isMessage));
     else {
-      const write = group === 'addElements' ? addElements : removeElements;
-      write(this.#io, this.#settings.nftTable, elementsOf(operations), liveIndexOf(this.#io));
+      const [table, indexOf] = [this.#settings.nftTable, liveIndexOf(this.#io)];
+      const [gone, come] = (['delElement', 'addElement'] as const).map((kind) =>
+        elementsOf(operations.filter((operation) => operation.kind === kind)),
+      );
+      replaceElements(this.#io, table, gone ?? [], come ?? [], indexOf);
     }
   }
 

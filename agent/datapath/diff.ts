@@ -3,7 +3,7 @@
 // Order: what lets traffic through comes first (firewall elements, links, addresses, FDB, neighbours, nexthops, routes),
 // what takes away comes last and in the opposite order, so that a peer or pod that is wanted before and after is never
 // without its path. A nexthop is removed only after the routes that used it, because the kernel removes those with it.
-import { addressOf } from './cidr.ts';
+import { addressOf, cidrContains } from './cidr.ts';
 import type {
   ActualBridge,
   ActualNeighbour,
@@ -21,7 +21,7 @@ import type {
 } from './objects.ts';
 import { mainRouteKey, routeKey } from './objects.ts';
 import { hasBridgeTable } from './ruleset.ts';
-import { keyOf, setNames } from './set-shapes.ts';
+import { keyOf, setNames, shapeOf } from './set-shapes.ts';
 import type { SetElements, SetName } from './set-shapes.ts';
 
 /** First id tried for a new nexthop object: away from the small numbers that people use by hand. */
@@ -88,10 +88,26 @@ function elementOperations(
 ): void {
   const missing = found.size === 0 ? wanted : wanted.difference(found);
   const stale = found.size === 0 ? found : found.difference(wanted);
-  // Of a map's elements with one key only one can be there: what leads elsewhere goes first.
-  const keys = stale.size === 0 ? undefined : new Set(Array.from(missing, keyOf));
-  for (const key of stale) (keys?.has(keyOf(key)) ? halves.add : halves.remove).push({ kind: 'delElement', set, key });
+  // What the kernel would not have both of goes first: apply.ts writes these and those after them in one transaction.
+  const isInTheWay = stale.size === 0 ? undefined : obstructing(set, missing);
+  for (const key of stale) (isInTheWay?.(key) ? halves.add : halves.remove).push({ kind: 'delElement', set, key });
   for (const key of missing) halves.add.push({ kind: 'addElement', set, key });
+}
+
+/** Of a map's elements with one key only one can be there, of intervals none that covers another. */
+function obstructing(set: SetName, missing: ReadonlySet<string>): (key: string) => boolean {
+  if (!shapeOf(set).interval) {
+    const keys = new Set(Array.from(missing, keyOf));
+    return (key) => keys.has(keyOf(key));
+  }
+  const blocks = Map.groupBy(missing, (key) => key.slice(0, key.indexOf(' ')));
+  const blockOf = (key: string): string => key.slice(key.lastIndexOf(' ') + 1);
+  return (key) =>
+    blocks.get(key.slice(0, key.indexOf(' ')))?.some((other) => overlaps(blockOf(key), blockOf(other))) === true;
+}
+
+function overlaps(left: string, right: string): boolean {
+  return cidrContains(left, right) || cidrContains(right, left);
 }
 
 function overlayOperations(

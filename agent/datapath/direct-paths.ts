@@ -1,9 +1,11 @@
 // The moving part of direct routes: which link address each peer has, which peers the probes have proven, which the kernel
 // refuses. A new agent begins with what the kernel holds, so that nothing switches because of a restart.
-import { newNeighbour, neighbourFlag, neighbourState } from '#agent/netlink/neighbour.ts';
+//
+// What planning was told last is kept as one value: a round that changes peers alone plans the difference to what it is told now.
+import { getNeighbour, newNeighbour, neighbourFlag, neighbourState } from '#agent/netlink/neighbour.ts';
 import type { IpamView } from '#agent/runtime/ipam.ts';
 
-import type { KernelReading } from './actual.ts';
+import type { KernelReading, Underlay } from './actual.ts';
 import type { Refusal } from './apply.ts';
 import { directInKernel, isOnLink, linkAddresses, noDirect } from './direct.ts';
 import type { DirectInput } from './direct.ts';
@@ -17,9 +19,13 @@ export class DirectPaths {
   readonly #io: KernelIo;
   readonly #mode: DatapathSettings['overlayMode'];
   #macs: ReadonlyMap<string, string> = new Map();
+  /** Those that notifications have told of since the last reading began: it may have been too early for them. */
+  readonly #heard = new Map<string, string>();
   #proven: ReadonlySet<string> | undefined;
   /** Underlay addresses that the kernel takes for no neighbours, by the link's name. */
   readonly #refused = new Map<string, string>();
+  #link: Pick<Underlay, 'ifname' | 'ifindex' | 'up' | 'cidrs'> | undefined;
+  #now: DirectInput | undefined;
 
   constructor(io: KernelIo, settings: Pick<DatapathSettings, 'overlayMode'>) {
     this.#io = io;
@@ -38,27 +44,65 @@ export class DirectPaths {
   /** True where that is a change. */
   prove(names: ReadonlySet<string>): boolean {
     const same = this.#proven !== undefined && this.#proven.symmetricDifference(names).size === 0;
+    if (same) return false;
     this.#proven = names;
-    return !same;
+    this.#now = undefined;
+    return true;
   }
 
-  /** What planning needs of this reading; asks the link for addresses that are still unknown. */
+  /** What the kernel tells from now on may be newer than the reading that begins. */
+  beginReading(): void {
+    this.#heard.clear();
+  }
+
+  /** A notification has told a peer's link address. */
+  hear(address: string, mac: string): void {
+    this.#heard.set(address, mac);
+    this.#learn([[address, mac]]);
+  }
+
+  /** What planning needs to know, by the last reading and what was heard since; the same value as long as nothing is new. */
+  get now(): DirectInput {
+    if (this.#mode === 'vxlan') return noDirect;
+    this.#now ??= this.#told();
+    return this.#now;
+  }
+
+  /** The same after this reading; asks the link for addresses that are still unknown. */
   input(view: IpamView, { state, underlay }: KernelReading): DirectInput {
     if (this.#mode === 'vxlan') return noDirect;
     this.#proven ??= directInKernel(view, state);
-    if (!underlay) return { mode: this.#mode, underlay: undefined, proven: this.#proven };
-    const { ifname, up, cidrs, neighbours } = underlay;
-    this.#macs = linkAddresses(view.peers, neighbours, this.#macs, state);
-    const link = { ifname, up, cidrs, macs: this.#macs };
-    const onLink = view.peers.flatMap(({ self, underlayAddress }) =>
-      !self && underlayAddress !== undefined && isOnLink(link, underlayAddress) ? [underlayAddress] : [],
-    );
+    this.#link = underlay;
+    if (underlay) {
+      const neighbours =
+        this.#heard.size === 0 ? underlay.neighbours : new Map([...underlay.neighbours, ...this.#heard]);
+      this.#macs = linkAddresses(view.peers, neighbours, this.#macs, state);
+    }
+    this.#now = undefined;
+    this.find(view);
+    return this.now;
+  }
+
+  /** Looks up link addresses that are not known yet, and has the kernel ask for those that it does not know: notifications tell of them. */
+  find({ peers }: IpamView): void {
+    const link = this.#link;
+    if (this.#mode === 'vxlan' || !link) return;
+    const unknown: string[] = [];
+    for (const { self, underlayAddress: address } of peers) {
+      if (self || address === undefined || this.#macs.has(address) || !isOnLink(link, address)) continue;
+      if (unknown.push(address) === questionsPerRound) break;
+    }
+    if (unknown.length === 0) return;
+    const replies = this.#io.route.batch(unknown.map((dst) => getNeighbour({ ndmIfindex: link.ifindex, dst })));
+    const found = replies.flatMap((reply, index): (readonly [string, string])[] => {
+      const mac = reply.ok ? reply.answers[0]?.lladdr : undefined;
+      return mac === undefined ? [] : [[unknown[index] ?? '', mac]];
+    });
+    this.#learn(found);
     this.#ask(
-      underlay.ifindex,
-      onLink.filter((address) => !this.#macs.has(address)),
+      link.ifindex,
+      unknown.filter((address) => !this.#macs.has(address)),
     );
-    const refused = new Set([...this.#refused].flatMap(([address, name]) => (name === ifname ? [address] : [])));
-    return { mode: this.#mode, underlay: { ...link, refused }, proven: this.#proven };
   }
 
   /** A peer that the kernel takes for no neighbour keeps the overlay. */
@@ -66,14 +110,31 @@ export class DirectPaths {
     for (const { operation } of refusals) {
       if (operation.kind !== 'addNexthop') continue;
       const [address = '', link] = (operation.gateway ?? '').split('%');
-      if (link !== undefined) this.#refused.set(address, link);
+      if (link === undefined) continue;
+      this.#refused.set(address, link);
+      this.#now = undefined;
     }
   }
 
+  #told(): DirectInput {
+    const proven = this.#proven ?? new Set();
+    if (!this.#link) return { mode: this.#mode, underlay: undefined, proven };
+    const { ifname, up, cidrs } = this.#link;
+    const refused = new Set([...this.#refused].flatMap(([address, name]) => (name === ifname ? [address] : [])));
+    return { mode: this.#mode, underlay: { ifname, up, cidrs, macs: this.#macs, refused }, proven };
+  }
+
+  /** What was told is somebody's: another map. */
+  #learn(found: readonly (readonly [address: string, mac: string])[]): void {
+    if (found.every(([address, mac]) => this.#macs.get(address) === mac)) return;
+    this.#macs = new Map([...this.#macs, ...found]);
+    this.#now = undefined;
+  }
+
   #ask(ndmIfindex: number, addresses: readonly string[]): void {
-    const requests = addresses
-      .slice(0, questionsPerRound)
-      .map((dst) => newNeighbour({ ndmIfindex, dst, ndmState: neighbourState.none, ndmFlags: neighbourFlag.use }));
+    const requests = addresses.map((dst) =>
+      newNeighbour({ ndmIfindex, dst, ndmState: neighbourState.none, ndmFlags: neighbourFlag.use }),
+    );
     if (requests.length > 0) this.#io.route.batch(requests);
   }
 }

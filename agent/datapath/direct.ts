@@ -73,6 +73,20 @@ export function directElements(
   return { direct4: keys[4], direct6: keys[6] };
 }
 
+/** What tells whether a peer is reached directly, and admitted, otherwise than before; undefined: the link itself is another. */
+export function directDifference(
+  before: DirectInput,
+  after: DirectInput,
+): ((peer: Pick<PeerView, 'name' | 'underlayAddress'>) => boolean) | undefined {
+  if (before === after) return () => false;
+  const [old, now] = [before.underlay, after.underlay];
+  if (!old || !now || old.ifname !== now.ifname || old.up !== now.up || old.cidrs !== now.cidrs) return undefined;
+  return ({ name, underlayAddress = '' }) =>
+    old.macs.get(underlayAddress) !== now.macs.get(underlayAddress) ||
+    before.proven.has(name) !== after.proven.has(name) ||
+    old.refused.has(underlayAddress) !== now.refused.has(underlayAddress);
+}
+
 /** Record names of the peers that the kernel routes to directly now: what a predecessor found good. */
 export function directInKernel(view: IpamView, state: ActualState): ReadonlySet<string> {
   const ids = new Set(state.nexthops.flatMap(({ id, gateway }) => (gateway?.includes('%') ? [id] : [])));

@@ -42,7 +42,27 @@ export function removeElements(io: KernelIo, table: string, elements: readonly E
   removeResolved(io, table, resolvedAll(elements, indexOf));
 }
 
-/** The same on a pool thread: thousands. */
+/** Removes elements and adds others in one transaction, as `removeElements` and `addElements`. Throws NetlinkError. */
+export function replaceElements(
+  io: KernelIo,
+  table: string,
+  gone: readonly ElementRef[],
+  come: readonly ElementRef[],
+  indexOf: IndexOf,
+): void {
+  const removal = requestsFor('del', table, resolvedAll(gone, indexOf));
+  const requests = [...removal, ...requestsFor('add', table, resolvedAll(come, indexOf))];
+  if (requests.length === 0) return;
+  try {
+    io.netfilter.transaction(requests);
+  } catch (error) {
+    if (!isAbsent(error) || removal.length === 0) throw error;
+    removeElements(io, table, gone, indexOf);
+    addElements(io, table, come, indexOf);
+  }
+}
+
+/** `removeElements` on a pool thread: thousands. */
 export async function removeElementsAsync(
   io: KernelIo,
   table: string,

@@ -18,6 +18,7 @@ import type {
 } from './datapath.ts';
 import { type DesiredInput, desiredState, hostFacts, servesIpv6, underlayAddressOf } from './desired.ts';
 import { diff } from './diff.ts';
+import type { DirectInput } from './direct.ts';
 import { DirectPaths } from './direct-paths.ts';
 import { comparePauseMs, Due } from './due.ts';
 import { Expected } from './expected.ts';
@@ -29,27 +30,32 @@ import type { KernelLease } from './identity.ts';
 import { leasesOf, linksOf } from './inventory.ts';
 import { openKernelIo, type KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
+import { listen } from './listening.ts';
 import { bridgePort, podLinkPlan } from './pod-plan.ts';
 import { podLinkOf, Ports } from './ports.ts';
-import { peerOperations } from './peer-changes.ts';
-import { writePeers } from './peer-round.ts';
+import type { PeersTold } from './peer-changes.ts';
+import { changePeers } from './peer-round.ts';
 import { PodFollower } from './pod-follow.ts';
 import { attachPodLink, detachPodLink, type PodLinkContext, type PodLinkPlan } from './pod-link.ts';
 import { restoreNames } from './names.ts';
-import { QuickLooks } from './quick-looks.ts';
 import { PodLinkReaper } from './reaper.ts';
-import { Rounds } from './rounds.ts';
+import { RoundCounts, Rounds } from './rounds.ts';
 import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
 import { Shaper } from './shaper.ts';
 import { TakenRoutes } from './taken-routes.ts';
 import { UdpFlows } from './udp-flows.ts';
-import { busyNamesIn, isBusy, WantedPods, withoutPodLinks, withPodsOf } from './wanted.ts';
-import { watchKernel } from './watch.ts';
+import { busyNamesIn, isBusy, loadingAllPods, WantedPods, withoutPodLinks } from './wanted.ts';
 
 /** Opens sockets in the settings' namespace; throws NetlinkError when it cannot. Nothing is written before `start`. */
 export function createDatapath(options: DatapathOptions): KernelDatapath {
   return new NodeDatapath(options);
+}
+
+interface Plans {
+  readonly desired: DesiredState;
+  readonly operations: readonly Operation[];
+  readonly direct: DirectInput;
 }
 
 /** How long after a refusal the next round begins, and for how long notifications are gathered before one. */
@@ -78,20 +84,19 @@ class NodeDatapath implements KernelDatapath {
   #desired: DesiredState | undefined;
   #reading: KernelFacts | undefined;
   #busyNames: ReadonlySet<string> = new Set();
-  #watch: DisposableStack | undefined;
+  #listening: Disposable | undefined;
   /** What the kernel holds as far as is known, and the view that it was brought to. */
   #expected: Expected | undefined;
-  #applied: IpamView | undefined;
+  #applied: PeersTold | undefined;
   #compare = true;
   /** A comparison is due for more than the clock. */
   #called = true;
   readonly #due: Due;
+  /** Link addresses of peers were heard of. */
+  readonly #heard: Due;
   #asked = true;
   #findings: readonly Finding[] = [];
-  #lastReconcileMs: number | undefined;
-  #reconciles = 0;
-  #repairs = 0;
-  #writes = 0;
+  readonly #counts = new RoundCounts();
   #settled = false;
   #ipv6 = false;
 
@@ -113,16 +118,15 @@ class NodeDatapath implements KernelDatapath {
     this.#shaper = new Shaper(this.#io, options.settings, this.#reaper);
     this.#context = { io: this.#io, settings: options.settings, reaper: this.#reaper, shaper: this.#shaper };
     this.#rounds = new Rounds(() => this.#round());
-    this.#due = new Due(
-      () => {
-        this.#compare = true;
-        return this.#rounds.request();
-      },
-      (error) => {
-        options.log.error({ error: toWeftError(error).message }, 'comparing with the kernel failed');
-        this.#due.within(retryMs);
-      },
-    );
+    const onError = (error: unknown): void => {
+      options.log.error({ error: toWeftError(error).message }, 'comparing with the kernel failed');
+      this.#due.within(retryMs);
+    };
+    this.#due = new Due(() => {
+      this.#compare = true;
+      return this.#rounds.request();
+    }, onError);
+    this.#heard = new Due(() => this.#ask(), onError);
   }
 
   async start(view: IpamView, leases: readonly Lease[]): Promise<void> {
@@ -131,25 +135,26 @@ class NodeDatapath implements KernelDatapath {
       this.#called = true;
       this.#due.within(gatherMs);
     };
-    const [settings, io] = [this.#settings, this.#io];
-    const [desired, expected, reading] = [() => this.#desired, () => this.#expected, () => this.#reading];
-    const common = { settings, io, desired, expected, reading, onChange };
-    this.#watch = new DisposableStack();
-    const onForeign = (): void => this.#due.within(settings.comparePeriodMs);
-    const looks = this.#watch.use(new QuickLooks({ ...common, onForeign }));
-    this.#watch.use(
-      watchKernel({
-        ...common,
-        bufferBytes: this.#options.notificationBufferBytes,
-        isWantedPod: (ifname) => this.#pods.has(ifname),
-        isShaped: (ifindex) => this.#shaper.owns(ifindex),
-        isPort: (ifname) => this.#ports.isPortNamed(ifname, this.#pods.list()),
-        onTaken: (routeKey) => this.#taken.note(routeKey),
-        linkAddresses: () => this.#direct.macs,
-        onRuleset: () => looks.rulesetChanged(),
-        onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
-      }),
-    );
+    this.#listening = listen({
+      settings: this.#settings,
+      io: this.#io,
+      desired: () => this.#desired,
+      expected: () => this.#expected,
+      reading: () => this.#reading,
+      bufferBytes: this.#options.notificationBufferBytes,
+      isWantedPod: (ifname) => this.#pods.has(ifname),
+      isShaped: (ifindex) => this.#shaper.owns(ifindex),
+      isPort: (ifname) => this.#ports.isPortNamed(ifname, this.#pods.list()),
+      linkAddresses: () => this.#direct.macs,
+      onLinkAddress: (address, mac) => {
+        this.#direct.hear(address, mac);
+        this.#heard.within(gatherMs);
+      },
+      onTaken: (routeKey) => this.#taken.note(routeKey),
+      onForeign: () => this.#due.within(this.#settings.comparePeriodMs),
+      onChange,
+      onError: (error) => this.#options.log.error({ error: error.message }, 'kernel notifications ended'),
+    });
     await this.reconcile(view, leases);
     this.#flows.forgetStale(leases);
   }
@@ -157,6 +162,10 @@ class NodeDatapath implements KernelDatapath {
   async reconcile(view: IpamView, leases: readonly Lease[]): Promise<void> {
     this.#view = view;
     this.#pods.replace(leases);
+    await this.#ask();
+  }
+
+  async #ask(): Promise<void> {
     this.#asked = true;
     await this.#rounds.request();
   }
@@ -202,13 +211,15 @@ class NodeDatapath implements KernelDatapath {
   }
 
   async inventory(): Promise<readonly KernelLease[]> {
-    const reading = await readKernel(this.#io, this.#settings, undefined, this.#stop.signal);
-    return linksOf(reading.state);
+    return linksOf((await this.#read()).state);
   }
 
   async kernelLeases(): Promise<readonly KernelLease[]> {
-    const reading = await readKernel(this.#io, this.#settings, undefined, this.#stop.signal);
-    return await leasesOf(this.#io, this.#settings, reading, this.#stop.signal);
+    return await leasesOf(this.#io, this.#settings, await this.#read(), this.#stop.signal);
+  }
+
+  #read(underlayAddress?: string): Promise<KernelReading> {
+    return readKernel(this.#io, this.#settings, underlayAddress, this.#stop.signal);
   }
 
   async drained(): Promise<void> {
@@ -216,9 +227,7 @@ class NodeDatapath implements KernelDatapath {
   }
 
   async setDirect(peers: ReadonlySet<string>): Promise<void> {
-    if (!this.#direct.prove(peers)) return;
-    this.#asked = true;
-    await this.#rounds.request();
+    if (this.#direct.prove(peers)) await this.#ask();
   }
 
   scene(): ProbeScene | undefined {
@@ -239,10 +248,7 @@ class NodeDatapath implements KernelDatapath {
       vtepMac: desired?.overlay?.mac ?? '',
       peersProgrammed: this.#expected?.neighbours.size ?? 0,
       podLinks: this.#pods.list().length,
-      lastReconcileMs: this.#lastReconcileMs,
-      reconciles: this.#reconciles,
-      repairs: this.#repairs,
-      writes: this.#writes,
+      ...this.#counts.soFar,
       findings: this.#findings,
     };
   }
@@ -250,7 +256,8 @@ class NodeDatapath implements KernelDatapath {
   async stop(): Promise<void> {
     this.#stop.abort();
     this.#due.stop();
-    this.#watch?.[Symbol.dispose]();
+    this.#heard.stop();
+    this.#listening?.[Symbol.dispose]();
     await this.#rounds.idle();
     await Promise.all([this.#flows.idle(), this.#reaper.flush()]);
     this.#reaper.stop();
@@ -273,10 +280,7 @@ class NodeDatapath implements KernelDatapath {
     const began = performance.now();
     this.#pods.beginRound();
     const [{ signal }, { log }] = [this.#stop, this.#options];
-    if (!this.#compare && (await this.#changePeers(view, signal))) {
-      this.#lastReconcileMs = performance.now() - began;
-      return;
-    }
+    if (!this.#compare && (await this.#changePeers(view, signal, began))) return;
     const called = asked || this.#called;
     this.#compare = this.#called = false;
     if (!called && (await this.#isAsItWas(view))) return this.#compareLater();
@@ -286,14 +290,15 @@ class NodeDatapath implements KernelDatapath {
       const notForwarding = ensureForwarding(this.#io, log, servesIpv6(view) ? [4, 6] : [4]);
       this.#ipv6 = ensureIpv6(this.#io, [this.#settings.overlayDevice, this.#settings.bridgeDevice]);
       const underlayAddress = underlayAddressOf(view, this.#settings);
-      let reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
+      this.#direct.beginReading();
+      let reading = await this.#read(underlayAddress);
       let plans = this.#plans(view, reading);
       if (restoreNames(this.#io, reading.links, plans.desired, this.#pods.settledLeases).length > 0) {
-        reading = await readKernel(this.#io, this.#settings, underlayAddress, signal);
+        reading = await this.#read(underlayAddress);
         plans = this.#plans(view, reading);
       }
       this.#reading = factsOf(reading);
-      const { desired, operations } = plans;
+      const { desired, operations, direct } = plans;
       this.#desired = desired;
       const attached = { overlayAddresses: byFamily(view.overlayAddresses), onBridge: desired.bridge !== undefined };
       this.#expected = new Expected(reading.state);
@@ -306,17 +311,13 @@ class NodeDatapath implements KernelDatapath {
       this.#follower.follow({ ...pods, desired, gateway: attached.overlayAddresses.get(4) });
       this.#direct.note(refusals);
       const foreign = await this.#foreign.open(reading.foreignChains, view.ranges);
-      this.#writes += foreign.writes;
       const isOpen = desired.bridge !== undefined && !reading.bridgeNetfilter;
       this.#settled = !isOpen && !refusals.some(isEssential);
       retry = refusals.length + shaped.findings.length > 0;
-      if (!retry) this.#applied = view;
+      if (!retry) this.#applied = { view, direct };
       retry ||= operations.some(makesDevice);
       const written = operations.length + shaped.written;
-      this.#reconciles++;
-      this.#writes += written;
-      if (!asked) this.#repairs += written;
-      this.#lastReconcileMs = performance.now() - began;
+      this.#counts.note(began, written + foreign.writes, asked ? 0 : written);
       const more = [...notForwarding, ...foreign.findings, ...shaped.findings];
       this.#findings = logNew(log, this.#findings, roundFindings({ desired, reading, refusals, more }));
       const overlay = reading.ifindexes.get(this.#settings.overlayDevice);
@@ -335,7 +336,8 @@ class NodeDatapath implements KernelDatapath {
   /** At a glance, which tells of everything that a full round would read where there are no bridge, limits and direct routes. */
   async #isAsItWas(view: IpamView): Promise<boolean> {
     const overlay = this.#reading?.ifindexes.get(this.#settings.overlayDevice);
-    if (overlay === undefined || this.#applied !== view || this.#desired?.bridge || !this.#shaper.isIdle) return false;
+    if (overlay === undefined || this.#applied?.view !== view || this.#desired?.bridge || !this.#shaper.isIdle)
+      return false;
     return this.#settings.overlayMode === 'vxlan' && (await this.#footprints.isKnown(overlay));
   }
 
@@ -345,39 +347,35 @@ class NodeDatapath implements KernelDatapath {
   }
 
   /** Where only peers differ from what the kernel was brought to, writes just that. False: a full round is due. */
-  async #changePeers(view: IpamView, signal: AbortSignal): Promise<boolean> {
-    const [expected, before, reading] = [this.#expected, this.#applied, this.#reading];
-    const { overlayMode, podLink } = this.#settings;
-    const isSimple = overlayMode === 'vxlan' && (podLink === 'bridge' || this.#portNames.size === 0);
-    if (!expected || !before || !reading || !isSimple || !this.#pods.isSettled) return false;
-    const change = { before, after: view, findings: this.#findings, expected, ...this.#given(reading) };
-    const parts = peerOperations(change);
-    if (!parts) return false;
+  async #changePeers(view: IpamView, signal: AbortSignal, began: number): Promise<boolean> {
+    const [expected, before, facts] = [this.#expected, this.#applied, this.#reading];
+    const isSimple = this.#settings.podLink === 'bridge' || this.#portNames.size === 0;
+    if (!expected || !before || !facts || !isSimple || !this.#pods.isSettled) return false;
+    const own = { io: this.#io, taken: this.#taken, direct: this.#direct, findings: this.#findings };
+    const round = changePeers({ ...own, given: this.#given(facts), expected, before, facts, view, signal });
+    if (!round) return false;
     this.#applied = undefined;
-    const common = { io: this.#io, settings: this.#settings, taken: this.#taken, signal };
-    const { written, isWhole } = await writePeers({ ...common, expected, facts: reading }, parts);
-    this.#reconciles++;
-    this.#writes += written;
-    if (isWhole) this.#applied = view;
-    return isWhole;
+    const { written, told } = await round;
+    this.#counts.note(began, written);
+    this.#applied = told;
+    // The probes are told of another way to a peer as of another state.
+    if (told && told.direct !== before.direct && this.#desired) this.#desired = { ...this.#desired };
+    return told !== undefined;
   }
 
   /** From here to the first write nothing else runs, so names that an attach has touched are known. */
-  #plans(view: IpamView, reading: KernelReading): { desired: DesiredState; operations: readonly Operation[] } {
+  #plans(view: IpamView, reading: KernelReading): Plans {
     const untouchable = this.#pods.untouchable;
     const leases = this.#pods.list();
     this.#portNames = this.#ports.names(leases, reading.state.podLinks);
-    const common = { view, ...this.#given(reading), direct: this.#direct.input(view, reading) };
+    const direct = this.#direct.input(view, reading);
+    const common = { view, ...this.#given(reading), direct };
     const settling = this.#pods.settledLeases;
     const desired = desiredState({ ...common, leases: settling });
     this.#pods.settle(settling);
-    const operations = diff(desired, withoutPodLinks(reading.state, untouchable)).map((operation) =>
-      // A load replaces every element, so it must hold those of untouchable pods too.
-      operation.kind === 'loadFirewall'
-        ? { ...operation, firewall: withPodsOf(operation.firewall, desiredState({ ...common, leases }).firewall) }
-        : operation,
-    );
-    return { desired, operations };
+    const different = diff(desired, withoutPodLinks(reading.state, untouchable));
+    const operations = loadingAllPods(different, () => desiredState({ ...common, leases }).firewall);
+    return { desired, operations, direct };
   }
 
   async #apply(

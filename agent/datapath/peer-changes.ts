@@ -1,12 +1,14 @@
 // A change of few peers among thousands, planned by itself: the same desired and diff as of a full round, but on nothing except
 // the peers that differ, with what the kernel is expected to hold of them. Undefined where the change is not that simple
-// (another range, a conflict between peers, a first round): a full round decides then. Pure.
+// (another range, a conflict between peers, a first round): a full round decides then. Where packets go directly, a peer differs too
+// whose link address, proof or refusal does. Pure.
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
 import { desiredState } from './desired.ts';
 import type { DesiredInput } from './desired.ts';
 import { diff } from './diff.ts';
-import { noDirect } from './direct.ts';
+import { directDifference } from './direct.ts';
+import type { DirectInput } from './direct.ts';
 import type { Expected } from './expected.ts';
 import { mainRouteKey } from './objects.ts';
 import type { ActualOverlay, ActualState, DesiredState, Operation, OverlayLink } from './objects.ts';
@@ -25,15 +27,21 @@ const entangled: ReadonlySet<string> = new Set([
   'badBlock',
 ]);
 
+/** All of the peers that planning is told. */
+export interface PeersTold {
+  readonly view: IpamView;
+  readonly direct: DirectInput;
+}
+
 export interface PeerChangeInput {
   /** What the kernel was brought to. */
-  readonly before: IpamView;
-  readonly after: IpamView;
+  readonly before: PeersTold;
+  readonly after: PeersTold;
   /** Findings of the last full round. */
   readonly findings: readonly { readonly name: string }[];
   readonly expected: Expected;
-  /** The desired state of a view, without pods. */
-  readonly desiredOf: (view: IpamView) => DesiredState;
+  /** The desired state without pods. */
+  readonly desiredOf: (told: PeersTold) => DesiredState;
 }
 
 /** More peers that all come, or all go, are planned in parts: the kernel is at work on one while the next is planned. */
@@ -47,7 +55,7 @@ export function peerOperations(
   input: Omit<PeerChangeInput, 'desiredOf'> & Omit<DesiredInput, 'view' | 'leases' | 'direct'>,
   peersInPart: number = mostInPart,
 ): Iterable<readonly Operation[] | undefined> | undefined {
-  const desiredOf = (view: IpamView): DesiredState => desiredState({ ...input, view, leases: [], direct: noDirect });
+  const desiredOf = (told: PeersTold): DesiredState => desiredState({ ...input, ...told, leases: [] });
   const whole = { ...input, desiredOf };
   const difference = simpleDifference(whole);
   const parts = difference && partsOf(difference, peersInPart);
@@ -71,9 +79,17 @@ interface Difference {
 
 /** Undefined where more than other peers differ, or nothing: whoever asks then wants a comparison. */
 function simpleDifference({ before, after, findings }: PeerChangeInput): Difference | undefined {
-  if (!sameButPeers(before, after) || findings.some(({ name }) => entangled.has(name))) return undefined;
-  const { gone, come } = differingPeers(before.peers, after.peers);
-  const self = after.peers.find((peer) => peer.self);
+  const isOtherwiseDirect = directDifference(before.direct, after.direct);
+  if (!isOtherwiseDirect || !sameButPeers(before.view, after.view)) return undefined;
+  if (findings.some(({ name }) => entangled.has(name))) return undefined;
+  const { gone, come } = differingPeers(before.view.peers, after.view.peers);
+  if (before.direct !== after.direct) {
+    const others = new Set(come.map(({ name }) => name));
+    const same = after.view.peers.filter((peer) => !peer.self && !others.has(peer.name) && isOtherwiseDirect(peer));
+    gone.push(...same);
+    come.push(...same);
+  }
+  const self = after.view.peers.find((peer) => peer.self);
   const isOwn = gone.some((peer) => peer.self) || come.some((peer) => peer.self);
   return self && gone.length + come.length > 0 && !isOwn ? { self, gone, come } : undefined;
 }
@@ -94,12 +110,16 @@ function planPart(
   { before, after, expected, desiredOf }: PeerChangeInput,
   { self, gone, come }: Difference,
 ): PeerChange | undefined {
-  const old = desiredOf({ ...before, peers: [self, ...gone] });
-  const desired = desiredOf({ ...after, peers: [self, ...come] });
+  const old = desiredOf(withPeers(before, [self, ...gone]));
+  const desired = desiredOf(withPeers(after, [self, ...come]));
   if (!old.overlay || desired.findings.some(({ name }) => entangled.has(name))) return undefined;
   if (clashes(old, desired, expected)) return undefined;
   const actual = asActual(old, old.overlay, expected);
   return actual && { desired, actual };
+}
+
+function withPeers({ view, direct }: PeersTold, peers: readonly PeerView[]): PeersTold {
+  return { view: { ...view, peers }, direct };
 }
 
 /** True where both views come to the same kernel. Texts of blocks are the same arrays as a rule: thousands take half a millisecond. */
@@ -120,7 +140,7 @@ function sameButPeers(before: IpamView, after: IpamView): boolean {
 export function differingPeers(
   before: readonly PeerView[],
   after: readonly PeerView[],
-): { readonly gone: readonly PeerView[]; readonly come: readonly PeerView[] } {
+): { readonly gone: PeerView[]; readonly come: PeerView[] } {
   let head = 0;
   const shorter = Math.min(before.length, after.length);
   while (head < shorter && samePeer(before[head], after[head])) head++;

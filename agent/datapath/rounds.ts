@@ -40,3 +40,22 @@ export class Rounds {
     return round;
   }
 }
+
+interface Counts {
+  readonly lastReconcileMs: number | undefined;
+  readonly reconciles: number;
+  readonly repairs: number;
+  readonly writes: number;
+}
+
+/** What rounds have done. */
+export class RoundCounts {
+  soFar: Counts = { lastReconcileMs: undefined, reconciles: 0, repairs: 0, writes: 0 };
+
+  /** A round that began then is over; `repaired`: of what it has written, what nobody had asked for. */
+  note(beganAtMs: number, written: number, repaired = 0): void {
+    const { reconciles, repairs, writes } = this.soFar;
+    const lastReconcileMs = performance.now() - beganAtMs;
+    this.soFar = { lastReconcileMs, reconciles: reconciles + 1, repairs: repairs + repaired, writes: writes + written };
+  }
+}

@@ -186,8 +186,14 @@ function nameOf(operation: Operation): string | undefined {
 
 const fromPods: ReadonlySet<SetName> = new Set(podSets);
 
-/** A table that is loaded whole, with the elements of every pod: those that the round leaves alone too. */
-export function withPodsOf(firewall: DesiredFirewall, whole: DesiredFirewall): DesiredFirewall {
+/** The operations, of which one that loads the table whole has the elements of every pod: those that the round leaves alone too. */
+export function loadingAllPods(operations: readonly Operation[], whole: () => DesiredFirewall): readonly Operation[] {
+  return operations.map((operation) =>
+    operation.kind === 'loadFirewall' ? { ...operation, firewall: withPodsOf(operation.firewall, whole()) } : operation,
+  );
+}
+
+function withPodsOf(firewall: DesiredFirewall, whole: DesiredFirewall): DesiredFirewall {
   const ofPods = Object.fromEntries(podSets.map((set) => [set, whole.elements[set]]));
   return { ...firewall, elements: { ...firewall.elements, ...ofPods } };
 }

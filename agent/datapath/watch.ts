@@ -40,6 +40,8 @@ export interface WatchOptions {
   readonly reading: () => KernelFacts | undefined;
   /** Link addresses of peers on the underlay link, as admitted (overlay modes with direct routes). */
   readonly linkAddresses: () => ReadonlyMap<string, string>;
+  /** A peer has another: its packets would be dropped. */
+  readonly onLinkAddress: (address: string, mac: string) => void;
   /** Room for notifications that have not been read; absent: enough for what thousands of peers make. */
   readonly bufferBytes: number | undefined;
   /** Somebody else's route is where one of ours was. */
@@ -194,7 +196,8 @@ function neighbourReason(
   if (port !== undefined) return portEntryReason(options, kind, port, neighbour);
   if (!expected || ndmIfindex !== overlayIfindex(options)) {
     if (kind === 'delNeighbour') return undefined;
-    return isFdb ? undefined : (heldReason(options, neighbour) ?? linkAddressReason(options, neighbour));
+    if (!isFdb && expected) noteLinkAddress(options, expected, neighbour);
+    return isFdb ? undefined : heldReason(options, neighbour);
   }
   if (isFdb && !isOfDevice(neighbour)) return undefined;
   const isPermanent = (ndmState & neighbourState.permanent) !== 0;
@@ -279,14 +282,12 @@ function addressReason(options: WatchOptions, { ifaIndex, local: own, address: p
   return wanted ? `address ${local} was deleted` : undefined;
 }
 
-/** A peer's link address that is not the admitted one: its packets would be dropped. */
-function linkAddressReason(options: WatchOptions, neighbour: Neighbour): string | undefined {
+function noteLinkAddress(options: WatchOptions, expected: Expected, neighbour: Neighbour): void {
   const { dst, lladdr, ndmIfindex } = neighbour;
-  if (dst === undefined || lladdr === undefined || ndmIfindex !== options.reading()?.underlay?.ifindex)
-    return undefined;
-  if (options.linkAddresses().get(dst) === lladdr) return undefined;
-  const peer = options.desired()?.fdb.some(({ underlayAddress }) => underlayAddress === dst);
-  return peer ? `link address of ${dst}` : undefined;
+  if (dst === undefined || lladdr === undefined || ndmIfindex !== options.reading()?.underlay?.ifindex) return;
+  if (options.settings.overlayMode === 'vxlan' || options.linkAddresses().get(dst) === lladdr) return;
+  const { peers4, peers6 } = expected.elements;
+  if (peers4.has(dst) || peers6.has(dst)) options.onLinkAddress(dst, lladdr);
 }
 
 function overlayIfindex(options: WatchOptions): number | undefined {

@@ -107,6 +107,11 @@ export function newNeighbour(
   return request('newNeighbour', neighbourMessage.new, createFlags(options), message);
 }
 
+/** The neighbour `dst` on `ndmIfindex`; ENOENT where there is none. */
+export function getNeighbour(neighbour: NeighbourRequest): NetlinkRequest<Neighbour> {
+  return request('getNeighbour', neighbourMessage.get, 0, complete(neighbour));
+}
+
 /** RTM_DELNEIGH; ENOENT where there is none. */
 export function delNeighbour(neighbour: NeighbourRequest): NetlinkRequest<Neighbour> {
   return request('delNeighbour', neighbourMessage.delete, 0, complete(neighbour));

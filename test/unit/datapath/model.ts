@@ -217,19 +217,26 @@ function sameKey(left: ActualRoute, right: ActualRoute): boolean {
   return left.dst === right.dst && left.metric === right.metric && left.table === right.table;
 }
 
-/** The VTEP MAC that packets to a block are sent to. */
-export function macTo(state: ActualState, dst: string): string | undefined {
+function gatewayTo(state: ActualState, dst: string): string | undefined {
   const route = state.routes.find(
     (candidate) => candidate.dst === dst && candidate.metric === plainMetric[familyOf(dst)],
   );
-  if (!state.overlay?.up || route?.target.kind !== 'nexthop') return undefined;
+  if (route?.target.kind !== 'nexthop') return undefined;
   const { id } = route.target;
-  const gateway = state.nexthops.find((nexthop) => nexthop.id === id)?.gateway;
+  return state.nexthops.find((nexthop) => nexthop.id === id)?.gateway;
+}
+
+/** The VTEP MAC that packets to a block are sent to; undefined where they go directly. */
+export function macTo(state: ActualState, dst: string): string | undefined {
+  const gateway = gatewayTo(state, dst);
+  if (!state.overlay?.up || gateway === undefined) return undefined;
   return state.neighbours.find(({ address }) => address === gateway)?.mac;
 }
 
 /** The underlay address that packets to a block go to; undefined where the way is broken anywhere. */
 export function wayTo(state: ActualState, dst: string): string | undefined {
+  const [direct, link] = gatewayTo(state, dst)?.split('%') ?? [];
+  if (link !== undefined) return direct;
   const mac = macTo(state, dst);
   const remote = state.fdb.find((entry) => entry.mac === mac)?.underlayAddress;
   const { peers4, peers6 } = state.firewall.elements;

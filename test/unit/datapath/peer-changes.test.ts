@@ -4,16 +4,14 @@ import { describe, expect, it } from 'vitest';
 
 import { desiredState } from '#agent/datapath/desired.ts';
 import { diff } from '#agent/datapath/diff.ts';
-import { noDirect } from '#agent/datapath/direct.ts';
 import { Expected } from '#agent/datapath/expected.ts';
 import { differingPeers, peerOperations, planPeerChange, sameRouting } from '#agent/datapath/peer-changes.ts';
-import type { PeerChange } from '#agent/datapath/peer-changes.ts';
-import type { ActualState } from '#agent/datapath/objects.ts';
-import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
+import type { PeerChange, PeersTold } from '#agent/datapath/peer-changes.ts';
+import type { ActualState, Operation } from '#agent/datapath/objects.ts';
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
 import { applyToModel, emptyKernel, macTo, wayTo } from './model.ts';
-import { leasesOf, settle, viewOf, wanted, withPods, worlds } from './worlds.ts';
+import { directions, directOf, givenOf, leasesOf, settle, viewOf, wanted, withPods, worlds } from './worlds.ts';
 import type { World } from './worlds.ts';
 
 /** Addresses that no two peers share. */
@@ -29,6 +27,14 @@ const changes = fc.tuple(worlds, worlds, apart, apart).map(([first, other, befor
   },
 ]);
 
+/** The same where packets may go directly: link addresses, proofs and refusals are others too. */
+const directChanges = fc
+  .tuple(changes, fc.constantFrom('direct' as const, 'auto' as const), directions, directions, fc.boolean())
+  .map(([[first, second], mode, before, after, samePeers]): readonly [World, World] => [
+    { ...first, direct: { mode, ...before } },
+    { ...(samePeers ? first : second), direct: { mode, ...after } },
+  ]);
+
 /** The second has more peers, and what the first has stays. */
 const additions = fc
   .tuple(worlds, apart, fc.array(fc.boolean(), { minLength: 5, maxLength: 5 }))
@@ -43,32 +49,42 @@ function withoutNobody(view: IpamView): IpamView {
   return { ...view, peers: view.peers.filter(({ underlayAddress }) => underlayAddress !== undefined) };
 }
 
+function toldOf(world: World, view: IpamView = viewOf(world)): PeersTold {
+  return { view, direct: directOf(world) };
+}
+
 function changeOf(first: World, second: World, state: ActualState): PeerChange | undefined {
   return planPeerChange({
-    before: viewOf(first),
-    after: viewOf(second),
+    before: toldOf(first),
+    after: toldOf(second),
     findings: wanted(first).findings,
     expected: new Expected(state),
-    desiredOf: (view) =>
-      desiredState({
-        view,
-        leases: [],
-        settings: defaultDatapathSettings,
-        underlayMtuBytes: first.mtu,
-        hostRpFilter: 0,
-        underlayIfindex: 2,
-        ipv6: first.ipv6,
-        ports: new Set(),
-        direct: noDirect,
-      }),
+    desiredOf: (told) => desiredState({ ...givenOf(first), ...told, leases: [] }),
   });
 }
 
+/** The operations of each part, with nobody who has no address. */
+function partsOf(
+  first: World,
+  second: World,
+  expected: Expected,
+  peersInPart: number,
+): Iterable<readonly Operation[] | undefined> {
+  const [before, after] = [first, second].map((world) => toldOf(world, withoutNobody(viewOf(world)))) as [
+    PeersTold,
+    PeersTold,
+  ];
+  return peerOperations({ before, after, findings: [], expected, ...givenOf(first) }, peersInPart) ?? [];
+}
+
 describe('planPeerChange', { timeout: 60_000 }, () => {
-  it('ends where a full round would, and what is expected of the kernel is what it holds', () => {
+  it.each([
+    ['peers', changes],
+    ['peers, link addresses and proofs', directChanges],
+  ])('of %s ends where a full round would, and what is expected of the kernel is what it holds', (_, some) => {
     let planned = 0;
     fc.assert(
-      fc.property(changes, ([first, second]) => {
+      fc.property(some, ([first, second]) => {
         const start = settle(
           withPods({ ...emptyKernel, foreignNexthopIds: new Set([0x5745_0001]) }, first),
           wanted(first),
@@ -91,9 +107,12 @@ describe('planPeerChange', { timeout: 60_000 }, () => {
     expect(planned).toBeGreaterThan(10);
   });
 
-  it('never interrupts the way to a block whose owner stays', () => {
+  it.each([
+    ['peers', changes],
+    ['peers, link addresses and proofs', directChanges],
+  ])('of %s never interrupts the way to a block whose owner stays', (_, some) => {
     fc.assert(
-      fc.property(changes, ([first, second]) => {
+      fc.property(some, ([first, second]) => {
         const start = settle(withPods(emptyKernel, first), wanted(first));
         const change = changeOf(first, second, start);
         if (!change) return;
@@ -123,23 +142,9 @@ describe('planPeerChange', { timeout: 60_000 }, () => {
         const [first, second] = comes ? [fewer, more] : [more, fewer];
         const start = settle(withPods(emptyKernel, first), wanted(first));
         const expected = new Expected(start);
-        const changes = peerOperations(
-          {
-            before: withoutNobody(viewOf(first)),
-            after: withoutNobody(viewOf(second)),
-            findings: [],
-            expected,
-            settings: defaultDatapathSettings,
-            underlayMtuBytes: first.mtu,
-            hostRpFilter: 0,
-            underlayIfindex: 2,
-            ipv6: first.ipv6,
-            ports: new Set(),
-          },
-          peersInPart,
-        );
+        const changes = partsOf(first, second, expected, peersInPart);
         let end = start;
-        for (const operations of changes ?? []) {
+        for (const operations of changes) {
           expect(operations).toBeDefined();
           expected.note(operations ?? []);
           end = (operations ?? []).reduce(applyToModel, end);
@@ -165,23 +170,9 @@ describe('planPeerChange', { timeout: 60_000 }, () => {
     };
     const first = { ...world, underlays: world.underlays.map(() => nobody) };
     const expected = new Expected(settle(emptyKernel, wanted(first)));
-    const changes = peerOperations(
-      {
-        before: withoutNobody(viewOf(first)),
-        after: withoutNobody(viewOf(world)),
-        findings: [],
-        expected,
-        settings: defaultDatapathSettings,
-        underlayMtuBytes: 1500,
-        hostRpFilter: 0,
-        underlayIfindex: 2,
-        ipv6: true,
-        ports: new Set(),
-      },
-      2,
-    );
+    const changes = partsOf(first, world, expected, 2);
     const kinds: (number | undefined)[] = [];
-    for (const operations of changes ?? []) {
+    for (const operations of changes) {
       expected.note(operations ?? []);
       kinds.push(operations?.length);
     }
