@@ -213,18 +213,23 @@ interface IpamNeeds {
 
 async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<IpamWithDelegated> {
   const { registry, discovery, datapath, underlay } = needs;
+  const stores = { folder: join(config.stateDir, 'pools'), file: 'state.db' };
   const open = async ({ name, ownAddresses, others, mine }: PoolOpening): Promise<RunningIpam> => {
     const isDefault = name === defaultUniverse;
-    const folder = isDefault ? config.stateDir : join(config.stateDir, 'pools', name);
+    const folder = isDefault ? config.stateDir : join(stores.folder, name);
     const { ranges, reserved } = isDefault ? config : { ranges: [], reserved: [] };
     const ipam: RunningIpam = await startIpam({
       registry,
-      statePath: join(folder, 'state.db'),
+      statePath: join(folder, stores.file),
       node: { ...discovery.self, underlayAddresses: underlayOf(discovery, underlay) },
       universe: { name, ranges, reserved, ownAddresses },
       restMs: config.restTimeMs,
       allocateWaitMs: config.allocateWaitMs,
-      survey: async (signal) => [...others(), ...(await serviceRangesOf(config, signal)), ...routesInUse(ownRoutes)],
+      survey: async (signal) => [
+        ...(await others(signal)),
+        ...(await serviceRangesOf(config, signal)),
+        ...routesInUse(ownRoutes),
+      ],
       recoverLeases: async (signal, known) => {
         const onOthersLinks = leasesFromNamespaces({ isOwn: ownRoutes.isOwnDevice }, Date.now());
         const onOwnLinks = leasesFromLinks(await datapath.kernelLeases(), Date.now());
@@ -243,6 +248,7 @@ async function openIpam(config: Config, log: Logger, needs: IpamNeeds): Promise<
   const pools = await openPools({
     registry,
     path,
+    stores,
     defaultRanges: config.ranges,
     declared: config.pools.map(poolOf),
     open,

@@ -3,9 +3,10 @@
 import type { PeerNode } from '#agent/discovery/discovery.ts';
 import { nodeRecordOf } from '#agent/registry/record-name.ts';
 import { parseAddress } from '#ipam-peer/address.ts';
-import { compareCidr, parseCidr } from '#ipam-peer/cidr.ts';
+import { compareCidr, formatCidr, parseCidr, subtract } from '#ipam-peer/cidr.ts';
 import { defaultUniverse } from '#ipam-peer/records.ts';
 import type { IpamView, PeerView, PoolView } from './ipam.ts';
+import { cidrs } from './pool-overlaps.ts';
 
 /** A node has a record in each pool that it takes part in, and is told once. */
 export function mergeNodes(nodes: readonly PeerNode[]): readonly PeerNode[] {
@@ -28,7 +29,7 @@ export function mergeViews(main: IpamView, further: readonly FurtherPool[]): Ipa
   const founded = [main, ...further.map((pool) => pool.view)].filter((view) => view.unfounded !== true);
   const space = {
     ranges: founded.flatMap((view) => view.ranges),
-    reserved: founded.flatMap((view) => view.reserved),
+    reserved: reservedByAll(founded),
   };
   if (further.length === 0) return { ...main, ...space, pools };
   const peers = new Map(main.peers.map((peer) => [peer.name, peer]));
@@ -47,6 +48,17 @@ export function mergeViews(main: IpamView, further: readonly FurtherPool[]): Ipa
     peers: [...peers.values()].toSorted((a, b) => (a.name < b.name ? -1 : 1)),
     pools,
   };
+}
+
+/** What one pool has reserved because it is another's is that one's space. */
+function reservedByAll(views: readonly IpamView[]): readonly string[] {
+  if (views.length < 2) return views.flatMap(({ reserved }) => reserved);
+  return views.flatMap(({ reserved }, at) => {
+    const others = views.flatMap((view, index) =>
+      index === at ? [] : subtract(cidrs(view.ranges), cidrs(view.reserved)),
+    );
+    return subtract(cidrs(reserved), others).map(formatCidr);
+  });
 }
 
 function joined(known: PeerView, more: PeerView): PeerView {

@@ -7,16 +7,19 @@
 //
 // What is known of the universes is kept on disk: a start while the registry is away serves the same pools.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { readIfThere, writeDurably } from '#agent/discovery/durable-file.ts';
+import { writeDurably } from '#agent/discovery/durable-file.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 import type { Registry, RegistryRecord } from '#agent/registry/registry.ts';
 import { families, type Family } from '#ipam-peer/address.ts';
-import { formatCidr, overlaps, parseCidr } from '#ipam-peer/cidr.ts';
+import { type Cidr, formatCidr, subtract } from '#ipam-peer/cidr.ts';
 import type { InUse } from '#ipam-peer/events.ts';
-import { defaultUniverse, formatUniverse, parseUniverse } from '#ipam-peer/records.ts';
+import { defaultUniverse, parseUniverse } from '#ipam-peer/records.ts';
+import { type DeclaredPool, declarePools } from './declare-pools.ts';
 import type { Log } from './driver.ts';
 import type { AttachmentKey, IpamView, Lease, LeaseRequest } from './ipam.ts';
+import { type KnownPool, loadKnownPools, type PoolStores, poolsWithLeases } from './known-pools.ts';
 import { mergeNodes, mergeViews } from './merge-views.ts';
+import { cidrs, inUse, isWithin, overlapsText, problemOf, spaceOfOtherPools } from './pool-overlaps.ts';
 import type { RunningIpam } from './start.ts';
 
 /** A pool to be opened. */
@@ -24,8 +27,8 @@ export interface PoolOpening {
   readonly name: string;
   /** Families in which the node has no address of its own from the default pool. */
   readonly ownAddresses: readonly Family[];
-  /** The other pools' ranges, which its own must not overlap; asked when it is about to be founded. */
-  readonly others: () => readonly InUse[];
+  /** The other pools' space, which its own must not overlap; asked when it is about to be founded. */
+  readonly others: (signal: AbortSignal) => Promise<readonly InUse[]>;
   /** Those of the leases found in the kernel that are this pool's; waits until the registry has told which pools there are. */
   readonly mine: (leases: readonly Lease[], signal: AbortSignal) => Promise<readonly Lease[]>;
 }
@@ -33,19 +36,14 @@ export interface PoolOpening {
 export interface PoolsOptions {
   readonly registry: Pick<Registry, 'get' | 'list' | 'watch' | 'create'>;
   /** Pools to be made where there is no Universe of the name. */
-  readonly declared?: readonly { readonly name: string; readonly ranges: readonly string[] }[];
+  readonly declared?: readonly DeclaredPool[];
   /** File that keeps what is known of the universes; a missing or damaged one is an empty one. */
   readonly path: string;
+  readonly stores: PoolStores;
   /** The default pool's ranges as the settings have them, which count until its Universe is read. */
   readonly defaultRanges: readonly string[];
   readonly open: (pool: PoolOpening) => Promise<RunningIpam>;
   readonly log: Log;
-}
-
-interface Known {
-  readonly name: string;
-  readonly ranges: readonly string[];
-  readonly namespaces: readonly string[];
 }
 
 /** The name goes into the names of records and folders: a DNS label. */
@@ -79,7 +77,7 @@ class Pools {
   readonly #options: PoolsOptions;
   readonly #running = new Map<string, RunningIpam>();
   /** Further universes by name, served or not. */
-  readonly #known = new Map<string, Known>();
+  readonly #known = new Map<string, KnownPool>();
   /** Why a universe is not served. */
   readonly #problems = new Map<string, string>();
   readonly #listeners = new Set<() => void>();
@@ -113,10 +111,16 @@ class Pools {
   }
 
   async start(): Promise<void> {
+    const { path, stores, registry, declared = [], log } = this.#options;
     this.#main = await this.#open(defaultUniverse);
-    for (const known of await load(this.#options)) await this.#take(known);
+    // Their pods run: whatever the ranges look like now, their leases must be known.
+    const kept = (await loadKnownPools(path, log)).filter(
+      ({ name }) => name !== defaultUniverse && namePattern.test(name),
+    );
+    const more = await poolsWithLeases(stores, new Set([defaultUniverse, ...kept.map(({ name }) => name)]));
+    for (const known of [...kept, ...more]) await this.#serve(known);
     this.#following = this.#follow();
-    this.#declaring = this.#declare();
+    this.#declaring = declarePools(registry, declared, log, this.#stop.signal);
   }
 
   async lease(request: LeaseRequest, signal: AbortSignal): Promise<Lease> {
@@ -217,29 +221,58 @@ class Pools {
     const work = this.#work.then(async () => {
       const parsed = parseUniverse(record.value);
       if (!parsed.ok) return this.#refuse(record.name, `its Universe cannot be understood: ${parsed.reason}`);
-      const { ranges, namespaces } = parsed.record;
-      const taken = await this.#take({ name: record.name, ranges: ranges.map(formatCidr), namespaces });
-      if (taken) await this.#save();
+      const { ranges, namespaces, founder } = parsed.record;
+      const known = { name: record.name, ranges: ranges.map(formatCidr), namespaces };
+      if (await this.#take(known, founder !== undefined)) await this.#save();
     });
     this.#work = work.catch(() => undefined);
     await work;
   }
 
   /** True when something about the universe is new. */
-  async #take(known: Known): Promise<boolean> {
+  async #take(known: KnownPool, founded: boolean): Promise<boolean> {
     const { name } = known;
     if (name === defaultUniverse) return false;
     if (!namePattern.test(name)) {
       this.#refuse(name, 'the name of a pool is a DNS label: lower-case letters, digits and "-", at most 63');
       return false;
     }
-    if (!this.#running.has(name)) {
-      const other = this.#othersThan(name).find(({ cidr }) => known.ranges.some((text) => overlapsText(text, cidr)));
-      if (other !== undefined) {
-        this.#refuse(name, `${formatCidr(other.cidr)} is ${other.by}, and its own ranges overlap it`);
+    const before = this.#known.get(name);
+    if (before === undefined || before.ranges.join() !== known.ranges.join()) {
+      const problem = await this.#makeRoom(known, founded);
+      if (problem !== '') {
+        this.#refuse(name, problem);
         return false;
       }
-      this.#running.set(name, await this.#open(name));
+    }
+    return await this.#serve(known);
+  }
+
+  /** A pool that nobody has founded gives way to one that is. Resolves to what is in the way, or ''. */
+  async #makeRoom(known: KnownPool, founded: boolean): Promise<string> {
+    const met = this.#othersThan(known.name).filter(({ cidr }) => known.ranges.some((one) => overlapsText(one, cidr)));
+    const firm = met.find(({ pool }) => !founded || !isUnused(this.#running.get(pool)?.view()));
+    if (firm !== undefined) return problemOf(firm);
+    for (const { pool } of met) {
+      const running = this.#running.get(pool);
+      if (running === undefined) continue;
+      await this.#drop(pool, running);
+      this.#refuse(pool, problemOf({ pool: known.name, cidr: met[0]?.cidr }));
+    }
+    return '';
+  }
+
+  /** True when something about the pool is new. A node that can have no record in it does not serve it. */
+  async #serve(known: KnownPool): Promise<boolean> {
+    const { name } = known;
+    if (!this.#running.has(name)) {
+      try {
+        this.#running.set(name, await this.#open(name));
+      } catch (error) {
+        if (!(error instanceof WeftError) || error.kind !== 'invalidSetting') throw error;
+        this.#refuse(name, error.message);
+        return false;
+      }
       this.#options.log.info(`serving the pool ${name}: ${known.ranges.join(', ')}`);
     }
     this.#problems.delete(name);
@@ -254,15 +287,19 @@ class Pools {
   async #forget(name: string, pool: RunningIpam): Promise<void> {
     const work = this.#work.then(async () => {
       if (this.#running.get(name) !== pool || !isOver(pool.view()) || this.#stop.signal.aborted) return;
-      this.#running.delete(name);
-      this.#known.delete(name);
       this.#options.log.info(`the pool ${name} is no more`);
-      await pool.close();
+      await this.#drop(name, pool);
       await this.#save();
-      this.#changed();
     });
     this.#work = work.catch((error: unknown) => this.#options.log.warn(toWeftError(error).message));
     await this.#work;
+  }
+
+  async #drop(name: string, pool: RunningIpam): Promise<void> {
+    this.#running.delete(name);
+    this.#known.delete(name);
+    await pool.close();
+    this.#changed();
   }
 
   #refuse(name: string, problem: string): void {
@@ -275,7 +312,10 @@ class Pools {
     const pool = await this.#options.open({
       name,
       ownAddresses: name === defaultUniverse ? families : this.#lackedByDefault(),
-      others: () => (name === defaultUniverse ? [] : this.#othersThan(name)),
+      others: async (signal) => [
+        ...(await spaceOfOtherPools(this.#options.registry, name, signal)),
+        ...this.#othersThan(name).flatMap(({ pool, cidr }) => inUse(name, [cidr], `the pool ${pool}'s`)),
+      ],
       mine: async (leases, signal) => await this.#mine(name, leases, signal),
     });
     pool.setGone(this.#gone);
@@ -297,14 +337,18 @@ class Pools {
     return families.filter((family) => !ranges.some((text) => text.includes(':') === (family === 6)));
   }
 
-  #othersThan(name: string): readonly InUse[] {
-    const others = [...this.#known.values()].filter((known) => known.name !== name && this.#running.has(known.name));
-    return [{ name: defaultUniverse, ranges: this.#defaultRanges() }, ...others].flatMap((other) =>
-      other.ranges.flatMap((text) => {
-        const cidr = parseCidr(text);
-        return cidr === undefined ? [] : [{ cidr, by: `the pool ${other.name}'s`, apart: true }];
-      }),
-    );
+  /** Space of the other pools that are served here; what one has reserved may be another's. */
+  #othersThan(name: string): readonly { readonly pool: string; readonly cidr: Cidr }[] {
+    const further = [...this.#known.values()].map((known) => ({
+      name: known.name,
+      ranges: known.ranges,
+      reserved: this.#running.get(known.name)?.view().reserved ?? [],
+    }));
+    const main = { name: defaultUniverse, ranges: this.#defaultRanges(), reserved: this.#main?.view().reserved ?? [] };
+    return [main, ...further].flatMap((other) => {
+      if (other.name === name) return [];
+      return subtract(cidrs(other.ranges), cidrs(other.reserved)).map((cidr) => ({ pool: other.name, cidr }));
+    });
   }
 
   async #save(): Promise<void> {
@@ -328,32 +372,6 @@ class Pools {
     }
   }
 
-  /** Makes the declared universes that there are not; where the registry does not answer, later. */
-  async #declare(): Promise<void> {
-    const { registry, declared = [], log } = this.#options;
-    const { signal } = this.#stop;
-    for (const { name, ranges } of declared) {
-      while (!signal.aborted) {
-        try {
-          if ((await registry.get('universe', name, signal)) !== undefined) break;
-          const value = formatUniverse({
-            ranges: ranges.flatMap((text) => parseCidr(text) ?? []),
-            reserved: [],
-            namespaces: [],
-            extra: {},
-          });
-          const outcome = await registry.create('universe', name, value, signal);
-          if (outcome.kind === 'ok') log.info(`made the pool ${name}: ${ranges.join(', ')}`);
-          if (outcome.kind === 'refused') log.error(`the registry refuses the pool ${name}: ${outcome.reason}`);
-          if (outcome.kind !== 'unknown') break;
-        } catch (error) {
-          if (!signal.aborted) log.debug(`cannot make the pool ${name} yet: ${toWeftError(error).message}`);
-        }
-        await sleep(5 * retryMs, undefined, { signal }).catch(() => undefined);
-      }
-    }
-  }
-
   async close(): Promise<void> {
     this.#stop.abort();
     await Promise.allSettled([this.#following, this.#declaring, this.#work]);
@@ -366,30 +384,9 @@ function isOver({ ended, peers, leasedAddresses }: IpamView): boolean {
   return ended?.name === 'universeDeleted' && peers.length === 0 && leasedAddresses === 0;
 }
 
-function isWithin(address: string | undefined, ranges: readonly string[]): boolean {
-  const block = address === undefined ? undefined : parseCidr(`${address}/${address.includes(':') ? 128 : 32}`);
-  return block !== undefined && ranges.some((range) => overlapsText(range, block));
-}
-
-function overlapsText(text: string, cidr: InUse['cidr']): boolean {
-  const own = parseCidr(text);
-  return own !== undefined && overlaps(own, cidr);
-}
-
-async function load({ path, log }: PoolsOptions): Promise<readonly Known[]> {
-  try {
-    const text = await readIfThere(path);
-    const known: unknown = text === undefined ? [] : JSON.parse(text);
-    if (Array.isArray(known) && known.every((one) => isKnown(one))) return known;
-    log.warn(`${path} is damaged; the pools are learnt anew from the registry`);
-  } catch (error) {
-    log.warn(`${path}: ${toWeftError(error).message}; the pools are learnt anew from the registry`);
-  }
-  return [];
-}
-
-function isKnown(value: unknown): value is Known {
-  const known = value as Partial<Known> | null;
-  const texts = (list: unknown): boolean => Array.isArray(list) && list.every((one) => typeof one === 'string');
-  return typeof known?.name === 'string' && texts(known.ranges) && texts(known.namespaces);
+/** Nobody has founded it, and nobody has anything of it. */
+function isUnused(view: IpamView | undefined): boolean {
+  return (
+    view?.unfounded === true && view.leasedAddresses === 0 && view.peers.every(({ blocks }) => blocks.length === 0)
+  );
 }

@@ -71,6 +71,7 @@ export class IpamNodes implements AsyncDisposable {
     const ipam = await openPools({
       registry,
       path,
+      stores: { folder: join(this.directory, name), file: 'state.sqlite' },
       log,
       defaultRanges: pool.ranges,
       declared,
@@ -81,7 +82,7 @@ export class IpamNodes implements AsyncDisposable {
           registry,
           statePath: join(this.directory, name, universe, 'state.sqlite'),
           universe: universe === 'default' ? pool : { name: universe, ranges: [], reserved: [], ownAddresses },
-          survey: async () => others(),
+          survey: others,
           ...(recoverLeases && {
             recoverLeases: async (signal) => await mine(await recoverLeases(signal, []), signal),
           }),
