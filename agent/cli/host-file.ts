@@ -9,6 +9,7 @@ import { Compile } from 'typebox/compile';
 import { loadConfig } from '#agent/config.ts';
 import { readIfThere, writeDurably } from '#agent/discovery/durable-file.ts';
 import { WeftError } from '#agent/errors.ts';
+import { certificateProblem } from '#agent/registry/peers/keys.ts';
 import { createVoterDisk } from '#agent/registry/peers/store.ts';
 
 export type Settings = Readonly<Record<string, unknown>>;
@@ -64,9 +65,11 @@ export async function installHost(file: HostFile, { configDir, stateDir }: Place
   const paths = { ca: join(tls, 'ca.pem'), cert: join(tls, 'node.pem'), key: join(tls, 'node-key.pem') };
   const configPath = join(configDir, 'config.json');
   await refuseOtherHost(file, paths);
-  const before = await readIfThere(configPath);
+  refuseUseless(file);
+  const before = await readSettings(configPath);
+  refuseOtherVoters(file, before, configPath);
   const settings: Settings = {
-    ...(before === undefined ? {} : (JSON.parse(before) as Settings)),
+    ...before,
     ...file.settings,
     ...(configDir === '/etc/weft' ? {} : { tlsCa: paths.ca, tlsCert: paths.cert, tlsKey: paths.key }),
     ...(stateDir === undefined ? {} : { stateDir }),
@@ -106,10 +109,64 @@ async function refuseOtherHost(file: HostFile, paths: { readonly ca: string; rea
       `${paths.ca} is of other hosts' authority: this host belongs to other hosts; move its configuration and state away to change that`,
     );
   }
-  const name = cert === undefined ? undefined : new X509Certificate(cert).subject.replace(/^CN=/, '');
+  const name = cert === undefined ? undefined : nameIn(cert);
   if (name !== undefined && name !== file.name) {
     throw new WeftError('invalidSetting', `this host is ${name} (${paths.cert}), the file is for ${file.name}`);
   }
+}
+
+/** undefined: it is damaged, and may be replaced. */
+function nameIn(cert: string): string | undefined {
+  try {
+    return new X509Certificate(cert).subject.replace(/^CN=/, '');
+  } catch {
+    return undefined;
+  }
+}
+
+/** What no voter would accept, or this host of no voter. */
+function refuseUseless({ name, settings, ca, cert, key }: HostFile): void {
+  const problem = certificateProblem({ name, ca, cert, key });
+  if (problem !== '') throw new WeftError('invalidSetting', `the file for ${name}: ${problem}`);
+  if (settings['nodeName'] !== name) {
+    throw new WeftError('invalidSetting', `the file for ${name} has the settings of ${String(settings['nodeName'])}`);
+  }
+  const now = new Date();
+  for (const { validFromDate, validToDate } of [ca, cert].map((pem) => new X509Certificate(pem))) {
+    if (now >= validFromDate && now <= validToDate) continue;
+    const [from, to, here] = [validFromDate, validToDate, now].map((date) => date.toISOString());
+    const text = `a certificate of the file for ${name} is valid from ${from} to ${to}; the clock of this host says ${here}`;
+    throw new WeftError('invalidSetting', text);
+  }
+}
+
+/** An older file would have a host ask voters that were replaced. */
+function refuseOtherVoters({ settings }: HostFile, before: Settings | undefined, path: string): void {
+  const [there, asked] = [before?.['voters'], settings['voters']];
+  if (!Array.isArray(there) || !Array.isArray(asked) || there.join() === asked.join()) return;
+  throw new WeftError(
+    'invalidSetting',
+    `${path} has the voters ${there.join(', ')}, the file has ${asked.join(', ')}: make the lists the same (weft voters replace), and a new file by weft init where the file is the older one`,
+  );
+}
+
+/** undefined: there are none. Throws WeftError('invalidSetting') for what is not these hosts'. */
+export async function readSettings(path: string): Promise<Settings | undefined> {
+  const content = await readIfThere(path);
+  if (content === undefined) return undefined;
+  let settings: unknown;
+  try {
+    settings = JSON.parse(content);
+  } catch (cause) {
+    throw new WeftError('invalidSetting', `${path} is no JSON: ${(cause as Error).message}`, { cause });
+  }
+  if (typeof settings !== 'object' || settings === null || (settings as Settings)['registry'] !== 'peers') {
+    throw new WeftError(
+      'invalidSetting',
+      `${path} is there already and does not say registry "peers": move it away first`,
+    );
+  }
+  return settings as Settings;
 }
 
 /** Writes what is not there yet as it should be (0600, durable); false: it was. */

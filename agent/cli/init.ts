@@ -10,7 +10,7 @@ import { loadConfig, type NodeSetting } from '#agent/config.ts';
 import { readIfThere } from '#agent/discovery/durable-file.ts';
 import { WeftError } from '#agent/errors.ts';
 import { createKeys } from '#agent/registry/peers/keys.ts';
-import { installHost, keep, parseHostFile, type HostFile, type Settings } from '#agent/cli/host-file.ts';
+import { installHost, keep, parseHostFile, readSettings, type HostFile } from '#agent/cli/host-file.ts';
 
 export const initUsage = `Usage: weft init NAME=ADDRESS[+ADDRESS …] … [OPTION …]     on the first host, naming every host
        weft init --from FILE [OPTION …]                    on every other host (FILE - is standard input)
@@ -74,8 +74,9 @@ function handOut(steps: readonly string[], configDir: string): string {
 }
 
 function parseHost(argument: string): NodeSetting {
-  const [name = '', list] = argument.split('=', 2);
-  if (list === undefined || list === '' || name === '') {
+  const at = argument.indexOf('=');
+  const [name, list] = [argument.slice(0, at), argument.slice(at + 1)];
+  if (at < 1 || list === '') {
     throw new UsageError(`${JSON.stringify(argument)} is no NAME=ADDRESS, such as host1=192.0.2.1`);
   }
   return { name: name.toLowerCase(), addresses: list.split('+') };
@@ -104,14 +105,19 @@ async function settingsFor(
   options: ReadonlyMap<string, string>,
   configDir: string,
 ): Promise<ClusterSettings> {
-  const before = await readSettings(configDir);
+  const before = await readSettings(join(configDir, 'config.json'));
   const names = given.map(({ name }) => name);
   const repeated = names.find((name, at) => names.indexOf(name) !== at);
   if (repeated !== undefined) throw new UsageError(`${repeated} is named twice`);
+  refuseSharedAddress(given);
   const kept = ((before?.['nodes'] ?? []) as readonly NodeSetting[]).filter(({ name }) => !names.includes(name));
   const order = ((before?.['nodes'] ?? []) as readonly NodeSetting[]).map(({ name }) => name);
   const nodes = [...kept, ...given].toSorted((a, b) => rank(order, a.name) - rank(order, b.name));
-  const list = (name: string): readonly string[] | undefined => options.get(name)?.split(',');
+  const list = (name: string): readonly string[] | undefined =>
+    options
+      .get(name)
+      ?.split(',')
+      .map((item) => item.trim().toLowerCase());
   return {
     nodes,
     voters:
@@ -119,6 +125,17 @@ async function settingsFor(
       names.slice(0, names.length < 3 ? 1 : 3),
     ranges: agreed('--ranges', list('--ranges'), before?.['ranges'], 'they are read once, when the first host starts'),
   };
+}
+
+function refuseSharedAddress(hosts: readonly NodeSetting[]): void {
+  const taken = new Map<string, string>();
+  for (const { name, addresses } of hosts) {
+    for (const address of addresses) {
+      const other = taken.get(address);
+      if (other !== undefined) throw new UsageError(`${address} is named twice, for ${other} and ${name}`);
+      taken.set(address, name);
+    }
+  }
 }
 
 const rank = (order: readonly string[], name: string): number =>
@@ -134,25 +151,6 @@ function agreed(
   const before = there as readonly string[];
   if (asked === undefined || asked.join(',') === before.join(',')) return before;
   throw new UsageError(`${option}: these hosts have ${before.join(',')}; ${why}`);
-}
-
-async function readSettings(configDir: string): Promise<Settings | undefined> {
-  const path = join(configDir, 'config.json');
-  const content = await readIfThere(path);
-  if (content === undefined) return undefined;
-  let settings: unknown;
-  try {
-    settings = JSON.parse(content);
-  } catch (cause) {
-    throw new WeftError('invalidSetting', `${path} is no JSON: ${(cause as Error).message}`, { cause });
-  }
-  if (typeof settings !== 'object' || settings === null || (settings as Settings)['registry'] !== 'peers') {
-    throw new WeftError(
-      'invalidSetting',
-      `${path} is there already and does not say registry "peers": move it away first`,
-    );
-  }
-  return settings as Settings;
 }
 
 async function makeFiles({ nodes, voters, ranges }: ClusterSettings, configDir: string): Promise<readonly HostFile[]> {

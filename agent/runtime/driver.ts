@@ -77,6 +77,8 @@ class LiveDriver implements Driver {
   #gone = '';
   /** Answers to requests of an earlier core are not for this one. */
   #epoch = 0;
+  /** What is in memory goes beyond the disk: a commit failed, and the disk could not be read since. */
+  #isStale = false;
 
   constructor(options: DriverOptions) {
     this.#options = options;
@@ -101,6 +103,7 @@ class LiveDriver implements Driver {
 
   feed(event: Unstamped): Lease | undefined {
     if (this.#stop.signal.aborted) throw new WeftError('interrupted', 'the agent is stopping');
+    if (this.#isStale) this.#restart();
     const stamped = { ...event, nowMs: this.#options.nowMs(), random: this.#options.random() } as CoreEvent;
     const effects = this.#step(stamped);
     this.#freed = undefined;
@@ -188,14 +191,26 @@ class LiveDriver implements Driver {
     for (const effect of skipped) if (effect.kind === 'log') this.#execute(effect);
     this.#epoch++;
     this.#gone = '';
+    this.#isStale = true;
     try {
-      this.state = this.#restore(this.state.underlay);
-      this.state.notBeforeMs = this.#options.nowMs() + reloadPauseMs;
+      this.#restart();
     } catch (loading) {
       this.#options.log.error(toWeftError(loading).message);
     }
     this.#setTimer(this.#options.nowMs() + reloadPauseMs);
     this.#notify();
+  }
+
+  /** Throws WeftError('store') while the disk cannot be read: until then nothing is concluded from what was not committed. */
+  #restart(): void {
+    try {
+      this.state = this.#restore(this.state.underlay);
+    } catch (error) {
+      this.#setTimer(this.#options.nowMs() + reloadPauseMs);
+      throw toWeftError(error);
+    }
+    this.#isStale = false;
+    this.state.notBeforeMs = this.#options.nowMs() + reloadPauseMs;
   }
 
   #settle(ticket: number, outcome: Outcome): void {

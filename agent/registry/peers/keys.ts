@@ -3,8 +3,9 @@
 // a second call adds the nodes that are new.
 
 import { createPrivateKey, generateKeyPairSync, X509Certificate, type KeyObject } from 'node:crypto';
-import { mkdir, open, readFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { readIfThere, writeDurably } from '#agent/discovery/durable-file.ts';
 import { WeftError } from '#agent/errors.ts';
 import type { TlsPaths } from '#agent/registry/peers/tls.ts';
 import { issueCertificate, type Issuer } from '#agent/registry/peers/x509.ts';
@@ -56,8 +57,8 @@ async function readOrMakeAuthority(directory: string): Promise<Authority> {
   const issuer = { commonName: 'weft peers', privateKey };
   const made = issueCertificate({ commonName: issuer.commonName, publicKey, ...validity(), names: undefined }, issuer);
   // The key first: a certificate without its key could not be completed by a second call.
-  await writePrivate(paths.key, pkcs8(privateKey), 'w');
-  await writePrivate(paths.cert, made, 'wx');
+  await writeDurably(paths.key, pkcs8(privateKey));
+  await writeDurably(paths.cert, made);
   return { ...issuer, pem: made };
 }
 
@@ -69,18 +70,33 @@ async function readOrMakeNode(folder: string, node: KeyNode, authority: Authorit
     key: join(folder, 'node-key.pem'),
   };
   await mkdir(folder, { recursive: true, mode: 0o700 });
-  await writePrivate(keys.ca, authority.pem, 'w');
-  const [cert, key] = await Promise.all([readIfThere(keys.cert), readIfThere(keys.key)]);
-  if (cert !== undefined && key !== undefined) return keys;
+  await writeDurably(keys.ca, authority.pem);
+  const [cert = '', key = ''] = await Promise.all([readIfThere(keys.cert), readIfThere(keys.key)]);
+  if (certificateProblem({ name: node.name, ca: authority.pem, cert, key }) === '') return keys;
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const names = [node.name, ...node.addresses];
-  await writePrivate(keys.key, pkcs8(privateKey), 'w');
-  await writePrivate(
-    keys.cert,
-    issueCertificate({ commonName: node.name, publicKey: publicKey, ...validity(), names }, authority),
-    'w',
-  );
+  await writeDurably(keys.key, pkcs8(privateKey));
+  const issued = issueCertificate({ commonName: node.name, publicKey, ...validity(), names }, authority);
+  await writeDurably(keys.cert, issued);
   return keys;
+}
+
+/** Why a node's certificate is of no use with this authority, whatever the time is; '' when it is. */
+export function certificateProblem(given: {
+  readonly name: string;
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}): string {
+  try {
+    const [authority, certificate] = [new X509Certificate(given.ca), new X509Certificate(given.cert)];
+    const name = certificate.subject.replace(/^CN=/, '');
+    if (name !== given.name) return `the certificate is of ${name}`;
+    if (!certificate.verify(authority.publicKey)) return 'the certificate is not signed by the authority beside it';
+    return certificate.checkPrivateKey(createPrivateKey(given.key)) ? '' : 'certificate and key do not belong together';
+  } catch (error) {
+    return `a certificate or key is damaged (${(error as Error).message})`;
+  }
 }
 
 function validity(): { readonly notBefore: Date; readonly notAfter: Date } {
@@ -90,24 +106,4 @@ function validity(): { readonly notBefore: Date; readonly notAfter: Date } {
 
 function pkcs8(key: KeyObject): string {
   return key.export({ type: 'pkcs8', format: 'pem' }).toString();
-}
-
-async function writePrivate(path: string, content: string, flags: 'w' | 'wx'): Promise<void> {
-  const file = await open(path, flags, 0o600);
-  try {
-    await file.chmod(0o600);
-    await file.writeFile(content);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
-async function readIfThere(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
-  }
 }

@@ -4,6 +4,7 @@
 
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { WeftError } from '#agent/errors.ts';
 import { createVoterDisk, openVoterStore } from '#agent/registry/peers/store.ts';
 import { emptyRegister, type Register } from '#ipam-peer/caspaxos/acceptor.ts';
@@ -28,8 +29,9 @@ export function restoreVoterDisk(
     floor = Math.max(floor, read.floor);
     starts = Math.max(starts, read.starts);
   }
+  requireUnused(path);
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  const fresh = `${path}.restored`;
+  const fresh = `${path}.restored-${process.pid}`;
   for (const leftover of withJournal(fresh)) rmSync(leftover, { force: true });
   createVoterDisk(fresh);
   {
@@ -51,9 +53,34 @@ export function restoreVoterDisk(
 
 const withJournal = (path: string): readonly string[] => [path, `${path}-wal`, `${path}-shm`];
 
+/** An agent that runs would go on with the disk that is moved away. One that is damaged may be replaced. */
+function requireUnused(path: string): void {
+  if (!existsSync(path)) return;
+  try {
+    using database = new DatabaseSync(path, { timeout: 2000 });
+    database.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; ROLLBACK');
+  } catch (cause) {
+    const { message } = cause as Error;
+    if (!/locked/.test(message)) return;
+    throw new WeftError('store', `${path} is in use (${message}): stop the agent first`, { details: path, cause });
+  }
+}
+
+/** To open another file, or an empty one, as a voter's would make it one. */
+function requireVoterDisk(file: string): void {
+  try {
+    using database = new DatabaseSync(file, { timeout: 2000 });
+    if (database.prepare('SELECT id FROM voter').get() === undefined) throw new Error('it has no voter');
+  } catch (cause) {
+    const text = `${file} is no voter's disk: ${(cause as Error).message}`;
+    throw new WeftError('store', text, { details: file, cause });
+  }
+}
+
 /** A file that is open elsewhere is locked: its agent runs. */
 function readDisk(file: string, registers: Map<string, Register>): { readonly floor: number; readonly starts: number } {
   if (!existsSync(file)) throw new WeftError('store', `there is no voter's disk ${file}`, { details: file });
+  requireVoterDisk(file);
   using store = openVoterStore(file);
   for (let after = '', more = true; more;) {
     const page = store.registersAfter(after, pageLimit);

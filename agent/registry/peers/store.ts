@@ -101,6 +101,13 @@ function prepareStore(database: DatabaseSync, path: string, whenMade: 'member' |
   chmodSync(path, 0o600);
   const format = (database.prepare('PRAGMA user_version').get() as { readonly user_version: number }).user_version;
   if (format > formatVersion) throw new Error(`format ${format} is newer than this version of weft knows`);
+  // A page that is lost would be a promise forgotten.
+  const check = database.prepare('PRAGMA quick_check(1)').get()?.['quick_check'];
+  if (check !== 'ok') {
+    throw new Error(
+      `damaged (${String(check).replaceAll('\n', ' ')}); move it away, and this voter takes every record over from the others`,
+    );
+  }
   database.exec('BEGIN IMMEDIATE');
   database.exec(schema);
   let found = database.prepare('SELECT id FROM voter').get() as { readonly id: string } | undefined;
