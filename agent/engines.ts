@@ -16,6 +16,9 @@ export async function openRegistry(config: Config, log: Logger): Promise<Registr
     return openKubernetesRegistry({ namespace: config.namespace, ...apiOf(config), log });
   }
   const { openPeersRegistry } = await import('#agent/registry/peers/peers-registry.ts');
+  const { readTlsFiles } = await import('#agent/registry/peers/tls.ts');
+  const tls = { ca: config.tlsCa, cert: config.tlsCert, key: config.tlsKey };
+  await readTlsFiles(tls, config.nodeName);
   const voters = config.voters.map((name) => {
     const address = config.nodes.find((node) => node.name === name)?.addresses[0];
     if (address === undefined) throw new WeftError('invalidSetting', `voters: ${name} has no address under nodes`);
@@ -24,7 +27,7 @@ export async function openRegistry(config: Config, log: Logger): Promise<Registr
   return openPeersRegistry({
     self: config.nodeName,
     voters,
-    tls: { ca: config.tlsCa, cert: config.tlsCert, key: config.tlsKey },
+    tls,
     statePath: join(config.stateDir, 'voter.db'),
     log,
   });

@@ -7,6 +7,7 @@ import { loadConfig, type Config } from '#agent/config.ts';
 import { defaultConfigPath } from '#agent/config/sources.ts';
 import { WeftError } from '#agent/errors.ts';
 import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
+import { readTlsFiles } from '#agent/registry/peers/tls.ts';
 import { nodeRecordOf } from '#agent/registry/record-name.ts';
 import type { Registry, RegistryRecord } from '#agent/registry/registry.ts';
 
@@ -23,7 +24,7 @@ const tries = 5;
 export async function peersRemove(argv: readonly string[]): Promise<string> {
   const { options, rest } = splitOptions(argv, ['--config']);
   const [name, extra] = rest;
-  if (name === undefined || extra !== undefined) throw new UsageError(peersRemoveUsage.trimEnd());
+  if (name === undefined || name === '' || extra !== undefined) throw new UsageError(peersRemoveUsage.trimEnd());
   const { config } = loadConfig({ argv: ['--config', options.get('--config') ?? defaultConfigPath], env: {} });
   if (config.registry === 'kubernetes') {
     throw new UsageError(`in Kubernetes a node is removed with its Node object: kubectl delete node ${name}`);
@@ -47,11 +48,13 @@ export async function openAsClient(config: Config): Promise<Registry> {
     address: config.nodes.find((node) => node.name === voter)?.addresses[0] ?? '',
     port: config.peersPort,
   }));
+  const tls = { ca: config.tlsCa, cert: config.tlsCert, key: config.tlsKey };
+  await readTlsFiles(tls, config.nodeName);
   return openPeersRegistry({
     self: config.nodeName,
     vote: false,
     voters,
-    tls: { ca: config.tlsCa, cert: config.tlsCert, key: config.tlsKey },
+    tls,
     statePath: '',
     log: { info: () => undefined, warn: () => undefined },
   });

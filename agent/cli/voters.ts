@@ -36,7 +36,7 @@ export async function voters(argv: readonly string[]): Promise<string> {
 }
 
 async function list(config: Config): Promise<string> {
-  const tls = await readTlsFiles({ ca: config.tlsCa, cert: config.tlsCert, key: config.tlsKey });
+  const tls = await readTlsFiles({ ca: config.tlsCa, cert: config.tlsCert, key: config.tlsKey }, config.nodeName);
   const quiet = { info: () => undefined, warn: () => undefined };
   const rows = await Promise.all(
     config.voters.map(async (name) => {

@@ -293,6 +293,8 @@ class Pools {
     });
     this.#work = work.catch((error: unknown) => this.#options.log.warn(toWeftError(error).message));
     await this.#work;
+    // One that was refused because of it may be served now; nothing else tells of it.
+    if (this.#problems.size > 0) await this.#hearAll(this.#stop.signal).catch(() => undefined);
   }
 
   async #drop(name: string, pool: RunningIpam): Promise<void> {

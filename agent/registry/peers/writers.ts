@@ -2,7 +2,7 @@
 // voters check that"). A node writes its own records. Into another's `Peer` it may write itself as heir; as the heir (or the heir
 // of an heir that died too) it may drop grants and blocks, seed it where it was not seeded, and delete it. Any node may declare another
 // one gone, in its session and its `Peer`, which is what `weft peers remove` does, and then take out of that `Peer` what it had no more. The
-// founder of a universe is written once, by itself.
+// founder of a universe is written once, by itself; from then on its ranges stay.
 
 import { isDeepStrictEqual } from 'node:util';
 import { isOfNode } from '#agent/registry/record-name.ts';
@@ -123,6 +123,8 @@ function othersSession(node: string, { name, before, after }: RecordWrite, lookU
 function universe(node: string, { name, before, after }: RecordWrite): string | undefined {
   if (after === null) return `nobody deletes the universe ${name}`;
   const [was, is] = [before?.['founder'], after['founder']];
+  const changed = ['ranges', 'reserved'].find((field) => !isDeepStrictEqual(before?.[field], after[field]));
+  if (was !== undefined && changed !== undefined) return `${changed} of ${name} never change once it is founded`;
   if (isDeepStrictEqual(was, is)) return undefined;
   if (was !== undefined) return `the founder of ${name} never changes`;
   const founder = refOf(is);

@@ -41,6 +41,10 @@ describe('the rule', () => {
       'itself as founder',
       { kind: 'universe', name: 'default', before: { ranges: [] }, after: { ranges: [], founder: heir } },
     ],
+    [
+      'namespaces into a universe that is founded',
+      { kind: 'universe', name: 'blue', before: { founder: heir }, after: { founder: heir, namespaces: ['team-a'] } },
+    ],
     ['its session', { kind: 'session', name: mine, before: null, after: {} }],
   ])('lets host1 write %s', ([, write]) => {
     expect(mayWrite('host1', write, nobody)).toBeUndefined();
@@ -70,6 +74,24 @@ describe('the rule', () => {
     [
       'over a founder',
       { kind: 'universe', name: 'default', before: { founder: { name: theirs, uid: 'x' } }, after: { founder: heir } },
+    ],
+    [
+      'other ranges into a universe that is founded',
+      {
+        kind: 'universe',
+        name: 'default',
+        before: { founder: heir, ranges: ['10.32.0.0/12'] },
+        after: { founder: heir, ranges: ['10.0.0.0/8'] },
+      },
+    ],
+    [
+      'other reserved parts into a universe that is founded',
+      {
+        kind: 'universe',
+        name: 'default',
+        before: { founder: heir, reserved: ['10.43.0.0/16'] },
+        after: { founder: heir },
+      },
     ],
     ['the end of the universe', { kind: 'universe', name: 'default', before: {}, after: null }],
     ["another's session", { kind: 'session', name: theirs, before: {}, after: {} }],

@@ -93,6 +93,9 @@ describe('pools that overlap', () => {
     const other = await start(nodes, 'node2');
     await lease(other, inPool('b', 'green'), /10\.64\.0\.0\/16 is node1's in the pool blue/);
     await lease(one, inPool('c', 'green'), /10\.64\.0\.0\/16 is the pool blue's/);
+    one.release(request('a'));
+    nodes.registry.remove('peer', 'node1.node1000.pool-blue');
+    await until('node1 serves green once blue is no more', () => poolOf(one, 'green') !== undefined);
   });
 
   test('a default range that is made anew leaves out what a further pool has', async () => {
