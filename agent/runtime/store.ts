@@ -219,5 +219,9 @@ function leaseFromJson(text: string): Lease {
   const lease = JSON.parse(text) as Omit<Lease, 'owner'> & {
     readonly owner: Omit<Lease['owner'], 'netnsInode'> & { readonly netnsInode: string };
   };
+  const texts: readonly unknown[] = [lease.containerId, lease.ifname, lease.generation, lease.hostIfname];
+  const isAddresses = Array.isArray(lease.addresses) && lease.addresses.every((one) => typeof one === 'string');
+  if (!isAddresses || texts.some((one) => typeof one !== 'string'))
+    throw new Error(`${text.slice(0, 100)} is no lease`);
   return { ...lease, owner: { ...lease.owner, netnsInode: BigInt(lease.owner.netnsInode) } };
 }

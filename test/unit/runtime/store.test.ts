@@ -74,47 +74,53 @@ describe('the store', () => {
     first.close();
   });
 
-  test.for(['not a database', 'cut short', 'of a later version', 'a directory', 'with a row that is no JSON'])(
-    'a file that is %s is an error that names the path',
-    async (damage) => {
-      const path = join(directory, 'state.sqlite');
-      const store = openStore(path);
-      store.persist([{ kind: 'peer', peer }], 'full');
-      for (let index = 0; index < 200; index++) {
-        store.persist([{ kind: 'lease', lease: { ...lease, containerId: `c${index}` } }], 'normal');
-      }
-      store.close();
-      if (damage === 'not a database') await writeFile(path, 'hello '.repeat(1000));
-      else if (damage === 'cut short') await truncate(path, 8192 + 100);
-      else if (damage === 'a directory') {
-        await rm(path);
-        await mkdir(path);
-      } else {
-        const database = new DatabaseSync(path);
-        database.exec(damage === 'of a later version' ? 'PRAGMA user_version = 9' : "UPDATE peer SET value = '{'");
-        database.close();
-      }
-      const error = ((): WeftError => {
+  test.for([
+    'not a database',
+    'cut short',
+    'of a later version',
+    'a directory',
+    'with a row that is no JSON',
+    'with a lease that is none',
+  ])('a file that is %s is an error that names the path', async (damage) => {
+    const path = join(directory, 'state.sqlite');
+    const store = openStore(path);
+    store.persist([{ kind: 'peer', peer }], 'full');
+    for (let index = 0; index < 200; index++) {
+      store.persist([{ kind: 'lease', lease: { ...lease, containerId: `c${index}` } }], 'normal');
+    }
+    store.close();
+    if (damage === 'not a database') await writeFile(path, 'hello '.repeat(1000));
+    else if (damage === 'cut short') await truncate(path, 8192 + 100);
+    else if (damage === 'a directory') {
+      await rm(path);
+      await mkdir(path);
+    } else {
+      const database = new DatabaseSync(path);
+      if (damage === 'of a later version') database.exec('PRAGMA user_version = 9');
+      else if (damage === 'with a row that is no JSON') database.exec("UPDATE peer SET value = '{'");
+      else database.exec(`UPDATE leases SET value = '{"owner":{"netnsInode":"1"}}' WHERE container_id = 'c7'`);
+      database.close();
+    }
+    const error = ((): WeftError => {
+      try {
+        const opened = openStore(path);
         try {
-          const opened = openStore(path);
-          try {
-            opened.load();
-          } finally {
-            opened.close();
-          }
-        } catch (thrown) {
-          if (thrown instanceof WeftError) return thrown;
-          throw thrown;
+          opened.load();
+        } finally {
+          opened.close();
         }
-        throw new Error('nothing noticed');
-      })();
-      expect(error.kind).toBe('store');
-      expect(error.message).toContain(path);
-      if (damage === 'of a later version') expect(error.message).toContain('version 9');
-      // Nothing was repaired behind the operator's back.
-      if (damage === 'not a database') expect(await readFile(path, 'utf8')).toMatch(/^hello/);
-    },
-  );
+      } catch (thrown) {
+        if (thrown instanceof WeftError) return thrown;
+        throw thrown;
+      }
+      throw new Error('nothing noticed');
+    })();
+    expect(error.kind).toBe('store');
+    expect(error.message).toContain(path);
+    if (damage === 'of a later version') expect(error.message).toContain('version 9');
+    // Nothing was repaired behind the operator's back.
+    if (damage === 'not a database') expect(await readFile(path, 'utf8')).toMatch(/^hello/);
+  });
 
   test('a transaction that fails leaves nothing of itself', () => {
     const path = join(directory, 'state.sqlite');
