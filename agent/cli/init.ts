@@ -8,7 +8,6 @@ import { text as readAll } from 'node:stream/consumers';
 import { UsageError, splitOptions } from '#agent/cli/usage-error.ts';
 import { loadConfig, type NodeSetting } from '#agent/config.ts';
 import { readIfThere } from '#agent/discovery/durable-file.ts';
-import { WeftError } from '#agent/errors.ts';
 import { createKeys } from '#agent/registry/peers/keys.ts';
 import { installHost, keep, parseHostFile, readSettings, type HostFile } from '#agent/cli/host-file.ts';
 

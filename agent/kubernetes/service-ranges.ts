@@ -14,21 +14,26 @@ const largestBits = 20;
 /** Throws WeftError('registry') when the API server does not tell. */
 export async function serviceRanges(api: KubeApi, signal: AbortSignal): Promise<readonly InUse[]> {
   const told = await api.call({ method: 'GET', path: serviceCidrsPath, query: { limit: '500' } }, signal);
-  if (told.status === 200) return fromServiceCidrs(told);
-  if (told.status !== 404 && told.status !== 403) throw failure('listing ServiceCIDRs', told);
+  if (told.status === 200) {
+    const ranges = fromServiceCidrs(told);
+    // The API server makes the first ServiceCIDR a moment after its start; the Service is there as early.
+    if (ranges.length > 0) return ranges;
+  } else if (told.status !== 404 && told.status !== 403) throw failure('listing ServiceCIDRs', told);
   const service = await api.call({ method: 'GET', path: kubernetesServicePath }, signal);
   if (service.status !== 200) throw failure('reading the Service kubernetes', service);
   return fromFirstService(service);
 }
 
 function fromServiceCidrs({ body }: KubeAnswer): readonly InUse[] {
-  const { items = [] } = body as {
-    readonly items?: readonly {
-      readonly metadata: { readonly name: string };
-      readonly spec?: { readonly cidrs?: readonly string[] };
-    }[];
+  const { items } = body as {
+    readonly items?:
+      | readonly {
+          readonly metadata: { readonly name: string };
+          readonly spec?: { readonly cidrs?: readonly string[] };
+        }[]
+      | null;
   };
-  return items.flatMap(({ metadata, spec }) =>
+  return (items ?? []).flatMap(({ metadata, spec }) =>
     (spec?.cidrs ?? []).flatMap((text) => {
       const cidr = parseCidr(text);
       return cidr === undefined ? [] : [{ cidr, by: `the service range of ServiceCIDR ${metadata.name}` }];

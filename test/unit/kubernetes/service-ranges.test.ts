@@ -46,6 +46,14 @@ describe('service ranges', () => {
     expect((await serviceRanges(api, signal))[0]?.by).toBe('the service range of ServiceCIDR kubernetes');
   });
 
+  it.for([[], null, [{ metadata: { name: 'kubernetes' }, spec: { cidrs: null } }]])(
+    'are guessed while no ServiceCIDR names one: %j',
+    async (items) => {
+      serve({ [cidrsPath]: [200, { items }], [servicePath]: [200, { spec: { clusterIPs: ['10.43.0.1'] } }] });
+      expect(await told()).toEqual(['10.43.0.0/16']);
+    },
+  );
+
   it.for([
     ['10.43.0.1', '10.43.0.0/16'],
     ['10.96.0.1', '10.96.0.0/12'],

@@ -7,6 +7,7 @@ import { defaultTiming } from '#agent/runtime/start.ts';
 import { openStore, type Store } from '#agent/runtime/store.ts';
 import { families } from '#ipam-peer/address.ts';
 import { parseCidr } from '#ipam-peer/cidr.ts';
+import { viasLimit } from '#ipam-peer/records.ts';
 import { briskTiming, IpamNodes, request, until } from '#test/support/ipam-nodes.ts';
 
 /** A real store whose calls fail while told so. */
@@ -41,6 +42,8 @@ describe('a commit that fails on a disk that cannot be read either', () => {
         self: 'node1.node1000',
         node: { name: 'node1', uid: 'node1000-0000' },
         session: 'first',
+        mostVias: viasLimit,
+        quarantineMs: 100,
       },
       underlay: ['192.0.2.1'],
       log: { debug: say, info: say, warn: say, error: say },
