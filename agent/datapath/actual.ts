@@ -12,7 +12,7 @@ import type { Nexthop } from '#agent/netlink/nexthop.ts';
 import { dumpRoutes, prefixOf, routeType } from '#agent/netlink/route.ts';
 import type { Route } from '#agent/netlink/route.ts';
 
-import { bridgeFrom, portEntryFrom, portOf } from './bridge-io.ts';
+import { bridgeFrom, bridgeNetfilterSwitch, portEntryFrom, portOf } from './bridge-io.ts';
 import { readFirewall } from './firewall.ts';
 import { gatewayCidr } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
@@ -124,7 +124,7 @@ export async function readKernel(
     },
     foreignChains: firewall.foreignChains,
     hasTable: firewall.hasTable,
-    bridgeNetfilter: io.readSysctl('net/bridge/bridge-nf-call-iptables') !== undefined,
+    bridgeNetfilter: io.readSysctl(bridgeNetfilterSwitch) !== undefined,
     hostRpFilter: readHostRpFilter(io),
   };
 }

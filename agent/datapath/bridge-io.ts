@@ -18,12 +18,15 @@ const bridgeOptions = { stpState: 0, mcastSnooping: false, nfCallIptables: true,
 const inetOptions = { forwarding: 1, proxyArp: 1, sendRedirects: 0, routeLocalnet: 1 } as const;
 
 /** Answers to ARP at once, and takes no routes from what a pod advertises. */
-function sysctlsOf(ifname: string): readonly (readonly [string, string])[] {
+export function bridgeSysctls(ifname: string): readonly (readonly [string, string])[] {
   return [
     [`net/ipv4/neigh/${ifname}/proxy_delay`, '0'],
     [`net/ipv6/conf/${ifname}/accept_ra`, '0'],
   ];
 }
+
+/** Not there: bridged packets do not pass conntrack. */
+export const bridgeNetfilterSwitch = 'net/bridge/bridge-nf-call-iptables';
 
 type BridgeOperation = Exclude<OverlayOperation, { readonly kind: 'addOverlay' | 'setOverlay' | 'delOverlay' }>;
 
@@ -69,7 +72,7 @@ function settleBridge(io: KernelIo, { ifname, mac, mtuBytes }: BridgeLink): numb
     setLink({ ifname, ifiFlags: linkFlag.up, ifiChange: linkFlag.up | linkFlag.noarp }),
     getLink({ ifname }),
   ]);
-  for (const [name, value] of sysctlsOf(ifname)) {
+  for (const [name, value] of bridgeSysctls(ifname)) {
     if ((io.readSysctl(name) ?? value) !== value) io.writeSysctl(name, value);
   }
   return answer[0]?.ifiIndex;
@@ -93,7 +96,7 @@ export function bridgeFrom(io: KernelIo, link: Link): ActualBridge {
       has(data, bridgeOptions) &&
       has(conf, inetOptions) &&
       (link.afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none &&
-      sysctlsOf(ifname).every(([name, value]) => (io.readSysctl(name) ?? value) === value),
+      bridgeSysctls(ifname).every(([name, value]) => (io.readSysctl(name) ?? value) === value),
   };
 }
 

@@ -320,9 +320,9 @@ class NodeDatapath implements KernelDatapath {
       this.#counts.note(began, written + foreign.writes, asked ? 0 : written);
       const more = [...notForwarding, ...foreign.findings, ...shaped.findings];
       this.#findings = logNew(log, this.#findings, roundFindings({ desired, reading, refusals, more }));
-      const overlay = reading.ifindexes.get(this.#settings.overlayDevice);
+      const devices = this.#footprints.devices(reading, desired);
       const isRight = this.#settled && !retry && written + foreign.writes + more.length === 0;
-      if (isRight && overlay !== undefined) await this.#footprints.learn(overlay);
+      if (isRight && devices) await this.#footprints.learn(devices);
     } finally {
       if (retry) this.#due.within(retryMs);
       else this.#compareLater();
@@ -333,12 +333,12 @@ class NodeDatapath implements KernelDatapath {
     this.#due.within(comparePauseMs(this.#settings.comparePeriodMs, this.#expected?.size ?? 0));
   }
 
-  /** At a glance, which tells of everything that a full round would read where there are no bridge, limits and direct routes. */
+  /** At a glance, which tells of everything that a full round would read where no pod has limits. */
   async #isAsItWas(view: IpamView): Promise<boolean> {
-    const overlay = this.#reading?.ifindexes.get(this.#settings.overlayDevice);
-    if (overlay === undefined || this.#applied?.view !== view || this.#desired?.bridge || !this.#shaper.isIdle)
-      return false;
-    return this.#settings.overlayMode === 'vxlan' && (await this.#footprints.isKnown(overlay));
+    const devices = this.#footprints.devices(this.#reading, this.#desired);
+    this.#direct.find(view);
+    if (!devices || this.#applied?.view !== view || this.#applied.direct !== this.#direct.now) return false;
+    return this.#shaper.isIdle && (await this.#footprints.isKnown(devices));
   }
 
   /** What planning is told beside the view and the leases. */

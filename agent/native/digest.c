@@ -43,12 +43,52 @@ static bool has_name(const struct rtattr *attribute, const char *name) {
 }
 
 // Data of kinds other than vxlan are left out: those of a bridge have timers.
+// What bridge-io.ts sets or looks at; a bridge and its ports have timers and counters beside it.
+static void hash_bridge_option(uint64_t *state, const struct rtattr *option) {
+  switch (kind_of(option)) {
+    case IFLA_BR_STP_STATE:
+    case IFLA_BR_MCAST_SNOOPING:
+    case IFLA_BR_NF_CALL_IPTABLES:
+    case IFLA_BR_NF_CALL_IP6TABLES: hash_attribute(state, option); break;
+  }
+}
+
+static void hash_port_option(uint64_t *state, const struct rtattr *option) {
+  switch (kind_of(option)) {
+    case IFLA_BRPORT_STATE:
+    case IFLA_BRPORT_MODE:
+    case IFLA_BRPORT_LEARNING:
+    case IFLA_BRPORT_UNICAST_FLOOD:
+    case IFLA_BRPORT_MCAST_FLOOD:
+    case IFLA_BRPORT_BCAST_FLOOD:
+    case IFLA_BRPORT_NEIGH_SUPPRESS:
+    case IFLA_BRPORT_ISOLATED: hash_attribute(state, option); break;
+  }
+}
+
+// A kind comes before its data. Data of kinds that are none of ours are left out.
 static void hash_link_info(uint64_t *state, const struct rtattr *info) {
-  bool is_vxlan = false; // the kind comes before its data
+  bool is_vxlan = false, is_bridge = false, is_port = false;
   int left = (int)RTA_PAYLOAD(info);
   for (const struct rtattr *part = RTA_DATA(info); RTA_OK(part, left); part = RTA_NEXT(part, left)) {
-    if (kind_of(part) == IFLA_INFO_KIND) is_vxlan = has_name(part, "vxlan");
-    if (kind_of(part) == IFLA_INFO_KIND || (kind_of(part) == IFLA_INFO_DATA && is_vxlan)) hash_attribute(state, part);
+    switch (kind_of(part)) {
+      case IFLA_INFO_KIND:
+        is_vxlan = has_name(part, "vxlan");
+        is_bridge = has_name(part, "bridge");
+        hash_attribute(state, part);
+        break;
+      case IFLA_INFO_DATA:
+        if (is_vxlan) hash_attribute(state, part);
+        if (is_bridge) each_inside(state, part, hash_bridge_option);
+        break;
+      case IFLA_INFO_SLAVE_KIND:
+        is_port = has_name(part, "bridge");
+        hash_attribute(state, part);
+        break;
+      case IFLA_INFO_SLAVE_DATA:
+        if (is_port) each_inside(state, part, hash_port_option);
+        break;
+    }
   }
 }
 

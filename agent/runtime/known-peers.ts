@@ -30,7 +30,8 @@ export async function withKnownPeers(ipam: RunningIpam, options: KnownPeersOptio
   let timer: NodeJS.Timeout | undefined;
   let saving = Promise.resolve();
 
-  const view = (): IpamView => joined(ipam.view(), unheard);
+  const join = joiner(unheard);
+  const view = (): IpamView => join(ipam.view());
   const save = (): void => {
     timer = undefined;
     const text = JSON.stringify(view().peers.filter((peer) => !peer.self));
@@ -69,18 +70,28 @@ export async function withKnownPeers(ipam: RunningIpam, options: KnownPeersOptio
 }
 
 /** What was heard in this run wins: over the remembered peer of that name, and over every block that it touches. */
-function joined(fresh: IpamView, unheard: Map<string, PeerView>): IpamView {
-  for (const peer of fresh.peers) unheard.delete(peer.name);
-  if (unheard.size === 0) return fresh;
-  const taken = fresh.peers.flatMap((peer) => peer.blocks.flatMap((block) => parseCidr(block) ?? []));
-  const remembered = [...unheard.values()].map((peer) => {
+function joiner(unheard: Map<string, PeerView>): (fresh: IpamView) => IpamView {
+  let last: { readonly key: string; readonly peers: readonly PeerView[] } | undefined;
+  return (fresh) => {
+    for (const peer of fresh.peers) unheard.delete(peer.name);
+    if (unheard.size === 0) return fresh;
+    const taken = fresh.peers.flatMap(({ blocks }) => blocks);
+    // Peers are only ever taken out. Who is remembered among thousands is the same as a rule: the same values are soon compared.
+    const key = `${unheard.size} ${taken.join(' ')}`;
+    if (last?.key !== key) last = { key, peers: withoutBlocks([...unheard.values()], taken) };
+    return { ...fresh, peers: [...fresh.peers, ...last.peers].toSorted((a, b) => (a.name < b.name ? -1 : 1)) };
+  };
+}
+
+function withoutBlocks(peers: readonly PeerView[], taken: readonly string[]): readonly PeerView[] {
+  const others = taken.flatMap((text) => parseCidr(text) ?? []);
+  return peers.map((peer) => {
     const blocks = peer.blocks.filter((text) => {
       const block = parseCidr(text);
-      return block !== undefined && !taken.some((other) => overlaps(other, block));
+      return block !== undefined && !others.some((other) => overlaps(other, block));
     });
     return { ...peer, blocks };
   });
-  return { ...fresh, peers: [...fresh.peers, ...remembered].toSorted((a, b) => (a.name < b.name ? -1 : 1)) };
 }
 
 /** Reads whole lists for as long as a peer is only remembered, and drops those that are in none. */
