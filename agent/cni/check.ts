@@ -3,7 +3,7 @@
 
 import type { LinkFault } from '#agent/datapath/datapath.ts';
 import { WeftError } from '#agent/errors.ts';
-import { isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
+import { isOfNetwork, isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
 import { openPodNetns } from './add.ts';
 import { callDelegate } from './delegate.ts';
 import type { PrevResult } from './netconf.ts';
@@ -15,7 +15,8 @@ import { bare } from './result.ts';
 export async function check(call: CheckCall, parts: CniParts, signal: AbortSignal): Promise<void> {
   const lease = parts.ipam.find(call.key);
   const name = `${call.key.containerId}/${call.key.ifname}`;
-  if (lease === undefined) throw failed(`no address is leased for ${name}`, 'lease');
+  if (lease === undefined || !isOfNetwork(lease, call.netConf.name))
+    throw failed(`no address is leased for ${name} in the network ${call.netConf.name}`, 'lease');
   if (lease.state !== 'active') throw failed(`the ADD of ${name} has not finished`, 'lease');
   using netns = openPodNetns(call.netnsPath, parts);
   // The CHECK of the plugin `dhcp` asks for an address, or hangs while its daemon renews one (docs/decisions/436).

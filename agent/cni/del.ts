@@ -1,9 +1,9 @@
 // DEL: any order, any number of times, without namespace and without prevResult. Link before address, so that no address is given
 // out while a pod may still answer for it.
 
-import { type AttachmentKey, type Delegate, isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
-import { findPlugin } from './delegate.ts';
-import { tellOrOwe } from './owed-dels.ts';
+import { type AttachmentKey, type Delegate, isOfNetwork, isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
+import { findPlugin, isSamePlugin } from './delegate.ts';
+import { delegateDel, tellOrOwe } from './owed-dels.ts';
 import type { CniParts } from './parts.ts';
 
 type DelParts = Pick<CniParts, 'ipam' | 'datapath' | 'bridged' | 'segment' | 'owed' | 'log'>;
@@ -11,6 +11,8 @@ type DelParts = Pick<CniParts, 'ipam' | 'datapath' | 'bridged' | 'segment' | 'ow
 export interface DelOptions {
   /** Whether the DEL was meant for this attachment and not for an earlier one of the same key; absent: it was. */
   readonly applies?: (lease: Lease) => boolean;
+  /** Of the call's configuration; absent: whichever the attachment is of. */
+  readonly network?: string | undefined;
   /** The plugin that the configuration names for addresses. */
   readonly delegate?: Delegate | undefined;
 }
@@ -18,16 +20,20 @@ export interface DelOptions {
 /**
  * Takes the attachment down and releases its address; undefined when there was none. A plugin that gave the address and cannot be told is
  * owed the DEL: nobody waits for it. The caller serializes per key. Throws what Datapath.detach throws, and WeftError('store'); the
- * lease then stays.
+ * lease then stays. Throws WeftError('delegateFailed') where the key is another network's attachment: nothing can be owed beside that.
  */
 export async function del(
   key: AttachmentKey,
   parts: DelParts,
-  { applies = () => true, delegate }: DelOptions = {},
+  { applies = () => true, network, delegate }: DelOptions = {},
 ): Promise<Lease | undefined> {
   const lease = parts.ipam.find(key);
   if (lease === undefined) {
     await delWithoutLease(key, delegate, parts);
+    return undefined;
+  }
+  if (network !== undefined && !isOfNetwork(lease, network)) {
+    if (delegate !== undefined && (await findPlugin(delegate)) !== undefined) await delegateDel(delegate);
     return undefined;
   }
   if (!applies(lease)) return undefined;
@@ -52,7 +58,7 @@ async function delWithoutLease(key: AttachmentKey, delegate: Delegate | undefine
   const owed = parts.owed.find(key);
   if (owed !== undefined) {
     // Told by the agent (owed-dels.ts), as this configuration says.
-    if (delegate?.type === owed.delegate.type) parts.owed.owe({ ...owed, delegate });
+    if (delegate !== undefined && isSamePlugin(delegate, owed.delegate)) parts.owed.owe({ ...owed, delegate });
   } else if (delegate !== undefined && (await findPlugin(delegate)) !== undefined) {
     // A plugin that is not there has given none.
     await tellOrOwe(key, delegate, [], parts);

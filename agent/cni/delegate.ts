@@ -241,6 +241,11 @@ function routeOf({ dst, gw }: JsonObject): readonly { readonly dst: string; read
   return [typeof gw === 'string' && isIP(gw) !== 0 ? { dst, gw } : { dst }];
 }
 
+/** Whether both give the addresses of one network. */
+export function isSamePlugin(one: Delegate, other: Delegate): boolean {
+  return one.type === other.type && parseObject(one)['name'] === parseObject(other)['name'];
+}
+
 function parseObject(delegate: Delegate): JsonObject {
   const json: unknown = JSON.parse(delegate.stdin);
   if (!isObject(json)) throw failed(delegate, 'has no configuration');

@@ -193,7 +193,9 @@ class CniHandler {
         return conf.linkedBy === undefined ? afterPrevious(prevResult?.json, json) : json;
       }
       case 'DEL':
-        await this.#queue.run(call.key, signal, () => del(call.key, this.#options, { delegate: call.delegate }));
+        await this.#queue.run(call.key, signal, () =>
+          del(call.key, this.#options, { network: call.netConf.name, delegate: call.delegate }),
+        );
         return undefined;
       case 'CHECK':
         await this.#queue.run(call.key, signal, () => check(call, this.#options, signal));

@@ -33,6 +33,8 @@ interface KeptDel {
   /** Empty where the shim saw no namespace. */
   readonly netnsInode: string;
   readonly bootId: string;
+  /** Of its configuration; undefined where that is damaged. */
+  readonly network: string | undefined;
   /** The plugin that its configuration names for addresses. */
   readonly delegate: Delegate | undefined;
 }
@@ -125,7 +127,7 @@ export class Spool {
       if (unfinishedName.test(name)) return await removeUnfinished(path);
       const kept = await readKept(path, name);
       const released = await this.#queue.run(kept.key, this.#stopped.signal, () =>
-        del(kept.key, this.#parts, { applies: (lease) => this.#appliesTo(kept, lease), delegate: kept.delegate }),
+        del(kept.key, this.#parts, { ...kept, applies: (lease) => this.#appliesTo(kept, lease) }),
       );
       // A newer file of the same name is another DEL.
       if ((await stat(path)).ino === kept.inode) await unlink(path);
@@ -184,7 +186,7 @@ async function readKept(path: string, name: string): Promise<KeptDel> {
     inode: info.ino,
     writtenMs: info.mtimeMs,
     ...generationIn(content),
-    delegate: delegateIn(content),
+    ...configurationIn(content),
   };
 }
 
@@ -203,14 +205,15 @@ function generationIn(content: string): Pick<KeptDel, 'netnsInode' | 'bootId'> {
   return { netnsInode: '', bootId: '' };
 }
 
-/** What forwards the DEL; damaged content forwards nothing. */
-function delegateIn(content: string): Delegate | undefined {
+/** Damaged content is of any network and forwards nothing. */
+function configurationIn(content: string): Pick<KeptDel, 'network' | 'delegate'> {
   try {
     const call = parseCall(JSON.parse(content) as ShimRequest);
-    return call.verb === 'DEL' ? call.delegate : undefined;
+    if (call.verb === 'DEL') return { network: call.netConf.name, delegate: call.delegate };
   } catch {
-    return undefined;
+    // A damaged file still names its attachment.
   }
+  return { network: undefined, delegate: undefined };
 }
 
 async function removeUnfinished(path: string): Promise<void> {

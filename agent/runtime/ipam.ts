@@ -11,6 +11,14 @@ export interface AttachmentKey {
   readonly ifname: string;
 }
 
+/**
+ * True where the attachment is of that network: CNI's key has the network's name too, and of one key and two networks the runtime may take
+ * down either. A lease that was rebuilt from a link is of any: its network's name was lost.
+ */
+export function isOfNetwork({ owner }: Pick<Lease, 'owner'>, network: string): boolean {
+  return owner.network === network || owner.netnsPath === '';
+}
+
 /** Where a lease's owner can be found by a person. */
 export interface LeaseOwner {
   readonly podNamespace?: string;

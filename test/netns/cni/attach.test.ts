@@ -1,5 +1,6 @@
 // ADD, CHECK, DEL and GC through the real shim and a real agent, against what `ip -d -j` and `nft -j` say.
 
+import { readdir } from 'node:fs/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 import type { AgentHost } from '#test/support/agent-host.ts';
@@ -100,6 +101,25 @@ test('DEL leaves the host and the pod as they were, however often and without th
   await expect.poll(() => kernelDump(hostNetns), { timeout: 15_000 }).toEqual(before);
 });
 
+test('DEL and CHECK of another network with the same id and interface leave the attachment alone', async () => {
+  await using pod = await TestNetns.create('pod');
+  const run = await added(pod);
+  const before = [await kernelDump(hostNetns), await kernelDump(pod)];
+  const another = { netns: pod.path, conf: { name: 'another', prevResult: run.json } };
+  expect(await host.cni('CHECK', another)).toMatchObject({ code: 1, json: { code: 103, details: 'lease' } });
+  expect(await host.cni('DEL', another)).toMatchObject({ code: 0, stdout: '' });
+  await host.stop('SIGTERM');
+  expect(await host.cni('DEL', another)).toMatchObject({ code: 0, stdout: '' });
+  await host.start();
+  await expect.poll(() => readdir(host.spoolDir), { timeout: 10_000 }).toEqual([]);
+  expect([await kernelDump(hostNetns), await kernelDump(pod)]).toEqual(before);
+  await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(run)]);
+  expect(await host.leasedAddresses()).toBe(1);
+  expect(await host.cni('CHECK', { netns: pod.path, conf: { prevResult: run.json } })).toMatchObject({ code: 0 });
+  expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
+  expect(await host.leasedAddresses()).toBe(0);
+});
+
 test('a second interface that cannot be had leaves the first alone', async () => {
   await using pod = await TestNetns.create('pod');
   const first = addressOf(await added(pod));
@@ -117,8 +137,9 @@ test('a second interface that cannot be had leaves the first alone', async () =>
 
 describe('a second interface in one pod', () => {
   const rules = (pod: TestNetns): Promise<string> => pod.exec(['ip', 'rule']);
-  const also = (pod: TestNetns): Promise<ShimRun> =>
-    host.cni('ADD', { netns: pod.path, ifname: 'net1', conf: { name: 'second' } });
+  const call = (verb: string, pod: TestNetns, conf: object = {}): Promise<ShimRun> =>
+    host.cni(verb, { netns: pod.path, ifname: 'net1', conf: { name: 'second', ...conf } });
+  const also = (pod: TestNetns): Promise<ShimRun> => call('ADD', pod);
 
   test('leaves the default route where it is, and both addresses are reached from host and pods', async () => {
     await using pod = await TestNetns.create('pod');
@@ -146,22 +167,22 @@ describe('a second interface in one pod', () => {
     await pod.exec(['ping', '-c', '1', '-W', '2', '-I', 'net1', '192.168.50.1']);
     await pod.exec(['ping', '-c', '1', '-W', '2', '-I', addressOf(second), '192.168.50.1']);
 
-    const check = (ifname: string, run: ShimRun): Promise<ShimRun> =>
-      host.cni('CHECK', { netns: pod.path, ifname, conf: { prevResult: run.json } });
-    expect(await check('eth0', first)).toMatchObject({ code: 0 });
-    expect(await check('net1', second)).toMatchObject({ code: 0 });
+    const checkFirst = (): Promise<ShimRun> => host.cni('CHECK', { netns: pod.path, conf: { prevResult: first.json } });
+    const checkSecond = (): Promise<ShimRun> => call('CHECK', pod, { prevResult: second.json });
+    expect(await checkFirst()).toMatchObject({ code: 0 });
+    expect(await checkSecond()).toMatchObject({ code: 0 });
     await pod.exec(['ip', 'rule', 'del', 'oif', 'net1']);
-    expect(await check('net1', second)).toMatchObject({ code: 1, json: { details: 'pod rule oif net1' } });
+    expect(await checkSecond()).toMatchObject({ code: 1, json: { details: 'pod rule oif net1' } });
     await pod.exec(['ip', 'route', 'flush', 'table', String(table)]);
-    expect((await check('net1', second)).stdout).toContain('pod default route');
-    expect(await check('eth0', first)).toMatchObject({ code: 0 });
+    expect((await checkSecond()).stdout).toContain('pod default route');
+    expect(await checkFirst()).toMatchObject({ code: 0 });
 
-    expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
+    expect(await call('DEL', pod)).toMatchObject({ code: 0 });
     expect(await rules(pod)).toBe(rulesBefore);
     await expect
       .poll(async () => [await kernelDump(hostNetns), await kernelDump(pod)], { timeout: 15_000 })
       .toEqual(before);
-    expect(await check('eth0', first)).toMatchObject({ code: 0 });
+    expect(await checkFirst()).toMatchObject({ code: 0 });
     for (const ns of [pod, other]) expect(await host.cni('DEL', { netns: ns.path })).toMatchObject({ code: 0 });
   });
 
@@ -172,14 +193,13 @@ describe('a second interface in one pod', () => {
     expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
     await expect.poll(() => pod.exec(['ip', '-o', 'link']), { timeout: 15_000 }).not.toContain('eth0');
     await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(second)]);
-    const conf = { prevResult: second.json };
-    expect(await host.cni('CHECK', { netns: pod.path, ifname: 'net1', conf })).toMatchObject({ code: 0 });
+    expect(await call('CHECK', pod, { prevResult: second.json })).toMatchObject({ code: 0 });
     await added(pod);
-    expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
+    expect(await call('DEL', pod)).toMatchObject({ code: 0 });
     const again = await also(pod);
     await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(again)]);
-    for (const ifname of ['net1', 'eth0'])
-      expect(await host.cni('DEL', { netns: pod.path, ifname })).toMatchObject({ code: 0 });
+    expect(await call('DEL', pod)).toMatchObject({ code: 0 });
+    expect(await host.cni('DEL', { netns: pod.path })).toMatchObject({ code: 0 });
   });
 
   test('is the second too where another plugin made the first', async () => {
@@ -191,7 +211,7 @@ describe('a second interface in one pod', () => {
     expect(second).toMatchObject({ code: 0 });
     expect(await pod.exec(['ip', 'route', 'show', 'default'])).toMatch(/^default via 10\.77\.0\.1 dev eth0 metric 100/);
     await hostNetns.exec(['ping', '-c', '1', '-W', '2', addressOf(second)]);
-    expect(await host.cni('DEL', { netns: pod.path, ifname: 'net1' })).toMatchObject({ code: 0 });
+    expect(await call('DEL', pod)).toMatchObject({ code: 0 });
   });
 });
 

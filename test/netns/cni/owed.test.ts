@@ -101,6 +101,26 @@ test('it is told by the ADD that uses the id again; a further DEL says by which 
   await expect.poll(findings, soon).toEqual([]);
 });
 
+test('a DEL of another network with the same plugin, id and interface does not stand for the one that is owed', async () => {
+  await using pod = await TestNetns.create('pod');
+  await install();
+  expect(await call('ADD', pod)).toMatchObject({ code: 0 });
+  const another = { netns: pod.path, env: { CNI_PATH: referencePlugins } };
+  const ipam = { type: 'host-local', ranges: [[{ subnet: '10.99.0.0/24' }]], dataDir };
+  // Beside the attachment that plugin is told, for the other network; the pod stays.
+  expect(await host.cni('DEL', { ...another, conf: { name: 'another', ipam } })).toMatchObject({ code: 0 });
+  expect(await kept()).toHaveLength(1);
+  expect(await host.leasedAddresses()).toBe(1);
+  await rm(join(binDir, 'host-local'));
+  expect(await call('DEL', pod)).toMatchObject({ code: 0 });
+  expect(await host.cni('DEL', { ...another, conf: { name: 'another', ipam } })).toMatchObject({ code: 0 });
+  expect(await findings()).toHaveLength(1);
+  await install();
+  await expect.poll(findings, soon).toEqual([]);
+  expect(await kept()).toEqual([]);
+  await rm(join(binDir, 'host-local'));
+});
+
 test('it hangs: a DEL takes less time than a shim gives it, a further one none, and the agent stops at once', async () => {
   await using pod = await TestNetns.create('pod');
   const path = join(binDir, 'host-local');

@@ -47,6 +47,11 @@ async function lease(containerId = 'pod1', netnsInode = 100n): Promise<Lease> {
   return await ipam.lease({ containerId, ifname: 'eth0', owner, addresses: [] }, new AbortController().signal);
 }
 
+function ofNetwork(name: string): object {
+  const env = { CNI_COMMAND: 'DEL', CNI_CONTAINERID: 'pod1', CNI_IFNAME: 'eth0' };
+  return { env, stdin: JSON.stringify({ cniVersion: '1.1.0', name, type: 'weft' }) };
+}
+
 async function keep(name: string, content: object | string, ageMs = 0): Promise<void> {
   const path = join(directory, name);
   await writeFile(path, typeof content === 'string' ? content : JSON.stringify(content));
@@ -60,6 +65,8 @@ test.each<[string, object | string, number, boolean]>([
   ['an earlier boot, written after the lease', { netnsInode: '7', bootId: 'other' }, -5, true],
   ['damaged content', '{"env"', -5, true],
   ['empty content', '', -5, true],
+  ['its network', { netnsInode: '100', bootId, ...ofNetwork('weft') }, -5, true],
+  ['another network', { netnsInode: '100', bootId, ...ofNetwork('another') }, -5, false],
   ['another namespace', { netnsInode: '101', bootId }, -5, false],
   ['written before the lease', { netnsInode: '100', bootId }, 60_000, false],
   ['written before the lease, namespace not known', { netnsInode: '', bootId }, 60_000, false],
