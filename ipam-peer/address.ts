@@ -34,10 +34,9 @@ export const parseAddress: (text: string) => Address | undefined = remembered(ke
   text.includes(':') ? parseIpv6(text) : parseIpv4(text),
 );
 
-const formattedIpv6 = remembered(keptAnswers, formatIpv6);
-
+/** Nothing is kept by a bigint: V8 hashes its low 64 bits alone, and those are the same in all blocks of IPv6. */
 export function formatAddress(family: Family, value: bigint): string {
-  return family === 4 ? formatIpv4(Number(value)) : formattedIpv6(value);
+  return family === 4 ? formatIpv4(Number(value)) : formatIpv6(value);
 }
 
 const decimalByte = /^(?:0|[1-9]\d{0,2})$/;
@@ -95,18 +94,15 @@ function parseIpv6(text: string): Address | undefined {
 }
 
 function formatIpv6(value: bigint): string {
-  const groups = Array.from({ length: 8 }, (_, index) => Number((value >> BigInt(112 - 16 * index)) & 0xffffn));
-  let best = { start: 0, length: 0 };
-  for (let start = 0; start < 8; start++) {
-    let length = 0;
-    while (start + length < 8 && groups[start + length] === 0) length++;
-    if (length > best.length) best = { start, length };
+  const hex = value.toString(16).padStart(32, '0');
+  const groups: string[] = [];
+  for (let at = 0; at < 32; at += 4) groups.push(hex.slice(at, at + 4).replace(/^0{1,3}/, ''));
+  let [start, length] = [0, 1];
+  for (let from = 0; from < 8; from++) {
+    let to = from;
+    while (groups[to] === '0') to++;
+    if (to - from > length) [start, length] = [from, to - from];
   }
-  const text = (from: number, to: number): string =>
-    groups
-      .slice(from, to)
-      .map((group) => group.toString(16))
-      .join(':');
-  if (best.length < 2) return text(0, 8);
-  return `${text(0, best.start)}::${text(best.start + best.length, 8)}`;
+  if (length === 1) return groups.join(':');
+  return `${groups.slice(0, start).join(':')}::${groups.slice(start + length).join(':')}`;
 }

@@ -128,3 +128,15 @@ describe('blocks', () => {
     );
   });
 });
+
+// Their low 64 bits are the same, by which alone V8 tells the keys of a map apart: 100 µs each where 2 are enough.
+test('thousands of IPv6 blocks are written as fast as thousands of addresses', () => {
+  const prefix = 0xfd00n << 112n;
+  const msOf = (shift: bigint): number => {
+    const began = performance.now();
+    for (let at = 0; at < 5000; at++) formatAddress(6, prefix | (BigInt(at) << shift));
+    return performance.now() - began;
+  };
+  const leastOf = (shift: bigint): number => Math.min(...Array.from({ length: 5 }, () => msOf(shift)));
+  expect(leastOf(64n)).toBeLessThan(20 * leastOf(0n));
+});
