@@ -1,19 +1,12 @@
-// CIDR arithmetic for planning: blocks are kept as their canonical text (the map key used everywhere) and turned into
-// integers only where ranges are cut. Pure.
+// CIDRs for planning: blocks are kept as their canonical text (the map key used everywhere) and turned into integers
+// (ipam-peer/cidr.ts) only where ranges are cut. Pure.
 import { isIPv4 } from 'node:net';
 
-import { type Family, familyOf } from '#ipam-peer/address.ts';
+import { addressBits, type Family, familyOf, formatAddress, parseAddress } from '#ipam-peer/address.ts';
+import { type Cidr, compareCidr, contains, formatCidr, lastAddress, subtract } from '#ipam-peer/cidr.ts';
 
 export type { Family };
 export { familyOf };
-
-interface Block {
-  readonly family: Family;
-  readonly first: bigint;
-  readonly prefixLength: number;
-}
-
-const widths = { 4: 32, 6: 128 } as const;
 
 /** Families that occur among addresses, IPv4 first. */
 export function familiesOf(addresses: readonly string[]): readonly Family[] {
@@ -27,7 +20,7 @@ export function byFamily(addresses: readonly string[]): ReadonlyMap<Family, stri
 
 /** `10.32.0.7` -> `10.32.0.7/32`; `fd00::7` -> `fd00::7/128`. */
 export function hostCidr(address: string): string {
-  return `${address}/${widths[familyOf(address)]}`;
+  return `${address}/${addressBits(familyOf(address))}`;
 }
 
 /** Address part of a CIDR; a plain address is returned as it is. */
@@ -39,7 +32,7 @@ export function addressOf(cidr: string): string {
 /** Prefix length of a CIDR; a plain address counts as a host route. */
 export function prefixLengthOf(cidr: string): number {
   const slash = cidr.indexOf('/');
-  return slash < 0 ? widths[familyOf(cidr)] : Number(cidr.slice(slash + 1));
+  return slash < 0 ? addressBits(familyOf(cidr)) : Number(cidr.slice(slash + 1));
 }
 
 /**
@@ -47,27 +40,25 @@ export function prefixLengthOf(cidr: string): number {
  * Overlapping input ranges give each address once.
  */
 export function subtractCidrs(ranges: readonly string[], holes: readonly string[]): readonly string[] {
-  const cut = holes.map(parseBlock);
-  let pieces: Block[] = [];
-  for (const range of ranges.map(parseBlock).toSorted(compareBlocks)) {
-    if (!pieces.some((piece) => covers(piece, range))) pieces.push(range);
+  const outermost: Cidr[] = [];
+  for (const range of ranges.map(parseBlock).toSorted(compareCidr)) {
+    if (!outermost.some((outer) => contains(outer, range))) outermost.push(range);
   }
-  for (const hole of cut) pieces = pieces.flatMap((piece) => subtractOne(piece, hole));
-  return pieces.toSorted(compareBlocks).map(formatBlock);
+  return subtract(outermost, holes.map(parseBlock)).map(formatCidr);
 }
 
 /** True when `address` (plain) or the whole CIDR lies inside `range`. */
 export function cidrContains(range: string, inner: string): boolean {
-  return covers(parseBlock(range), parseBlock(inner));
+  return contains(parseBlock(range), parseBlock(inner));
 }
 
 /** The canonical text of a CIDR or plain address: host bits cleared, IPv6 in RFC 5952 form, prefix length always given. */
 export function canonicalCidr(text: string): string {
-  return isCanonicalIpv4(text) ? text : formatBlock(parseBlock(text));
+  return isCanonicalIpv4(text) ? text : formatCidr(parseBlock(text));
 }
 
 /** A plain address as the kernel prints it: IPv6 in RFC 5952 form. Throws RangeError when it is none, a CIDR included. */
-export function canonicalAddress(text: string): string {
+function canonicalAddress(text: string): string {
   if (isIPv4(text)) return text;
   if (familyOf(text) === 4 || text.includes('/')) throw new RangeError(`not an address: ${text}`);
   return addressOf(canonicalCidr(text));
@@ -108,103 +99,26 @@ function isCanonicalIpv4(text: string): boolean {
 
 /** First and last address of a CIDR. Throws RangeError when it is none. */
 export function cidrBounds(cidr: string): { readonly low: string; readonly high: string } {
-  const { family, first, prefixLength } = parseBlock(cidr);
-  const last = first + (1n << BigInt(widths[family] - prefixLength)) - 1n;
-  const format = family === 4 ? formatIpv4 : formatIpv6;
-  return { low: format(first), high: format(last) };
+  const block = parseBlock(cidr);
+  return { low: formatAddress(block.family, block.base), high: formatAddress(block.family, lastAddress(block)) };
 }
 
 /** The CIDR from `low` to `high`; other bounds than a CIDR's come out as `low-high`. */
 export function cidrOfBounds(low: string, high: string): string {
-  const family = familyOf(low);
-  const parse = family === 4 ? parseIpv4 : parseIpv6;
-  const size = (parse(high) ?? 0n) - (parse(low) ?? 0n) + 1n;
+  const size = (parseAddress(high)?.value ?? 0n) - (parseAddress(low)?.value ?? 0n) + 1n;
   const hostBits = size > 0n ? size.toString(2).length - 1 : 0;
-  const cidr = `${low}/${widths[family] - hostBits}`;
+  const cidr = `${low}/${addressBits(familyOf(low)) - hostBits}`;
   return size === 1n << BigInt(hostBits) && canonicalCidr(cidr) === cidr ? cidr : `${low}-${high}`;
 }
 
-function subtractOne(piece: Block, hole: Block): Block[] {
-  if (covers(hole, piece)) return [];
-  if (!covers(piece, hole)) return [piece];
-  const prefixLength = piece.prefixLength + 1;
-  const half = 1n << BigInt(widths[piece.family] - prefixLength);
-  const low: Block = { family: piece.family, first: piece.first, prefixLength };
-  const high: Block = { family: piece.family, first: piece.first + half, prefixLength };
-  return [...subtractOne(low, hole), ...subtractOne(high, hole)];
-}
-
-function covers(outer: Block, inner: Block): boolean {
-  if (outer.family !== inner.family || outer.prefixLength > inner.prefixLength) return false;
-  const shift = BigInt(widths[outer.family] - outer.prefixLength);
-  return outer.first >> shift === inner.first >> shift;
-}
-
-/** Larger ranges before the smaller ones that begin at the same address. */
-function compareBlocks(left: Block, right: Block): number {
-  if (left.family !== right.family) return left.family - right.family;
-  if (left.first !== right.first) return left.first < right.first ? -1 : 1;
-  return left.prefixLength - right.prefixLength;
-}
-
-function parseBlock(text: string): Block {
-  const family = familyOf(text);
-  const address = addressOf(text);
-  const prefixLength = prefixLengthOf(text);
-  const bits = family === 4 ? parseIpv4(address) : parseIpv6(address);
-  if (bits === undefined || !/^[^/]+(\/\d{1,3})?$/.test(text) || prefixLength > widths[family]) {
+function parseBlock(text: string): Cidr {
+  const address = parseAddress(addressOf(text));
+  const prefix = prefixLengthOf(text);
+  // No IPv4 in IPv6: the kernel writes that otherwise.
+  const isPlain = /^(?:[\d.]+|[\da-f:]+)(?:\/\d{1,3})?$/i.test(text);
+  if (address === undefined || !isPlain || prefix > addressBits(address.family)) {
     throw new RangeError(`not a CIDR: ${text}`);
   }
-  const shift = BigInt(widths[family] - prefixLength);
-  return { family, first: (bits >> shift) << shift, prefixLength };
-}
-
-function parseIpv4(text: string): bigint | undefined {
-  const parts = text.split('.');
-  if (parts.length !== 4) return undefined;
-  let bits = 0n;
-  for (const part of parts) {
-    if (!/^(0|[1-9]\d{0,2})$/.test(part) || Number(part) > 255) return undefined;
-    bits = (bits << 8n) | BigInt(part);
-  }
-  return bits;
-}
-
-function parseIpv6(text: string): bigint | undefined {
-  const halves = text.split('::');
-  if (halves.length > 2) return undefined;
-  const head = groupsOf(halves[0] ?? '');
-  const tail = groupsOf(halves[1] ?? '');
-  const missing = 8 - head.length - tail.length;
-  if (halves.length === 2 ? missing < 1 : missing !== 0) return undefined;
-  let bits = 0n;
-  for (const group of [...head, ...Array<string>(missing).fill('0'), ...tail]) {
-    if (!/^[0-9a-f]{1,4}$/i.test(group)) return undefined;
-    bits = (bits << 16n) | BigInt(`0x${group}`);
-  }
-  return bits;
-}
-
-function groupsOf(text: string): readonly string[] {
-  return text === '' ? [] : text.split(':');
-}
-
-function formatBlock(block: Block): string {
-  return `${block.family === 4 ? formatIpv4(block.first) : formatIpv6(block.first)}/${block.prefixLength}`;
-}
-
-function formatIpv4(bits: bigint): string {
-  return [24n, 16n, 8n, 0n].map((shift) => String((bits >> shift) & 0xffn)).join('.');
-}
-
-function formatIpv6(bits: bigint): string {
-  const groups = Array.from({ length: 8 }, (_, index) => ((bits >> BigInt(112 - 16 * index)) & 0xffffn).toString(16));
-  let best = { start: -1, length: 1 };
-  for (let start = 0; start < 8; start++) {
-    let length = 0;
-    while (groups[start + length] === '0') length++;
-    if (length > best.length) best = { start, length };
-  }
-  if (best.start < 0) return groups.join(':');
-  return `${groups.slice(0, best.start).join(':')}::${groups.slice(best.start + best.length).join(':')}`;
+  const hostBits = BigInt(addressBits(address.family) - prefix);
+  return { family: address.family, base: (address.value >> hostBits) << hostBits, prefix };
 }
