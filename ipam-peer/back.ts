@@ -238,13 +238,6 @@ export function isSuspicious(state: State, nowMs: number): boolean {
   return false;
 }
 
-/** When the suspicion ends, for who waits for it. */
-export function suspicionEndMs(state: State): number {
-  let end = state.suspectUntilMs;
-  for (const sinceMs of state.suspects.values()) end = Math.max(end, sinceMs + state.config.suspicionMs);
-  return end;
-}
-
 /**
  * True while an incarnation that was read to be gone may still be made again by its agent, with what it had taken, or was made again since.
  * An heir deletes only what is settled; whose record went otherwise, or before this process looked, is waited for: by its incarnation,

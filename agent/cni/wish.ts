@@ -53,7 +53,7 @@ export const ownCapabilities = [
 /** Capabilities that mean nothing to a pod link and may be declared and supplied. */
 const harmless: ReadonlySet<string> = new Set(['aliases', 'cgroupPath']);
 
-export const annotationPrefix = 'weft.network/';
+const annotationPrefix = 'weft.network/';
 const ownAnnotations: ReadonlySet<string> = new Set(['pool', 'ips', 'mac']);
 
 /** True when declaring the capability promises nothing that Weft does not keep. */

@@ -155,7 +155,7 @@ export function overlayFrom(link: Link): ActualOverlay {
 }
 
 /** A pod link's host end as planning sees it. */
-export function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomedGroup'>, bridge?: Link): ActualPodLink {
+function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomedGroup'>, bridge?: Link): ActualPodLink {
   return {
     ifname: link.ifname ?? '',
     alias: link.ifalias ?? '',

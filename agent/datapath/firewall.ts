@@ -161,12 +161,7 @@ function requestFor(
 }
 
 /** The whole table in nft's language; replaces what is there in the same transaction. */
-export function firewallText(
-  table: string,
-  firewall: DesiredFirewall,
-  dropsBridgeTable: boolean,
-  indexOf: IndexOf,
-): string {
+function firewallText(table: string, firewall: DesiredFirewall, dropsBridgeTable: boolean, indexOf: IndexOf): string {
   const { body, bridgeBody } = firewall.ruleset;
   const anew = (family: string, text: string): readonly string[] => [
     `table ${family} ${table}`,

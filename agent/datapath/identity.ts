@@ -13,10 +13,10 @@ import type { PodLinkKind } from './settings.ts';
 export const hostMac = '06:57:65:66:74:01';
 
 /** The gateway that IPv4 pods see; link-local, answered on the host end of each pod link. */
-export const podGateway4 = '169.254.1.1';
+const podGateway4 = '169.254.1.1';
 
 /** The gateway that IPv6 pods see: the link-local address of `hostMac`. */
-export const podGateway6: string = linkLocalOf(hostMac);
+const podGateway6: string = linkLocalOf(hostMac);
 
 /** The gateway of a family as pods see it; its prefix length on the host end is `gatewayCidr`'s. */
 export function podGatewayOf(family: Family): string {

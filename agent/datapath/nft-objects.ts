@@ -44,7 +44,7 @@ export type NftRule = NfgenHeader & RuleAttributes;
 
 const header = { nfgenFamily: [0, 'u8'], version: [1, 'u8'], resId: [2, 'u16'] } as const;
 
-export const chainFormat: MessageFormat<NfgenHeader, ChainAttributes> = new MessageFormat<NfgenHeader, ChainAttributes>(
+const chainFormat: MessageFormat<NfgenHeader, ChainAttributes> = new MessageFormat<NfgenHeader, ChainAttributes>(
   'nft chain',
   4,
   header,

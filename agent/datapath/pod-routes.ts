@@ -32,7 +32,7 @@ const rulePriority = 32_000;
 const usualFirst = 'eth0';
 
 /** A link's own table; an ifindex is not used twice in a namespace. */
-export function ownTable(podIfindex: number): number {
+function ownTable(podIfindex: number): number {
   return 87_000 + podIfindex;
 }
 

@@ -38,7 +38,7 @@ export interface Chain {
 }
 
 /** Named counters, as an operator sees them in `nft list counters table inet weft`. */
-export const counterNames = [
+const counterNames = [
   'pod_spoofed',
   'pod_to_loopback',
   'vxlan_stranger',

@@ -150,7 +150,7 @@ export function withoutPodLinks(state: ActualState, pods: ReadonlyMap<string, re
 const ofPods: ReadonlySet<SetName> = new Set<SetName>(['sources4', 'sources6', 'bridged4', 'bridged6']);
 
 /** What the kernel tells elements apart by, across sets. */
-export function elementName(set: SetName, key: string): string {
+function elementName(set: SetName, key: string): string {
   return `${set} ${keyOf(key)}`;
 }
 

@@ -62,7 +62,7 @@ const tuple = nested(
   flagged,
 );
 
-export const conntrackFormat: MessageFormat<NfgenHeader, ConntrackAttributes> = new MessageFormat<
+const conntrackFormat: MessageFormat<NfgenHeader, ConntrackAttributes> = new MessageFormat<
   NfgenHeader,
   ConntrackAttributes
 >(

@@ -4,7 +4,7 @@ import { addressFamily } from './ip-text.ts';
 import { AttributeSet, s32, type WithUnknown } from './attributes.ts';
 import { messageFlag, MessageFormat, type NetlinkRequest } from './message.ts';
 
-export const netconfMessage = { new: 80, delete: 81, get: 82 } as const;
+const netconfMessage = { new: 80, delete: 81, get: 82 } as const;
 
 export interface NetconfHeader {
   readonly ncmFamily: number;
@@ -19,7 +19,7 @@ export interface NetconfAttributes extends WithUnknown {
 
 export type Netconf = NetconfHeader & NetconfAttributes;
 
-export const netconfFormat: MessageFormat<NetconfHeader, NetconfAttributes> = new MessageFormat<
+const netconfFormat: MessageFormat<NetconfHeader, NetconfAttributes> = new MessageFormat<
   NetconfHeader,
   NetconfAttributes
 >(

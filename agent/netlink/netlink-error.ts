@@ -15,7 +15,7 @@ names.set(524, 'ENOTSUPP');
 
 export const errno: typeof constants.errno = constants.errno;
 
-export function errorNameOf(number: number): string {
+function errorNameOf(number: number): string {
   return names.get(number) ?? `errno ${number}`;
 }
 

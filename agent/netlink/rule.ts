@@ -3,10 +3,10 @@
 import { AttributeSet, ip, string, u32, type WithUnknown } from './attributes.ts';
 import { createFlags, messageFlag, MessageFormat, type CreateOptions, type NetlinkRequest } from './message.ts';
 
-export const ruleMessage = { new: 32, delete: 33, get: 34 } as const;
+const ruleMessage = { new: 32, delete: 33, get: 34 } as const;
 
 /** FR_ACT_*. */
-export const ruleAction = { toTable: 1 } as const;
+const ruleAction = { toTable: 1 } as const;
 
 export interface RuleHeader {
   readonly family: number;

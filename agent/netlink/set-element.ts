@@ -40,13 +40,11 @@ export interface ElementData extends WithUnknown {
   readonly verdict?: Verdict;
 }
 
-/** NFT_SET_ELEM_*. */
-export const elementFlag = { intervalEnd: 1, catchall: 2 } as const;
-
 export interface SetElement extends WithUnknown {
   readonly key?: ElementData;
   /** A map's data. */
   readonly data?: ElementData;
+  /** NFT_SET_ELEM_*. */
   readonly flags?: number;
   /** Milliseconds. */
   readonly timeout?: bigint;

@@ -16,7 +16,7 @@ export interface Finding {
 }
 
 /** A registry that has said nothing for so long is a finding: IPAM asks it at least every ten minutes. Pods on owned space go on. */
-export const registrySilentAfterMs = 900_000;
+const registrySilentAfterMs = 900_000;
 const fullBelowAddresses = 8;
 
 /** Findings of a status that has none yet, and of conditions that no part of the status shows. Pure. */

@@ -8,7 +8,7 @@ import type { Condition } from '#agent/findings.ts';
 import type { ProbePeer } from './scene.ts';
 
 /** "discard": nobody listens there, as a rule; where somebody does, there is no answer and nothing is told. */
-export const checksumPort = 9;
+const checksumPort = 9;
 const againMs = 600_000;
 const suspiciousAgainMs = 1000;
 const faultyAgainMs = 10_000;

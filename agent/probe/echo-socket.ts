@@ -43,7 +43,7 @@ function payloadOf(family: Family, packetBytes: number): Buffer {
 const recordHeaderBytes = 48;
 
 /** The records of one `probeReceive` that carry the mark. */
-export function readArrivals(bytes: Buffer, family: Family): readonly Arrival[] {
+function readArrivals(bytes: Buffer, family: Family): readonly Arrival[] {
   const arrivals: Arrival[] = [];
   for (let at = 0; at + recordHeaderBytes <= bytes.length;) {
     const length = bytes.readUInt32LE(at);

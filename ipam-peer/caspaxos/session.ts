@@ -13,10 +13,6 @@ export type Sessions = Readonly<Record<string, string>>;
 /** Later than every session of a voter: it was replaced and never votes again. */
 export const retiredSession: string = `${maxCounter}.retired`;
 
-export function isSession(text: string): boolean {
-  return sessionPattern.test(text);
-}
-
 /** 0 for a text that is no session. */
 export function sessionCounter(session: string): number {
   return Number(sessionPattern.exec(session)?.[1] ?? 0);

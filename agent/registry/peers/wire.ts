@@ -18,7 +18,7 @@ export const maxRequestBytes: number = maxValueBytes + 8 * 1024;
 export const pageLimit: number = 64;
 export const maxAnswerBytes: number = (pageLimit + 1) * maxRequestBytes;
 /** Longest that a voter holds a `changes` request open. */
-export const maxWaitMs: number = 30_000;
+const maxWaitMs: number = 30_000;
 
 export const acceptorPath: string = '/v1/acceptor';
 export const changesPath: string = '/v1/changes';
