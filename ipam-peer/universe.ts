@@ -47,6 +47,8 @@ export function knowUniverse(state: State, stored: StoredRecord): boolean {
     const earlier = `${formatCidrs(homeless)} of an earlier one (${formatCidrs(durable.universe.ranges)})`;
     const text = `the Universe ${stored.name} has the ranges ${formatCidrs(ranges)}, this node holds ${earlier}`;
     end(state, 'universeReplaced', text);
+    // Its deletion was heard before: nothing is given out since, and now for this reason.
+    if (!track.leaving && (state.fences.get('universe') ?? '') !== '') setFence(state, 'universe', text);
     return true;
   }
   const isNews = founder !== undefined && state.universe?.record.founder === undefined;

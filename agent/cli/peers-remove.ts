@@ -10,6 +10,7 @@ import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
 import { readTlsFiles } from '#agent/registry/peers/tls.ts';
 import { nodeRecordOf } from '#agent/registry/record-name.ts';
 import type { Registry, RegistryRecord } from '#agent/registry/registry.ts';
+import { formatSession } from '#ipam-peer/session-record.ts';
 
 export const peersRemoveUsage = `Usage: weft peers remove NODE [--config FILE]
 
@@ -81,15 +82,17 @@ function nodeOf({ value }: RegistryRecord): string {
   return typeof node?.name === 'string' ? node.name : '';
 }
 
+/** In the place of a session that is missing: the agent has never served, or the session was lost in a restore of the voters. */
+const lostSession = formatSession({ sessionId: 'lost', renewals: 0, termMs: 0, removed: true, extra: {} });
+
 /** True: it was so before. The session moves while its holder lives, so a conflict is tried again. */
 async function markSession(registry: Registry, name: string, signal: AbortSignal): Promise<boolean> {
   for (let turn = 0; turn < tries; turn += 1) {
     const session = await registry.get('session', name, signal);
-    if (session === undefined) {
-      throw new WeftError('registry', `${name} has no session yet: its agent has never served; nothing was written`);
-    }
-    if (session.value['removed'] === true) return true;
-    const outcome = await registry.update(session, { ...session.value, removed: true }, signal);
+    if (session?.value['removed'] === true) return true;
+    const outcome = await (session === undefined
+      ? registry.create('session', name, lostSession, signal)
+      : registry.update(session, { ...session.value, removed: true }, signal));
     if (outcome.kind === 'ok') return false;
     if (outcome.kind === 'refused') throw new WeftError('registry', `the voters refuse: ${outcome.reason}`);
   }

@@ -114,7 +114,8 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
 
 function othersSession(node: string, { name, before, after }: RecordWrite, lookUp: LookUp): string | undefined {
   const refused = `${name} is the session of another node than ${node}`;
-  if (before === null) return refused;
+  // One that was lost in a restore can be declared gone as any other.
+  if (before === null) return after?.['removed'] === true ? undefined : refused;
   // What is left of a node whose record is gone serves nobody.
   if (after === null) return lookUp(name) === undefined ? undefined : refused;
   return after['removed'] === true && isDeepStrictEqual({ ...before, removed: true }, after) ? undefined : refused;

@@ -14,6 +14,7 @@ import { openPeersRegistry } from '#agent/registry/peers/peers-registry.ts';
 import { openVoterStore } from '#agent/registry/peers/store.ts';
 import { mayWrite, type WriterRule } from '#agent/registry/peers/writers.ts';
 import type { Registry } from '#agent/registry/registry.ts';
+import { parseSession } from '#ipam-peer/session-record.ts';
 import { freePorts } from '#test/support/peers-cluster.ts';
 import { sampleValue } from '#test/support/registry-contract.ts';
 
@@ -219,6 +220,26 @@ describe('weft peers remove', { timeout: 60_000 }, () => {
     await expect(peersRemove(['host9', ...config])).rejects.toThrow('records: host3.1a2b3c4d');
     await expect(peersRemove(['host3', '--config', configPath('host3')])).rejects.toThrow('host3 is this host');
     await expect(peersRemove(config)).rejects.toThrow('Usage: weft peers remove');
+  });
+});
+
+describe('weft peers remove of a node whose session is lost', { timeout: 60_000 }, () => {
+  it('writes one that says so', async () => {
+    await initAll();
+    const port = await withPort(['host1', 'host2', 'host3']);
+    const [, , three] = await openAll(port, ['host1', 'host2', 'host3'], mayWrite);
+    const record = 'host3.1a2b3c4d';
+    const node = { name: 'host3', uid: '1a2b3c4d-0000-4000-8000-000000000003' };
+    await expect
+      .poll(() => three?.create('peer', record, { ...sampleValue('peer', 1), node }, signal), { timeout: 20_000 })
+      .toMatchObject({ kind: expect.stringMatching(/ok|conflict/) });
+    const config = ['--config', configPath('host1')];
+    expect(await peersRemove(['host3', ...config])).toContain('host3.1a2b3c4d is removed');
+    expect(parseSession((await three?.get('session', record, signal))?.value)).toMatchObject({
+      ok: true,
+      record: { removed: true },
+    });
+    expect(await peersRemove(['host3', ...config])).toContain('was removed before');
   });
 });
 

@@ -45,6 +45,10 @@ describe('the rule', () => {
       'namespaces into a universe that is founded',
       { kind: 'universe', name: 'blue', before: { founder: heir }, after: { founder: heir, namespaces: ['team-a'] } },
     ],
+    [
+      'that another is gone, whose session is lost',
+      { kind: 'session', name: theirs, before: null, after: { sessionId: 'lost', removed: true } },
+    ],
     ['its session', { kind: 'session', name: mine, before: null, after: {} }],
   ])('lets host1 write %s', ([, write]) => {
     expect(mayWrite('host1', write, nobody)).toBeUndefined();
@@ -94,6 +98,10 @@ describe('the rule', () => {
       },
     ],
     ['the end of the universe', { kind: 'universe', name: 'default', before: {}, after: null }],
+    [
+      "another's session, where there is none",
+      { kind: 'session', name: theirs, before: null, after: { sessionId: 'x' } },
+    ],
     ["another's session", { kind: 'session', name: theirs, before: {}, after: {} }],
   ])('does not let host1 write %s', ([, write]) => {
     expect(mayWrite('host1', write, nobody)).toMatch(/./);

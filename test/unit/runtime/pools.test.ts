@@ -261,6 +261,21 @@ describe('a Universe that goes away under running agents', () => {
     expect((await one.lease(inPool('d', 'blue'), soon())).addresses[0]).toMatch(/^10\.80\./);
   });
 
+  test('of a further pool, and another one in its place: a pod that waits is told of that one', async () => {
+    await using nodes = await IpamNodes.create();
+    const one = await nodes.startPools('node1', { allocateWaitMs: 3000 });
+    await one.whenReady(soon());
+    addUniverse(nodes, 'blue', { ranges: ['10.64.0.0/16'] });
+    await one.lease(inPool('a', 'blue'), soon());
+    nodes.registry.remove('universe', 'blue');
+    await until('node1 heard of it', () => poolOf(one, 'blue')?.ended?.name === 'universeDeleted');
+    addUniverse(nodes, 'blue', { ranges: ['10.80.0.0/16'] });
+    await until('node1 heard of the other', () => poolOf(one, 'blue')?.ended?.name === 'universeReplaced');
+    expect((await failure(one.lease(inPool('b', 'blue'), soon()))).message).toBe(
+      'the Universe blue has the ranges 10.80.0.0/16, this node holds 10.64.0.0/16 of an earlier one (10.64.0.0/16)',
+    );
+  });
+
   test('the default one is made again, and what there was goes on', async () => {
     await using nodes = await IpamNodes.create();
     const [one] = await two(nodes);
