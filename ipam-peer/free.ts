@@ -17,16 +17,23 @@ function find(state: State, key: Key): Lease | undefined {
   return key.generation === undefined || key.generation === lease?.generation ? lease : undefined;
 }
 
+/** A disk that somebody wrote into may have two leases of one address: it rests with the last. */
+function isLeased({ leases }: State, text: string): boolean {
+  for (const { addresses } of leases.values()) if (addresses.includes(text)) return true;
+  return false;
+}
+
 /** Event `free`. */
 export function free(state: State, key: Key, nowMs: number): void {
   const lease = find(state, key);
   if (lease !== undefined) {
     state.leases.delete(leaseKey(lease));
-    for (const text of lease.addresses) {
+    const addresses = lease.addresses.filter((text) => !isLeased(state, text));
+    for (const text of addresses) {
       const address = parseAddress(text);
       if (address !== undefined) rest(state.spaces[address.family], address.value, nowMs + state.config.restMs);
     }
-    persistLease(state, { kind: 'unlease', lease });
+    persistLease(state, { kind: 'unlease', lease: { ...lease, addresses } });
   }
   emit(state, { kind: 'freed', lease });
 }

@@ -167,8 +167,9 @@ function isDiskLost(state: State, record: PeerRecord): boolean {
  * Event `recovered`: the leases are back, the blocks may follow (after a write that overtakes any of the lost process). Rests went
  * with the disk.
  */
-export function recovered(state: State, leases: readonly Lease[], nowMs: number): void {
+export function recovered(state: State, found: readonly Lease[], nowMs: number): void {
   if (state.durable.uid !== undefined || state.recovery !== 'asked') return;
+  const leases = withoutRepeated(found);
   dropOthers(state, leases);
   for (const lease of leases) {
     state.leases.set(leaseKey(lease), lease);
@@ -186,6 +187,16 @@ export function recovered(state: State, leases: readonly Lease[], nowMs: number)
   state.recovery = 'done';
   state.polledMs = -Infinity;
   state.notBeforeMs = nowMs;
+}
+
+/** A pod may have its address on a second link too, as virtual machines in pods do: it is the first lease's, and ends with that one. */
+function withoutRepeated(found: readonly Lease[]): readonly Lease[] {
+  const taken = new Set<string>();
+  return found.flatMap((lease) => {
+    const addresses = lease.addresses.filter((text) => !taken.has(text));
+    for (const text of addresses) taken.add(text);
+    return addresses.length === 0 ? [] : [{ ...lease, addresses }];
+  });
 }
 
 /** Leases of a disk that was rolled back, which the kernel does not know, are no more. */

@@ -87,6 +87,7 @@ class Pools {
   #declaring: Promise<void> = Promise.resolve();
   #main: RunningIpam | undefined;
   #gone: ReadonlySet<string> = new Set();
+  #isUnsaved = false;
 
   constructor(options: PoolsOptions) {
     this.#options = options;
@@ -223,7 +224,7 @@ class Pools {
       if (!parsed.ok) return this.#refuse(record.name, `its Universe cannot be understood: ${parsed.reason}`);
       const { ranges, namespaces, founder } = parsed.record;
       const known = { name: record.name, ranges: ranges.map(formatCidr), namespaces };
-      if (await this.#take(known, founder !== undefined)) await this.#save();
+      if ((await this.#take(known, founder !== undefined)) || this.#isUnsaved) await this.#save();
     });
     this.#work = work.catch(() => undefined);
     await work;
@@ -354,7 +355,9 @@ class Pools {
   }
 
   async #save(): Promise<void> {
+    this.#isUnsaved = true;
     await writeDurably(this.#options.path, `${JSON.stringify([...this.#known.values()])}\n`);
+    this.#isUnsaved = false;
   }
 
   /** Hints for as long as the agent runs; a watch that ends by an error is begun again. */

@@ -1,6 +1,7 @@
 // Pools that overlap: whatever each agent has heard and in whatever order, no address is of two pools, and whoever was there first is
 // not hurt.
-import { rm, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
@@ -162,5 +163,18 @@ describe('the file of known pools', () => {
     expect(again.leases()).toMatchObject([{ containerId: 'a', addresses: ['10.64.0.1'], state: 'active' }]);
     expect(poolOf(again, 'blue')?.ranges).toEqual(['10.64.0.0/16']);
     await lease(again, inPool('b', 'blue'), /^10\.64\./);
+  });
+
+  test('is written once the disk takes it, without another change', async () => {
+    await using nodes = await IpamNodes.create();
+    const one = await start(nodes, 'node1');
+    const path = join(nodes.directory, 'node1', 'pools.json');
+    await mkdir(path);
+    addUniverse(nodes, 'blue', ['10.64.0.0/16']);
+    await until('blue is served', () => poolOf(one, 'blue') !== undefined);
+    await until('it could not be written', () => nodes.lines.some((line) => line.includes('the watch on pools ended')));
+    await rm(path, { recursive: true });
+    await until('it is written', () => existsSync(path));
+    expect(await readFile(path, 'utf8')).toContain('10.64.0.0/16');
   });
 });
