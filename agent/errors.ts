@@ -165,6 +165,10 @@ export class WeftError extends Error {
 /** Any thrown value as a catalogue error: what is not from the catalogue is an internal defect. */
 export function toWeftError(thrown: unknown): WeftError {
   if (thrown instanceof WeftError) return thrown;
-  const message = thrown instanceof Error ? thrown.message : String(thrown);
-  return new WeftError('internal', message, { cause: thrown });
+  return new WeftError('internal', messageOf(thrown), { cause: thrown });
+}
+
+/** Any thrown value's words. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
 }

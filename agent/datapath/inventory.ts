@@ -10,6 +10,7 @@ import { parseAlias, podMacOf } from './identity.ts';
 import type { KernelLease } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
 import type { ActualState } from './objects.ts';
+import { wildcards } from './pod-elements.ts';
 import type { DatapathSettings } from './settings.ts';
 import { readLimits } from './shaper.ts';
 
@@ -46,8 +47,6 @@ export async function leasesOf(
 
 type PortSets = Pick<ActualState['firewall']['elements'], 'ports4' | 'ports6' | 'ports_at4' | 'ports_at6'>;
 
-const everywhere: Readonly<Record<Family, string>> = { 4: '0.0.0.0', 6: '::' };
-
 /** The mappings of which these elements are made (pod-elements.ts). */
 export function portMappingsOf(addresses: readonly string[], sets: PortSets): readonly PortMapping[] {
   const found: { readonly family: Family; readonly mapping: PortMapping }[] = [];
@@ -68,7 +67,7 @@ export function portMappingsOf(addresses: readonly string[], sets: PortSets): re
   const whole = found.map(({ family, mapping }, at): PortMapping => {
     const isAll =
       mapping.hostIp !== undefined || texts.filter((text) => text === texts[at]).length === addresses.length;
-    return isAll ? mapping : { ...mapping, hostIp: everywhere[family] };
+    return isAll ? mapping : { ...mapping, hostIp: wildcards[family] };
   });
   const byText = new Map(whole.map((mapping) => [JSON.stringify(mapping), mapping]));
   return [...byText.values()];

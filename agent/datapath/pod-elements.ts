@@ -14,7 +14,8 @@ import type { ElementRef } from './set-shapes.ts';
 
 type Ported = Pick<Lease, 'addresses' | 'link'>;
 
-const wildcards: Readonly<Record<Family, string>> = { 4: '0.0.0.0', 6: '::' };
+/** Every address of the node. */
+export const wildcards: Readonly<Record<Family, string>> = { 4: '0.0.0.0', 6: '::' };
 
 /** True where the mapping is for packets of that family. */
 export function serves(mapping: PortMapping, family: Family): boolean {

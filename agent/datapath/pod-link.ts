@@ -20,7 +20,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { WeftError } from '#agent/errors.ts';
 import { scope } from '#agent/netlink/addr.ts';
-import { delLink, setLink } from '#agent/netlink/link.ts';
+import { delLink, loopbackIfindex, setLink } from '#agent/netlink/link.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 import { neighbourState } from '#agent/netlink/neighbour.ts';
 import { errno, NetlinkError } from '#agent/netlink/netlink-error.ts';
@@ -44,8 +44,6 @@ import type { PodLinkReaper } from './reaper.ts';
 import type { DatapathSettings } from './settings.ts';
 import type { Shaper } from './shaper.ts';
 
-/** Ifindex of `lo` in every namespace (net/core/dev.c, LOOPBACK_IFINDEX). */
-const loopbackIfindex = 1;
 /** IF_OPER_UP (include/uapi/linux/if.h). */
 const operstateUp = 6;
 /** How often a link is looked at, a millisecond apart, before ADD goes on without its carrier. */

@@ -1,6 +1,7 @@
-// What no notification tells of, looked at for next to nothing: nftables' generation number says whether anybody but this agent
-// has changed any ruleset (the monitor's thread asks for it twice a second), sysctls are small files and two links. A full comparison reads every object; with
-// thousands of peers it is the last resort, these looks find what people do.
+// What no notification tells of, looked at for next to nothing: nftables' generation number says whether anybody but this agent has
+// changed any ruleset (the monitor's thread asks for it twice a second), sysctls are small files and two links. A full comparison reads
+// every object; with thousands of peers it is the last resort, these looks find what people do.
+import { toWeftError } from '#agent/errors.ts';
 import { getLink } from '#agent/netlink/link.ts';
 import type { Link } from '#agent/netlink/link.ts';
 import { dumpNetconf } from '#agent/netlink/netconf.ts';
@@ -65,7 +66,7 @@ export class QuickLooks implements Disposable {
       if (reason !== undefined) this.#options.onChange(reason);
     } catch (error) {
       // A reading that fails is the full comparison's to report.
-      this.#options.onChange(`a look failed: ${error instanceof Error ? error.message : String(error)}`);
+      this.#options.onChange(`a look failed: ${toWeftError(error).message}`);
     } finally {
       this.#looking = false;
       if (this.#missed || this.#generation === undefined) this.#lookAgain();

@@ -1,6 +1,6 @@
 // The pod's own half of a link in a segment outside (segment-plan.ts).
 import { dumpAddresses, newAddress } from '#agent/netlink/addr.ts';
-import { dumpLinks, getLink, linkFlag, setLink } from '#agent/netlink/link.ts';
+import { dumpLinks, getLink, isUp, linkFlag, loopbackIfindex, setLink } from '#agent/netlink/link.ts';
 import { readNetnsFile, writeNetnsFile } from '#agent/netlink/netns.ts';
 import { newRoute, routeTo } from '#agent/netlink/route.ts';
 import { NetlinkSocket } from '#agent/netlink/socket.ts';
@@ -12,8 +12,6 @@ import type { LinkFault, PodRoute } from './datapath.ts';
 import { planPodRoutes } from './pod-routes.ts';
 import { routesOf, type SegmentGift } from './segment-plan.ts';
 import type { DatapathSettings } from './settings.ts';
-
-const loopbackIfindex = 1;
 
 function open(netnsPath: string): NetlinkSocket {
   return NetlinkSocket.open({ protocol: 'route', netnsPath, receiveBufferBytes: 128 << 10 });
@@ -76,7 +74,7 @@ export function podFaults(lease: Lease, netnsPath: string): readonly LinkFault[]
   }
   using _socket = socket;
   const link = socket.dump(dumpLinks()).find(({ ifname }) => ifname === lease.ifname);
-  const state = link === undefined ? 'absent' : (link.ifiFlags & linkFlag.up) === 0 ? 'down' : 'up';
+  const state = link === undefined ? 'absent' : isUp(link) ? 'up' : 'down';
   const faults: LinkFault[] = [];
   // The daemon takes it down when the server does not renew the lease.
   if (state !== 'up') faults.push({ what: `pod link ${lease.ifname}`, expected: 'up', actual: state });

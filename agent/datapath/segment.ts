@@ -16,8 +16,9 @@ import { isOnSegment, type Lease } from '#agent/runtime/ipam.ts';
 
 import { requireFreeMac } from './bridge-io.ts';
 import type { LinkFault, PodLink, PodRoute } from './datapath.ts';
-import { readBridgeFingerprint } from './firewall.ts';
 import type { DatapathLog } from './datapath.ts';
+import { logNew } from './findings.ts';
+import { readBridgeFingerprint } from './firewall.ts';
 import { openKernelIo, type KernelIo } from './kernel-io.ts';
 import { readLink } from './link-io.ts';
 import type { Finding } from './objects.ts';
@@ -110,7 +111,7 @@ export class Segment implements Disposable {
     const bridge = this.#bridge(links);
     const problem = this.#uplink(links, bridge);
     const missing = this.#ports(links, bridge);
-    this.#report([
+    this.#findings = logNew(this.#log, this.#findings, [
       ...(problem === undefined
         ? []
         : [{ name: 'uplinkUnusable', subject: this.#settings.dhcpUplink, message: problem } as const]),
@@ -228,14 +229,6 @@ export class Segment implements Disposable {
     this.#isUsed = true;
     this.#pods = new Map([...this.#pods, [lease.hostIfname, lease]]);
     this.#load();
-  }
-
-  #report(findings: readonly Finding[]): void {
-    const known = new Set(this.#findings.map((finding) => JSON.stringify(finding)));
-    for (const finding of findings) {
-      if (!known.has(JSON.stringify(finding))) this.#log.warn({ ...finding }, 'finding');
-    }
-    this.#findings = findings;
   }
 
   #remove(links: readonly Link[]): void {

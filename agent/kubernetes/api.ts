@@ -4,7 +4,7 @@
 import { Agent, request, type RequestOptions } from 'node:https';
 import type { IncomingMessage } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { WeftError } from '#agent/errors.ts';
+import { messageOf, WeftError } from '#agent/errors.ts';
 import type { CredentialOptions, Credentials } from '#agent/kubernetes/credentials.ts';
 
 export type KubeApiOptions = CredentialOptions;
@@ -221,6 +221,5 @@ async function* splitLines(response: IncomingMessage): AsyncGenerator<string, vo
 }
 
 function describe(cause: unknown, signal: AbortSignal): string {
-  const reason: unknown = signal.aborted ? signal.reason : cause;
-  return reason instanceof Error ? reason.message : String(reason);
+  return messageOf(signal.aborted ? signal.reason : cause);
 }

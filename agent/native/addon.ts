@@ -4,7 +4,7 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
-import { WeftError } from '#agent/errors.ts';
+import { messageOf, WeftError } from '#agent/errors.ts';
 
 /** An opaque handle of the addon. */
 export interface MonitorHandle {
@@ -161,7 +161,7 @@ function load(): NativeAddon {
   try {
     return createRequire(import.meta.url)(path) as NativeAddon;
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     throw new WeftError(
       'internal',
       `cannot load the native addon ${path}: ${reason} (build it with: npm run build:native)`,

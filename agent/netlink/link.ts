@@ -50,6 +50,9 @@ export const linkFlag = {
   lowerUp: 0x10000,
 } as const;
 
+/** Ifindex of `lo` in every namespace (net/core/dev.c, LOOPBACK_IFINDEX). */
+export const loopbackIfindex = 1;
+
 /** Whether the link is switched on (IFF_UP). */
 export function isUp({ ifiFlags }: { readonly ifiFlags: number }): boolean {
   return (ifiFlags & linkFlag.up) !== 0;

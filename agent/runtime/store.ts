@@ -4,7 +4,7 @@
 import { chmodSync, mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
-import { WeftError } from '#agent/errors.ts';
+import { messageOf, WeftError } from '#agent/errors.ts';
 import { formatCidr, parseCidr, type Cidr } from '#ipam-peer/cidr.ts';
 import type { Delta, Durable, DurablePeer, Lease } from '#ipam-peer/events.ts';
 import { emptyDurable } from '#ipam-peer/state.ts';
@@ -30,7 +30,7 @@ const tables = `
 `;
 
 function storeError(path: string, doing: string, cause: unknown): WeftError {
-  const detail = cause instanceof Error ? cause.message : String(cause);
+  const detail = messageOf(cause);
   return new WeftError('store', `${doing} ${path}: ${detail}`, { details: path, cause });
 }
 

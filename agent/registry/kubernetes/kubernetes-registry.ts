@@ -3,7 +3,7 @@
 // so that they are linearizable; every write and delete carries uid and resourceVersion as preconditions.
 
 import type { Logger } from 'pino';
-import { WeftError } from '#agent/errors.ts';
+import { messageOf, WeftError } from '#agent/errors.ts';
 import { openKubeApi, type KubeAnswer, type KubeApi, type KubeRequest } from '#agent/kubernetes/api.ts';
 import { failure, listAll, statusMessage, type KubeObject } from '#agent/kubernetes/list-watch.ts';
 import { resourceOf, writeMetaOf, type Resource } from '#agent/registry/kubernetes/resources.ts';
@@ -114,7 +114,7 @@ async function attempt(
     return await api.call(call, signal);
   } catch (error) {
     if (error instanceof WeftError && error.kind !== 'registry') throw error;
-    return { reason: error instanceof Error ? error.message : String(error) };
+    return { reason: messageOf(error) };
   }
 }
 

@@ -5,7 +5,7 @@ import { Agent, request } from 'node:https';
 import { createSecureContext } from 'node:tls';
 import type { PeerCertificate } from 'node:tls';
 import type { Logger } from 'pino';
-import { WeftError } from '#agent/errors.ts';
+import { messageOf, WeftError } from '#agent/errors.ts';
 import type { TlsFiles } from '#agent/registry/peers/tls.ts';
 import { Turns } from '#agent/registry/peers/turns.ts';
 import type { Voter } from '#agent/registry/peers/voter.ts';
@@ -81,7 +81,7 @@ export function remoteLink(voter: VoterAddress, tls: TlsFiles, log: Pick<Logger,
       turns.heard();
       return answer;
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = messageOf(cause);
       if (cause instanceof Refusal) turns.heard();
       else if (!signal.aborted) turns.missed();
       if (answering !== false && !signal.aborted) {
@@ -103,7 +103,7 @@ export function remoteLink(voter: VoterAddress, tls: TlsFiles, log: Pick<Logger,
       // Nobody waits for a call that may take much longer than others.
       return await (timeoutMs > callTimeoutMs ? one() : turns.run(one, ends));
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = messageOf(cause);
       throw new WeftError('registry', `voter ${voter.name} at ${voter.address}:${voter.port}: ${reason}`, { cause });
     }
   };

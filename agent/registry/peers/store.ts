@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { chmodSync, closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { WeftError } from '#agent/errors.ts';
+import { messageOf, WeftError } from '#agent/errors.ts';
 import type { RecordKind } from '#agent/registry/registry.ts';
 import { recordKey, type ChangedKey } from '#agent/registry/peers/wire.ts';
 import { emptyRegister, type Register } from '#ipam-peer/caspaxos/acceptor.ts';
@@ -233,6 +233,6 @@ function syncDirectory(path: string): void {
 
 function storeError(path: string, cause: unknown): WeftError {
   if (cause instanceof WeftError) return cause;
-  const message = cause instanceof Error ? cause.message : String(cause);
+  const message = messageOf(cause);
   return new WeftError('store', `voter store ${path}: ${message}`, { details: path, cause });
 }
