@@ -148,9 +148,11 @@ export function overlayFrom(link: Link): ActualOverlay {
     mtuBytes: link.mtu ?? 0,
     up: isUp(link),
     rpFilter: link.afSpec?.inet?.conf?.rpFilter ?? 0,
-    quietIpv6: (link.afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none,
+    quietIpv6: isQuietIpv6(link),
     settled: isSettled(link) && (link.master ?? 0) === 0,
-    plain: [data?.ttl, data?.link].every((value) => (value ?? 0) === 0) && (data?.group ?? data?.group6) === undefined,
+    plain:
+      [data?.ttl, data?.tos, data?.df, data?.label, data?.link].every((value) => (value ?? 0) === 0) &&
+      (data?.group ?? data?.group6) === undefined,
   };
 }
 
@@ -167,8 +169,13 @@ function podLinkFrom(link: Link, settings: Pick<DatapathSettings, 'doomedGroup'>
     bridge: portOf(link, bridge),
     ignoresAdvertisements: ipv6Conf(link, acceptRaAt) === 0,
     ipv6Off: ipv6Conf(link, disableIpv6At) !== 0,
+    quietIpv6: isQuietIpv6(link),
     settled: isSettled(link),
   };
+}
+
+function isQuietIpv6({ afSpec }: Link): boolean {
+  return (afSpec?.inet6?.addrGenMode ?? addrGenMode.none) === addrGenMode.none;
 }
 
 /** What a link of ours needs beyond being up, and nobody but a person takes away: packets from it are forwarded, and it does ARP. */

@@ -327,7 +327,19 @@ class Applier {
       const operation = sent[index];
       if (reply.ok || !operation || isGone(operation, reply.error)) continue;
       this.refusals.push({ operation, reason: reply.error.message, errno: reply.error.errno });
+      this.#putWithoutSource(operation, reply.error);
     }
+  }
+
+  /** While the overlay's address is not there (its port is taken, say) the kernel takes it as no source: pods of this node have each other. */
+  #putWithoutSource(operation: MessageOperation, error: NetlinkError): void {
+    if (operation.kind !== 'putRoute' || error.errno !== errno.EINVAL) return;
+    const { route } = operation;
+    const { target } = route;
+    if (!('ifname' in target) || target.prefsrc === undefined) return;
+    const bare = { ...operation, route: { ...route, target: { ...target, prefsrc: undefined } } };
+    const request = this.#requests.of(bare);
+    if (request) this.#io.route.batch([request]);
   }
 }
 

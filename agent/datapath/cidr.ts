@@ -73,6 +73,13 @@ export function readAddress(text: string): string | undefined {
   }
 }
 
+/** False for addresses that are no single other machine's: unspecified, loopback, multicast, broadcast, IPv6 link-local. */
+export function isUnicast(address: string): boolean {
+  if (familyOf(address) === 6) return address !== '::' && address !== '::1' && !/^f(?:f|e[89ab])/i.test(address);
+  const first = Number.parseInt(address, 10);
+  return first !== 0 && first !== 127 && !(first >= 224 && first < 240) && address !== '255.255.255.255';
+}
+
 /** The usual case in one pass, without a big integer or another string: an IPv4 block that is canonical already. */
 function isCanonicalIpv4(text: string): boolean {
   let bits = 0;

@@ -2,7 +2,7 @@
 // Thousands pass through here in one go, so loops make nothing that is thrown away again. Pure.
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
 
-import { canonicalCidr, familyOf, readAddress } from './cidr.ts';
+import { canonicalCidr, familyOf, isUnicast, readAddress } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import { directGateway } from './direct.ts';
 import type { DirectInput } from './direct.ts';
@@ -34,7 +34,10 @@ export interface UsablePeersInput {
 
 const overlayOnly: UsablePeer['direct'] = { 4: undefined, 6: undefined };
 
-/** Peers that can be programmed, by name; of two that claim one underlay address or MAC the first by name stays. */
+/**
+ * Peers that can be programmed, by name; of two that claim one underlay address or MAC the first by name stays, and one whose node is gone
+ * gives way: the address has another machine now.
+ */
 export function usablePeers(input: UsablePeersInput, findings: Finding[]): readonly UsablePeer[] {
   const { view, own, linkLocal } = input;
   const self = view.peers.find((peer) => peer.self);
@@ -44,11 +47,11 @@ export function usablePeers(input: UsablePeersInput, findings: Finding[]): reado
   if (own !== undefined) owners.set(own, self?.name ?? 'this node');
   const isDirect = input.direct.mode !== 'vxlan';
   const peers: UsablePeer[] = [];
-  for (const { name, self: isSelf, underlayAddress: address, blocks: named } of byName(view.peers)) {
+  for (const { name, self: isSelf, underlayAddress: address, blocks: named } of goneLast(byName(view.peers))) {
     if (isSelf || address === undefined) continue;
     const underlayAddress = readAddress(address);
-    if (underlayAddress === undefined) {
-      const message = `its underlay "${address}" is no address; ${name} gets no route`;
+    if (underlayAddress === undefined || !isUnicast(underlayAddress)) {
+      const message = `its underlay "${address}" is no address of a machine; ${name} gets no route`;
       findings.push({ name: 'peerWithoutUnderlay', subject: name, message });
       continue;
     }
@@ -86,6 +89,11 @@ function byName(peers: readonly PeerView[]): readonly PeerView[] {
     if (compareNames(peers[at - 1] as PeerView, peers[at] as PeerView) > 0) return peers.toSorted(compareNames);
   }
   return peers;
+}
+
+function goneLast(peers: readonly PeerView[]): readonly PeerView[] {
+  if (!peers.some(({ gone }) => gone)) return peers;
+  return [...peers.filter(({ gone }) => !gone), ...peers.filter(({ gone }) => gone)];
 }
 
 function compareNames(left: PeerView, right: PeerView): number {

@@ -61,6 +61,8 @@ export const overheadBytes = { 4: 50, 6: 70 } as const;
 
 /** Below it the kernel takes IPv6 off a device (RFC 8200, section 5). */
 const ipv6MinMtuBytes = 1280;
+/** What every host must take (RFC 791). The kernel refuses a device of less than 68. */
+const ipv4MinMtuBytes = 576;
 
 /** The desired state. Never throws. */
 export function desiredState(input: DesiredInput): DesiredState {
@@ -128,18 +130,23 @@ export function servesIpv6(view: IpamView): boolean {
   return view.ranges.some((range) => familyOf(range) === 6);
 }
 
-/** Of the overlay and of pods, at least IPv6's where it is used: the kernel then sends outer packets in fragments. */
+/** Of the overlay and of pods, at least what IP needs: the kernel then sends outer packets in fragments. */
 function overlayMtu(input: DesiredInput, underlayMtuBytes: number, local: string, findings: Finding[]): number {
   const { view, settings } = input;
   const overhead = overheadBytes[familyOf(local)];
-  const mtuBytes = settings.mtuBytes || underlayMtuBytes - overhead;
+  const [fromLink, isIpv6] = [underlayMtuBytes - overhead, servesIpv6(view) || familyOf(local) === 6];
+  const mtuBytes = settings.mtuBytes || fromLink;
   // A device below it has no IPv6: neither addresses of pods nor, over an IPv6 underlay, nexthops.
-  if (mtuBytes >= ipv6MinMtuBytes || (!servesIpv6(view) && familyOf(local) === 4)) return mtuBytes;
+  const least = isIpv6 ? ipv6MinMtuBytes : ipv4MinMtuBytes;
+  if (mtuBytes >= least) return mtuBytes;
+  const needs = `${isIpv6 ? 'IPv6' : 'IP'} needs ${least}`;
   const message =
-    `${mtuBytes} bytes are left for pods and IPv6 needs ${ipv6MinMtuBytes}: large packets cross the underlay in ` +
-    `fragments; raise the MTU of the underlay link to ${ipv6MinMtuBytes + overhead} or more`;
+    settings.mtuBytes > 0 && fromLink >= least
+      ? `the setting mtuBytes is ${mtuBytes} and ${needs}, which pods have got: set it to 0 or to ${least} and more`
+      : `${mtuBytes} bytes are left for pods and ${needs}: large packets cross the underlay in fragments; raise the MTU of ` +
+        `the underlay link to ${least + overhead} or more`;
   findings.push({ name: 'mtuTooSmall', subject: settings.overlayDevice, message });
-  return ipv6MinMtuBytes;
+  return least;
 }
 
 function overlayLink(
@@ -211,7 +218,8 @@ function podState(input: DesiredInput, prefsrc: ReadonlyMap<Family, string>, fin
       ifname,
       alias: aliasOf(lease, isPort ? 'bridge' : 'routed'),
       hostMac,
-      ignoresAdvertisements: ignoresAdvertisements && !isPort,
+      // Where the node has IPv6 off, so has the pod's link.
+      ignoresAdvertisements: ignoresAdvertisements && !isPort && input.ipv6,
       routeLocalnet: routeLocalnet && !isPort,
       bridge: isPort ? input.settings.bridgeDevice : undefined,
     });

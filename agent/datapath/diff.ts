@@ -4,20 +4,21 @@
 // what takes away comes last and in the opposite order, so that a peer or pod that is wanted before and after is never
 // without its path. A nexthop is removed only after the routes that used it, because the kernel removes those with it.
 import { addressOf, cidrContains } from './cidr.ts';
+import { overlayOperations, withoutOverlay } from './diff-overlay.ts';
+import type { Halves } from './diff-overlay.ts';
 import type {
   ActualBridge,
   ActualNeighbour,
   ActualNexthop,
-  ActualOverlay,
   ActualRoute,
   ActualState,
   DesiredState,
   FdbEntry,
   LinkAddress,
   Operation,
-  OverlayLink,
   PortEntry,
   Route,
+  RouteTarget,
 } from './objects.ts';
 import { mainRouteKey, routeKey } from './objects.ts';
 import { hasBridgeTable } from './ruleset.ts';
@@ -27,31 +28,27 @@ import type { SetElements, SetName } from './set-shapes.ts';
 /** First id tried for a new nexthop object: away from the small numbers that people use by hand. */
 const firstNexthopId = 0x5745_0001;
 
-interface Halves {
-  readonly add: Operation[];
-  readonly remove: Operation[];
-}
-
 /** Writes that bring `actual` to `desired`; empty when nothing differs. */
 export function diff(desired: DesiredState, actual: ActualState): readonly Operation[] {
-  const overlay = overlayOperations(desired.overlay, actual.overlay);
+  const overlay = overlayOperations(desired, actual);
   // Everything on a device that is made anew goes with the old one.
   const kept = overlay.renewed && actual.overlay ? withoutOverlay(actual, actual.overlay.ifname) : actual;
   // A device that gets another MAC loses its neighbours.
   const isMoved = desired.overlay && actual.overlay && desired.overlay.mac !== actual.overlay.mac;
   const known = isMoved ? { ...kept, neighbours: [] } : kept;
   const podLinks = podLinkOperations(desired, known);
+  const addresses = addressOperations(desired, known, podLinks.present);
   const parts: readonly Halves[] = [
     firewallOperations(desired, known),
     overlay.halves,
     bridgeOperations(desired, known.bridge),
     podLinks.halves,
     portEntryOperations(desired, known, podLinks.present),
-    addressOperations(desired, known, podLinks.present),
+    addresses.halves,
     fdbOperations(desired, known),
     neighbourOperations(desired, known),
     heldNeighbourOperations(known),
-    ...routingOperations(desired, known, podLinks.present),
+    ...routingOperations(desired, known, podLinks.present, addresses.remade),
   ];
   return [...parts.flatMap((part) => part.add), ...parts.toReversed().flatMap((part) => part.remove)];
 }
@@ -110,70 +107,6 @@ function overlaps(left: string, right: string): boolean {
   return cidrContains(left, right) || cidrContains(right, left);
 }
 
-function overlayOperations(
-  wanted: OverlayLink | undefined,
-  found: ActualOverlay | undefined,
-): { readonly halves: Halves; readonly renewed: boolean } {
-  const halves: Halves = { add: [], remove: [] };
-  if (!wanted) return { halves, renewed: false };
-  if (!found) {
-    halves.add.push({ kind: 'addOverlay', link: wanted });
-    return { halves, renewed: false };
-  }
-  if (mustRenew(wanted, found)) {
-    halves.add.push({ kind: 'delOverlay', ifname: found.ifname }, { kind: 'addOverlay', link: wanted });
-    return { halves, renewed: true };
-  }
-  if (!isOverlayRight(wanted, found)) halves.add.push({ kind: 'setOverlay', link: wanted });
-  return { halves, renewed: false };
-}
-
-/** True where nothing is to be done about the device. */
-export function isOverlayRight(wanted: OverlayLink, found: ActualOverlay): boolean {
-  return (
-    !mustRenew(wanted, found) &&
-    found.mac === wanted.mac &&
-    found.mtuBytes === wanted.mtuBytes &&
-    found.up &&
-    found.rpFilter === wanted.rpFilter &&
-    found.quietIpv6 &&
-    found.settled
-  );
-}
-
-/** What cannot be changed on a living VXLAN device, or makes it not ours in kind. */
-function mustRenew(wanted: OverlayLink, found: ActualOverlay): boolean {
-  return (
-    found.kind !== 'vxlan' ||
-    found.vni !== wanted.vni ||
-    found.port !== wanted.port ||
-    found.local !== wanted.local ||
-    found.learning ||
-    found.external ||
-    !found.plain
-  );
-}
-
-function withoutOverlay(actual: ActualState, ifname: string): ActualState {
-  // Nexthops on the underlay link stay, and routes through them, unless their source address was the device's.
-  const nexthops = actual.nexthops.filter(({ gateway }) => gateway?.includes('%'));
-  const kept = new Set(nexthops.map(({ id }) => id));
-  const gone = new Set(
-    actual.addresses.filter((address) => address.ifname === ifname).map(({ cidr }) => addressOf(cidr)),
-  );
-  return {
-    ...actual,
-    addresses: actual.addresses.filter((address) => address.ifname !== ifname),
-    nexthops,
-    routes: actual.routes.filter(({ target }) => {
-      if (target.kind === 'nexthop') return kept.has(target.id) && !gone.has(target.prefsrc ?? '');
-      return !(target.kind === 'link' && target.ifname === ifname);
-    }),
-    neighbours: [],
-    fdb: [],
-  };
-}
-
 function podLinkOperations(
   desired: DesiredState,
   actual: ActualState,
@@ -192,6 +125,10 @@ function podLinkOperations(
     const { ifname } = link;
     if (link.bridge !== undefined && found.bridge !== link.bridge) {
       halves.add.push({ kind: 'setPort', ifname, bridge: link.bridge });
+    }
+    if (link.ignoresAdvertisements && !found.quietIpv6) {
+      // Or the kernel makes the gateway's address by itself, and looks for a duplicate first.
+      halves.add.push({ kind: 'setSysctl', ifname, name: `net/ipv6/conf/${ifname}/addr_gen_mode`, value: '1' });
     }
     if (link.ignoresAdvertisements && found.ipv6Off) {
       halves.add.push({ kind: 'setSysctl', ifname, name: `net/ipv6/conf/${ifname}/disable_ipv6`, value: '0' });
@@ -240,7 +177,12 @@ function portEntryOperations(desired: DesiredState, actual: ActualState, pods: R
   return halves;
 }
 
-function addressOperations(desired: DesiredState, actual: ActualState, pods: ReadonlySet<string>): Halves {
+/** `remade`: addresses of another scope, which only a new one can have. */
+function addressOperations(
+  desired: DesiredState,
+  actual: ActualState,
+  pods: ReadonlySet<string>,
+): { readonly halves: Halves; readonly remade: readonly LinkAddress[] } {
   const devices = new Set([desired.overlay?.ifname, desired.bridge?.ifname]);
   const wanted = new Map(
     desired.addresses
@@ -254,9 +196,15 @@ function addressOperations(desired: DesiredState, actual: ActualState, pods: Rea
       .map((address) => [addressKey(address), address]),
   );
   const halves: Halves = { add: [], remove: [] };
+  const remade: LinkAddress[] = [];
+  for (const [key, address] of found) {
+    if (wanted.has(key)) continue;
+    const isWanted = wanted.has(addressKey({ ...address, linkScope: !address.linkScope }));
+    if (isWanted) remade.push(address);
+    (isWanted ? halves.add : halves.remove).push({ kind: 'delAddress', address });
+  }
   for (const [key, address] of wanted) if (!found.has(key)) halves.add.push({ kind: 'addAddress', address });
-  for (const [key, address] of found) if (!wanted.has(key)) halves.remove.push({ kind: 'delAddress', address });
-  return halves;
+  return { halves, remade };
 }
 
 function addressKey(address: LinkAddress): string {
@@ -313,6 +261,7 @@ function routingOperations(
   desired: DesiredState,
   actual: ActualState,
   pods: ReadonlySet<string>,
+  remade: readonly LinkAddress[],
 ): readonly [Halves, Halves] {
   const nexthops: Halves = { add: [], remove: [] };
   const routes: Halves = { add: [], remove: [] };
@@ -328,7 +277,7 @@ function routingOperations(
     const key = mainRouteKey(route);
     const old = found.get(key);
     if (old) kept.add(key);
-    if (old && sameTarget(route, nexthopId, old)) continue;
+    if (old && sameTarget(route, nexthopId, old) && !remade.some((address) => goesWith(target, address))) continue;
     routes.add.push({ kind: 'putRoute', route, nexthopId, replaces: old !== undefined });
   }
   for (const [key, route] of found) {
@@ -365,6 +314,12 @@ function assignNexthops(desired: DesiredState, actual: ActualState, halves: Halv
   }
   for (const { id, gateway } of stale) halves.remove.push({ kind: 'delNexthop', id, gateway });
   return ids;
+}
+
+/** The kernel takes such routes away with the address. */
+function goesWith(target: RouteTarget, { ifname, cidr }: LinkAddress): boolean {
+  if (target.kind === 'unreachable') return false;
+  return target.prefsrc === addressOf(cidr) || ('ifname' in target && target.ifname === ifname);
 }
 
 function sameTarget(wanted: Route, nexthopId: number | undefined, found: ActualRoute): boolean {

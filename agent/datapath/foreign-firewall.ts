@@ -5,6 +5,9 @@
 //   forward  iifname "weftp*" accept, oifname "weftp*" accept
 //   input    udp dport <overlay's port> accept   (strangers were dropped in prerouting already)
 //
+// A rule is ours by its whole comment, which for `input` names the port: another agent's may be another. What one of ours says is
+// remembered by its handle, which a rule that somebody replaces keeps.
+//
 // iptables-nft is nftables with names of its own: rules are put there natively, and iptables lists them as its own. Legacy iptables
 // has another kernel interface, which only its own program speaks.
 import { execFile } from 'node:child_process';
@@ -32,6 +35,13 @@ type ForeignHook = 'forward' | 'input';
 
 /** By this comment our rules are known, also after iptables-save and iptables-restore have made a match of it. */
 const acceptTag = 'weft:accept';
+
+function tagOf(hook: ForeignHook, { vxlanPort }: Pick<DatapathSettings, 'vxlanPort'>): string {
+  return hook === 'input' ? `${acceptTag}:${vxlanPort}` : acceptTag;
+}
+
+/** The tag where the text is one of ours, of whatever port. */
+const anyTag = /^weft:accept(?::\d+)?$/;
 
 /** NF_DROP (linux/netfilter.h). */
 const policyDrop = 0;
@@ -80,6 +90,10 @@ export class ForeignFirewalls {
   readonly #settings: DatapathSettings;
   #legacyAtMs = Number.NEGATIVE_INFINITY;
   #legacyFindings: readonly Finding[] = [];
+  /** What our rules say, by chain and handle. */
+  readonly #known: KnownRules = new Map();
+  /** Chains that took no rule of ours the last time. */
+  #refused: ReadonlySet<string> = new Set();
 
   constructor(io: KernelIo, settings: DatapathSettings) {
     this.#io = io;
@@ -88,8 +102,8 @@ export class ForeignFirewalls {
 
   /** `chains`: every foreign chain of nftables; `ranges`: the pods' ranges, CIDRs. */
   async open(chains: readonly NftChain[], ranges: readonly string[]): Promise<ForeignOutcome> {
-    const drops = chains.flatMap((chain) => (chain.policy === policyDrop ? (placeOf(chain) ?? []) : []));
-    const native = await openForeignChains(this.#io, drops, this.#settings);
+    const native = await openForeignChains(this.#io, dropsIn(chains), this.#settings, this.#known);
+    this.#refused = new Set(native.findings.map(({ subject }) => subject));
     const managed = await managedFirewall(this.#io, chains, ranges, this.#settings);
     let { writes } = native;
     if (performance.now() - this.#legacyAtMs > legacyEveryMs) {
@@ -101,12 +115,21 @@ export class ForeignFirewalls {
     return { findings: [...native.findings, ...managed, ...this.#legacyFindings], writes };
   }
 
+  /** False where a chain of nftables drops and lacks a rule of ours, or somebody has altered one. */
+  async isOpen(chains: readonly NftChain[]): Promise<boolean> {
+    for (const drop of dropsIn(chains)) {
+      if (this.#refused.has(drop.chain)) continue;
+      if (!isWhole(await taggedRules(this.#io, drop), drop, this.#settings, this.#known)) return false;
+    }
+    return true;
+  }
+
   /** Takes our rules out of every foreign base chain, whatever its policy now; resolves to their number. */
   async close(chains: readonly NftChain[], dryRun: boolean): Promise<number> {
     const commands: string[] = [];
     for (const chain of chains) {
       const place = placeOf(chain);
-      if (place) commands.push(...(await removals(this.#io, place)));
+      if (place) commands.push(...removals(place, await taggedRules(this.#io, place)));
     }
     if (!dryRun && commands.length > 0) this.#io.nft.run(commands.join('\n'));
     const legacy = await openLegacyChains(this.#io, this.#settings, dryRun ? 'count' : 'remove');
@@ -114,17 +137,25 @@ export class ForeignFirewalls {
   }
 }
 
+/** The expressions of a rule without its counters, by chain and handle. */
+type KnownRules = Map<string, string>;
+
+function dropsIn(chains: readonly NftChain[]): readonly ForeignDrop[] {
+  return chains.flatMap((chain) => (chain.policy === policyDrop ? (placeOf(chain) ?? []) : []));
+}
+
 /** Puts our rules where they are missing. A refusal is a finding, and the next round tries again. */
 async function openForeignChains(
   io: KernelIo,
   drops: readonly ForeignDrop[],
   settings: DatapathSettings,
+  known: KnownRules,
 ): Promise<ForeignOutcome> {
   const findings: Finding[] = [];
   let writes = 0;
   for (const drop of drops) {
     try {
-      writes += await openChain(io, drop, settings);
+      writes += await openChain(io, drop, settings, known);
     } catch (error) {
       const name = drop.hook === 'forward' ? 'forwardPolicyDrops' : 'inputPolicyDrops';
       const what = drop.hook === 'forward' ? 'pod traffic' : `UDP port ${settings.vxlanPort}`;
@@ -136,19 +167,59 @@ async function openForeignChains(
   return { findings, writes };
 }
 
-async function openChain(io: KernelIo, drop: ForeignDrop, settings: DatapathSettings): Promise<number> {
+async function openChain(
+  io: KernelIo,
+  drop: ForeignDrop,
+  settings: DatapathSettings,
+  known: KnownRules,
+): Promise<number> {
   const wanted = acceptRules(drop.hook, settings);
-  const present = (await taggedRules(io, drop)).length;
-  if (present === wanted.length) return 0;
-  const lines = present === 0 ? [] : await removals(io, drop);
-  for (const rule of wanted) lines.push(`insert rule ${drop.chain} ${rule} comment "${acceptTag}"`);
+  const present = await taggedRules(io, drop);
+  if (isWhole(present, drop, settings, known)) {
+    for (const rule of present) known.set(keyOf(drop, rule), codeOf(rule));
+    return 0;
+  }
+  const lines = removals(drop, present);
+  for (const rule of wanted) lines.push(`insert rule ${drop.chain} ${rule} comment "${tagOf(drop.hook, settings)}"`);
   io.nft.run(lines.join('\n'));
+  for (const rule of await taggedRules(io, drop)) known.set(keyOf(drop, rule), codeOf(rule));
   return wanted.length;
 }
 
-/** Commands that take our rules out of one chain. */
-async function removals(io: KernelIo, chain: Omit<ForeignDrop, 'hook'>): Promise<string[]> {
-  return (await taggedRules(io, chain)).map(({ handle }) => `delete rule ${chain.chain} handle ${handle}`);
+/** Every rule of ours is there, of this port, and none says anything else than it did. */
+function isWhole(
+  present: readonly NftRule[],
+  drop: ForeignDrop,
+  settings: DatapathSettings,
+  known: KnownRules,
+): boolean {
+  if (present.length !== acceptRules(drop.hook, settings).length) return false;
+  return present.every((rule) => {
+    const code = known.get(keyOf(drop, rule));
+    return ourTag(rule) === tagOf(drop.hook, settings) && (code === undefined || code === codeOf(rule));
+  });
+}
+
+function keyOf({ chain }: Pick<ForeignDrop, 'chain'>, { handle }: NftRule): string {
+  return `${chain} ${handle}`;
+}
+
+/** NFTA_LIST_ELEM with NFTA_EXPR_NAME `counter`, whose values go on. */
+function codeOf({ expressions = new Uint8Array() }: NftRule): string {
+  const bytes = Buffer.from(expressions);
+  const kept: string[] = [];
+  for (let at = 0; at + 4 <= bytes.length;) {
+    const length = bytes.readUInt16LE(at);
+    const expression = bytes.subarray(at, at + length);
+    if (!expression.includes('counter\0')) kept.push(expression.toString('hex'));
+    at += Math.max(4, (length + 3) & ~3);
+  }
+  return kept.join(' ');
+}
+
+/** Commands that take these rules out of one chain. */
+function removals({ chain }: Pick<ForeignDrop, 'chain'>, rules: readonly NftRule[]): string[] {
+  return rules.map(({ handle }) => `delete rule ${chain} handle ${handle}`);
 }
 
 async function taggedRules(
@@ -156,12 +227,25 @@ async function taggedRules(
   { family, table, name }: Omit<ForeignDrop, 'hook'>,
 ): Promise<readonly NftRule[]> {
   const rules = await io.netfilter.dumpAsync(dumpChainRules(family, table, name));
-  return rules.filter((rule) => rule.table === table && rule.chain === name && isOurs(rule));
+  return rules.filter((rule) => rule.table === table && rule.chain === name && ourTag(rule) !== undefined);
 }
 
-function isOurs(rule: NftRule): boolean {
-  if (commentOf(rule.userdata) === acceptTag) return true;
-  return Buffer.from(rule.expressions ?? new Uint8Array()).includes(acceptTag);
+/** Undefined for a rule of somebody else, though it may mention the tag. */
+function ourTag({ userdata, expressions }: NftRule): string | undefined {
+  const text = commentOf(userdata) ?? matchComment(Buffer.from(expressions ?? new Uint8Array()));
+  return text !== undefined && anyTag.test(text) ? text : undefined;
+}
+
+/** NFTA_MATCH_INFO of the match `comment`: 256 bytes that begin with the text (linux/netfilter/xt_comment.h). */
+const matchInfo = Buffer.from([0x04, 0x01, 0x03, 0x00]);
+
+function matchComment(expressions: Buffer): string | undefined {
+  const name = expressions.indexOf('comment\0');
+  const info = name < 0 ? -1 : expressions.indexOf(matchInfo, name);
+  if (info < 0) return undefined;
+  const text = expressions.subarray(info + matchInfo.length, info + matchInfo.length + 256);
+  const end = text.indexOf(0);
+  return text.subarray(0, end < 0 ? text.length : end).toString('utf8');
 }
 
 /** firewalld keeps its own accounts and removes what others add: only its own command helps. */
@@ -219,13 +303,21 @@ function hasFilterTable(io: Pick<KernelIo, 'readFile'>, names: string): boolean 
 }
 
 function legacyRules(hook: ForeignHook, settings: DatapathSettings): readonly (readonly string[])[] {
-  const tag = ['-m', 'comment', '--comment', acceptTag, '-j', 'ACCEPT'];
+  const tag = ['-m', 'comment', '--comment', tagOf(hook, settings), '-j', 'ACCEPT'];
   if (hook === 'input') return [['INPUT', '-p', 'udp', '--dport', String(settings.vxlanPort), ...tag]];
   const pattern = `${settings.podLinkPrefix}+`;
   return [
     ['FORWARD', '-i', pattern, ...tag],
     ['FORWARD', '-o', pattern, ...tag],
   ];
+}
+
+function commentIn(line: string): string | undefined {
+  return / --comment "?([^\s"]+)"? /.exec(line)?.[1];
+}
+
+function isOurLine(line: string): boolean {
+  return anyTag.test(commentIn(line) ?? '');
 }
 
 /**
@@ -246,10 +338,11 @@ async function openLegacyChains(
     for (const hook of ['forward', 'input'] as const) {
       const chain = hook.toUpperCase();
       const drops = listed.includes(`-P ${chain} DROP`);
-      const ours = listed.split('\n').filter((line) => line.startsWith(`-A ${chain} `) && line.includes(acceptTag));
+      const ours = listed.split('\n').filter((line) => line.startsWith(`-A ${chain} `) && isOurLine(line));
       const rules = legacyRules(hook, settings);
+      const right = ours.filter((line) => commentIn(line) === tagOf(hook, settings));
       const deletes = ours.map((line) => ['-D', ...line.slice('-A '.length).replaceAll('"', '').split(' ')]);
-      const missing = drops && ours.length < rules.length;
+      const missing = drops && (right.length !== rules.length || ours.length !== right.length);
       const commands =
         purpose !== 'open' ? deletes : missing ? [...deletes, ...rules.map((rule) => ['-I', ...rule])] : [];
       for (const command of commands) {

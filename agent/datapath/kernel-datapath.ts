@@ -142,9 +142,11 @@ class NodeDatapath implements KernelDatapath {
       expected: () => this.#expected,
       reading: () => this.#reading,
       bufferBytes: this.#options.notificationBufferBytes,
-      isWantedPod: (ifname) => this.#pods.has(ifname),
+      pods: this.#pods,
       isShaped: (ifindex) => this.#shaper.owns(ifindex),
-      isPort: (ifname) => this.#ports.isPortNamed(ifname, this.#pods.list()),
+      isPort: (lease) => this.#ports.isPort(lease),
+      isOpen: async (chains) => this.#foreign.isOpen(chains),
+      ipv6: () => this.#ipv6,
       linkAddresses: () => this.#direct.macs,
       onLinkAddress: (address, mac) => {
         this.#direct.hear(address, mac);

@@ -144,7 +144,7 @@ export interface ActualOverlay {
   readonly quietIpv6: boolean;
   /** ARP on, forwarding on, nobody's port. */
   readonly settled: boolean;
-  /** Nothing that a device of ours does not have: an own TTL, a default destination, an underlay link that it would vanish with. */
+  /** Nothing that a device of ours does not have: an own TTL, TOS or DF, a default destination, an underlay link that it would vanish with. */
   readonly plain: boolean;
 }
 
@@ -159,6 +159,8 @@ export interface ActualPodLink {
   /** Router advertisements are ignored, or the link has no IPv6. */
   readonly ignoresAdvertisements: boolean;
   readonly ipv6Off: boolean;
+  /** No IPv6 address comes up by itself (or the link has no IPv6). */
+  readonly quietIpv6: boolean;
   /** ARP on, forwarding on. */
   readonly settled: boolean;
   /** The bridge of ours whose port it is, with hairpin on and learning off; '' for any other master or setting. */

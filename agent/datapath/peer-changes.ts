@@ -19,6 +19,9 @@ export interface PeerChange {
   readonly actual: ActualState;
 }
 
+/** Findings of one peer alone: only a full round tells of them. */
+const told: ReadonlySet<string> = new Set(['peerWithoutUnderlay', 'underlayFamily']);
+
 /** Findings that depend on more than the one peer: with such a view the peers are not independent. */
 const entangled: ReadonlySet<string> = new Set([
   'duplicatePeerAddress',
@@ -113,6 +116,7 @@ function planPart(
   const old = desiredOf(withPeers(before, [self, ...gone]));
   const desired = desiredOf(withPeers(after, [self, ...come]));
   if (!old.overlay || desired.findings.some(({ name }) => entangled.has(name))) return undefined;
+  if ([...old.findings, ...desired.findings].some(({ name }) => told.has(name))) return undefined;
   if (clashes(old, desired, expected)) return undefined;
   const actual = asActual(old, old.overlay, expected);
   return actual && { desired, actual };
@@ -164,6 +168,7 @@ function samePeer(left: PeerView | undefined, right: PeerView | undefined): bool
     left.name === right.name &&
     left.self === right.self &&
     left.underlayAddress === right.underlayAddress &&
+    left.gone === right.gone &&
     sameTexts(left.overlayAddresses, right.overlayAddresses) &&
     sameTexts(left.blocks, right.blocks)
   );

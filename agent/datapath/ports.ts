@@ -28,11 +28,6 @@ export class Ports {
     return this.#kinds.get(generation) === 'bridge';
   }
 
-  /** The same by the host interface name of one among the leases. */
-  isPortNamed(hostIfname: string, leases: readonly Lease[]): boolean {
-    return leases.some((lease) => lease.hostIfname === hostIfname && this.isPort(lease));
-  }
-
   /** Host interface names of those among the leases whose links are ports, by what is known and by the links as they are. */
   names(leases: readonly Lease[], links: readonly ActualPodLink[]): ReadonlySet<string> {
     const byName = new Map(links.map((link) => [link.ifname, link]));

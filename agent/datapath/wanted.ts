@@ -104,11 +104,11 @@ export class WantedPods {
     return [...byName.values()];
   }
 
-  /** True where the list has one of that name. Asked for every link that the kernel tells of. */
-  has(hostIfname: string): boolean {
+  /** The one of that name in the list. Asked for every link that the kernel tells of. */
+  find(hostIfname: string): Lease | undefined {
     const isIt = (lease: Lease): boolean => lease.hostIfname === hostIfname && !this.#detached.has(lease.generation);
     const attached = this.#attached.get(hostIfname);
-    return (attached !== undefined && isIt(attached)) || this.#leases.some(isIt);
+    return attached !== undefined && isIt(attached) ? attached : this.#leases.findLast(isIt);
   }
 }
 

@@ -13,28 +13,30 @@ import type { Neighbour } from '#agent/netlink/neighbour.ts';
 import { prefixOf } from '#agent/netlink/route.ts';
 import type { Route } from '#agent/netlink/route.ts';
 import type { Nexthop } from '#agent/netlink/nexthop.ts';
+import type { Lease } from '#agent/runtime/ipam.ts';
 
 import { isOfDevice, overlayFrom, routeFrom, vtepFrom } from './actual.ts';
 import { bridgeFrom, portOf } from './bridge-io.ts';
 import type { KernelFacts } from './actual.ts';
-import { isOverlayRight } from './diff.ts';
+import { isOverlayRight } from './diff-overlay.ts';
 import { sameRouteTarget } from './expected.ts';
 import type { Expected } from './expected.ts';
-import { hostMac } from './identity.ts';
+import { aliasOf, gatewayCidr, hostMac, podGatewayOf } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
 import { routeKey } from './objects.ts';
 import type { DesiredState } from './objects.ts';
-import { readLink, readSummary } from './link-io.ts';
+import { liveNameOf, readLink, readSummary } from './link-io.ts';
 import type { DatapathSettings } from './settings.ts';
+import type { WantedPods } from './wanted.ts';
 
 export interface WatchOptions {
   readonly settings: DatapathSettings;
   readonly io: KernelIo;
-  readonly isWantedPod: (hostIfname: string) => boolean;
+  readonly pods: Pick<WantedPods, 'find'>;
   /** True for links that limit a pod's bandwidth. */
   readonly isShaped: (ifindex: number) => boolean;
   /** The pod's link is a port of the bridge. */
-  readonly isPort: (hostIfname: string) => boolean;
+  readonly isPort: (lease: Lease) => boolean;
   readonly desired: () => DesiredState | undefined;
   readonly expected: () => Expected | undefined;
   readonly reading: () => KernelFacts | undefined;
@@ -98,9 +100,10 @@ function reasonOf(options: WatchOptions, notification: Notification): string | u
   switch (notification.kind) {
     case 'delLink': {
       const { ifname = '', ifiIndex } = notification.link;
-      if (options.isShaped(ifiIndex) && !options.isWantedPod(ifname)) return `shaper ${ifname} was deleted`;
+      const lease = options.pods.find(ifname);
+      if (options.isShaped(ifiIndex) && !lease) return `shaper ${ifname} was deleted`;
       const isDevice = ifname === desired?.overlay?.ifname || ifname === desired?.bridge?.ifname;
-      if (!isDevice && !options.isWantedPod(ifname)) return undefined;
+      if (!isDevice && !lease) return undefined;
       // A port that leaves its bridge is told like this too.
       const now = readSummary(options.io, ifname);
       return now ? linkReason(options, now) : `link ${ifname} was deleted`;
@@ -137,12 +140,26 @@ function newAddressReason(options: WatchOptions, address: Address): string | und
   const reading = options.reading();
   const text = address.local ?? address.address;
   if (text === desired?.overlay?.local || reading?.underlay === undefined) return 'underlay address';
-  const devices = [desired?.overlay?.ifname, desired?.bridge?.ifname];
-  const ifname = devices.find((name) => name !== undefined && reading.ifindexes.get(name) === address.ifaIndex);
-  if (ifname === undefined || address.ifaScope === scope.link) return undefined;
   const cidr = `${text}/${address.ifaPrefixlen}`;
-  const wanted = desired?.addresses.some((known) => known.ifname === ifname && known.cidr === cidr);
-  return wanted ? undefined : `address ${cidr} came to ${ifname}`;
+  // The kernel's own link-local IPv6 address of an interface.
+  if (address.ifaScope === scope.link && cidr.includes(':')) return undefined;
+  const devices = [desired?.overlay?.ifname, desired?.bridge?.ifname];
+  const device = devices.find((name) => name !== undefined && reading.ifindexes.get(name) === address.ifaIndex);
+  const ifname = device ?? podOn(options, address.ifaIndex)?.hostIfname;
+  if (ifname === undefined) return undefined;
+  const linkScope = address.ifaScope === scope.link;
+  const isGateway = device === undefined && linkScope && cidr === gatewayCidr(4);
+  const wanted = desired?.addresses.some(
+    (known) => known.ifname === ifname && known.cidr === cidr && known.linkScope === linkScope,
+  );
+  return wanted || isGateway ? undefined : `address ${cidr} came to ${ifname}`;
+}
+
+/** The pod whose link has this number: an attach's link may be younger than the reading that knows numbers. */
+function podOn({ io, pods, reading }: WatchOptions, ifindex: number): Lease | undefined {
+  const known = reading()?.ifindexes.entries();
+  const ifname = known?.find(([, number]) => number === ifindex)?.[0] ?? liveNameOf(io)(ifindex);
+  return pods.find(ifname);
 }
 
 function routeReason(options: WatchOptions, kind: 'newRoute' | 'delRoute', route: Route): string | undefined {
@@ -228,7 +245,7 @@ function heldReason(options: WatchOptions, { dst, ndmIfindex, ndmState }: Neighb
   const reading = options.reading();
   if ((ndmState & neighbourState.permanent) === 0 || !reading || ndmIfindex === reading.underlay?.ifindex)
     return undefined;
-  const isOurs = reading.ifindexes.values().some((ifindex) => ifindex === ndmIfindex);
+  const isOurs = reading.ifindexes.values().some((ifindex) => ifindex === ndmIfindex) || podOn(options, ndmIfindex);
   return isOurs ? `neighbour ${dst} was made permanent` : undefined;
 }
 
@@ -246,11 +263,14 @@ function linkReason(options: WatchOptions, link: LinkSummary): string | undefine
     const right = now?.isBridge && now.settled && now.mac === bridge.mac && now.mtuBytes === bridge.mtuBytes;
     return right ? undefined : `link ${ifname} was changed`;
   }
-  if (options.isWantedPod(ifname)) {
+  const lease = options.pods.find(ifname);
+  if (lease) {
     const mtuBytes = options.desired()?.overlay?.mtuBytes;
-    const isPort = bridge !== undefined && options.isPort(ifname);
+    const isPort = bridge !== undefined && options.isPort(lease);
+    const alias = aliasOf(lease, isPort ? 'bridge' : 'routed');
     const isRight = (found: LinkSummary): boolean =>
       isUp(found) &&
+      found.ifalias === alias &&
       (found.ifiFlags & linkFlag.noarp) === 0 &&
       found.address === hostMac &&
       found.mtu === (mtuBytes ?? found.mtu) &&
@@ -272,14 +292,16 @@ function linkReason(options: WatchOptions, link: LinkSummary): string | undefine
   return link.mtu !== underlay.mtuBytes || isUp(link) !== underlay.up ? `underlay ${ifname} was changed` : undefined;
 }
 
-function addressReason(options: WatchOptions, { ifaIndex, local: own, address: prefix }: Address): string | undefined {
-  const local = own ?? prefix;
+function addressReason(options: WatchOptions, address: Address): string | undefined {
+  const { ifaIndex, local = address.address } = address;
   const { desired, reading } = { desired: options.desired(), reading: options.reading() };
   if (local !== undefined && local === desired?.overlay?.local) return 'underlay address';
   const wanted = desired?.addresses.some(
     (address) => address.cidr.startsWith(`${local}/`) && reading?.ifindexes.get(address.ifname) === ifaIndex,
   );
-  return wanted ? `address ${local} was deleted` : undefined;
+  const ofPod = (): boolean =>
+    [podGatewayOf(4), podGatewayOf(6)].includes(local ?? '') && podOn(options, ifaIndex) !== undefined;
+  return wanted || ofPod() ? `address ${local} was deleted` : undefined;
 }
 
 function noteLinkAddress(options: WatchOptions, expected: Expected, neighbour: Neighbour): void {

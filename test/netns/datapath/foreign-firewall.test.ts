@@ -4,6 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { afterEach, describe, expect, it } from 'vitest';
 
+import { cleanKernel } from '#agent/datapath/clean.ts';
+import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { PeerView } from '#agent/runtime/ipam.ts';
 
 import type { TestNetns } from '#test/support/netns.ts';
@@ -55,8 +57,8 @@ describe('firewalls of the host', { timeout: 60_000 }, () => {
     lab = undefined;
   });
 
-  async function threePods(): Promise<readonly [LabHost, Pod, Pod, Pod]> {
-    lab = await Lab.create(2, { settings: { comparePeriodMs: 300 } });
+  async function threePods(comparePeriodMs = 300): Promise<readonly [LabHost, Pod, Pod, Pod]> {
+    lab = await Lab.create(2, { settings: { comparePeriodMs } });
     const pods = [await lab.host(0).addPod(), await lab.host(1).addPod(), await lab.host(0).addPod()];
     const [near, far, neighbour] = pods as [Pod, Pod, Pod];
     return [lab.host(0), near, far, neighbour];
@@ -105,6 +107,76 @@ describe('firewalls of the host', { timeout: 60_000 }, () => {
         ),
       10_000,
     );
+  });
+
+  it('whatever happens to a rule of ours, or whoever begins to drop, it is open again within a second', async () => {
+    const [host, near, far, neighbour] = await threePods(600_000);
+    const file = `/run/netns/rules-${near.link.hostIfname}`;
+    const replaced = `RULE=$(nft -a list chain ip filter FORWARD | grep -m1 weft:accept)
+      nft "replace rule ip filter FORWARD handle \${RULE##*handle } iifname lo drop comment \\"weft:accept\\""`;
+    const events: readonly (readonly [string, string])[] = [
+      ['Docker starts', backends[0]?.[1] ?? ''],
+      ['its chains are flushed', 'iptables-nft -F FORWARD; iptables-nft -F INPUT'],
+      ['one rule is deleted', 'iptables-nft -D INPUT 1'],
+      ['a rule is replaced under its comment', replaced],
+      ['everything is flushed, and Docker loads its rules', `nft flush ruleset; ${backends[0]?.[1]}`],
+      ['a saved set without ours is restored', `iptables-nft-restore <${file}`],
+    ];
+    for (const [what, command] of events) {
+      await host.netns.exec(['sh', '-ec', command]);
+      const began = performance.now();
+      let lookMs = 0;
+      for (;;) {
+        const at = performance.now();
+        const words = await foreignRules(host.netns);
+        lookMs = Math.max(lookMs, performance.now() - at);
+        const isWhole = words.split('weft:accept').length === 4 && !words.includes('-i lo -m comment');
+        if (isWhole) expect(at - began, what).toBeLessThan(Math.max(1000, 10 * lookMs));
+        if (isWhole) break;
+        if (at - began > 20_000) expect(words, what).toBe('open');
+      }
+      await everyWay(near, far, neighbour);
+      await host.netns.exec(['sh', '-ec', `iptables-nft-save | grep -v weft:accept >${file}`]);
+    }
+  });
+
+  it.each(backends)('%s: another port of the overlay is let in, the old one no more', async (_name, commands) => {
+    const [host, near, far, neighbour] = await threePods();
+    await host.stop();
+    await host.netns.exec(['sh', '-ec', commands]);
+    await host.start();
+    expect(await foreignRules(host.netns)).toContain('6784');
+    for (const each of lab?.hosts ?? []) await each.restart({ vxlanPort: 7777 });
+    await everyWay(near, far, neighbour);
+    const rules = await foreignRules(host.netns);
+    expect(rules).toContain('weft:accept:7777');
+    expect(rules).not.toContain('6784');
+  });
+
+  it('a rule of somebody else that mentions the tag is none of ours: neither counted nor taken away', async () => {
+    const [host, near, far, neighbour] = await threePods();
+    await host.stop();
+    await host.netns.exec([
+      'sh',
+      '-ec',
+      `${backends[0]?.[1]}
+       iptables-nft -A FORWARD -m comment --comment "not weft:accept" -j RETURN
+       iptables-nft -A FORWARD -m comment --comment "weft:acceptance" -j RETURN
+       iptables-nft -A INPUT -p udp --dport 53 -m comment --comment weft:accept2 -j ACCEPT
+       iptables-legacy -P FORWARD DROP
+       iptables-legacy -A FORWARD -m comment --comment weft:accept-mine -j RETURN
+       nft add table inet filter; nft add chain inet filter forward '{ type filter hook forward priority 0; policy drop; }'
+       nft add rule inet filter forward log prefix '"weft:accept "' counter
+       nft add rule inet filter forward iifname lo accept comment '"weft:accept by hand"'`,
+    ]);
+    const before = await foreignRules(host.netns);
+    await host.start();
+    await everyWay(near, far, neighbour);
+    const added = (await foreignRules(host.netns)).split('\n').filter((line) => !before.split('\n').includes(line));
+    expect(added).toHaveLength(7);
+    await host.stop();
+    await cleanKernel({ ...defaultDatapathSettings, netnsPath: host.netns.path }, false);
+    expect(await foreignRules(host.netns)).toBe(before);
   });
 
   it('is opened soon also among a thousand nodes, where comparisons are rare', async () => {

@@ -29,13 +29,11 @@ const routed: readonly Fault[] = [
   ['forwarding from a pod link switched off', 'sysctl -qw net.ipv4.conf.HOST.forwarding=0'],
   ['ARP of the overlay device off', 'ip link set weft0 arp off'],
   ['ARP of a pod link off', 'ip link set HOST arp off'],
+  ['a pod link renamed', 'ip link set HOST down; ip link set HOST name other1; ip link set other1 up || true'],
   [
-    'a pod link made a port of a foreign bridge',
-    'ip link add other0 type bridge; ip link set HOST master other0; OTHER',
+    'the overlay device renamed',
+    'ip link set weft0 down; ip link set weft0 name other1; ip link set other1 up || true',
   ],
-  ['the overlay device made a port', 'ip link add other0 type bridge; ip link set weft0 master other0; OTHER'],
-  ['a pod link renamed', 'ip link set HOST down; ip link set HOST name other1; ip link set other1 up'],
-  ['the overlay device renamed', 'ip link set weft0 down; ip link set weft0 name other1; ip link set other1 up'],
   ['learning of the overlay device on', 'ip link set weft0 type vxlan id 6784 learning'],
   ['its TTL changed', 'ip link set weft0 type vxlan id 6784 ttl 1'],
   ['a default destination given to it', 'ip link set weft0 type vxlan id 6784 remote 192.0.2.77'],
@@ -68,6 +66,35 @@ const routed: readonly Fault[] = [
   ['the IPv6 gateway deleted', 'ip address del fe80::457:65ff:fe66:7401/64 dev HOST'],
   ['IPv6 sources flushed', 'nft flush set inet weft sources6'],
   ['advertisements of a pod accepted', 'sysctl -qw net.ipv6.conf.HOST.accept_ra=2'],
+  ['its DF bit set', 'ip link set weft0 type vxlan id 6784 df set'],
+  ['its TOS changed', 'ip link set weft0 type vxlan id 6784 tos 4'],
+  [
+    'its address in another scope',
+    'ip address del 10.32.0.1/32 dev weft0; ip address add 10.32.0.1/32 dev weft0 scope link',
+  ],
+  [
+    'the gateway in another scope',
+    'ip address del 169.254.1.1/32 dev HOST; ip address add 169.254.1.1/32 dev HOST scope global',
+  ],
+  ['a second address on a pod link', 'ip address add 10.32.0.99/32 dev HOST'],
+  ['a second IPv6 address on a pod link', 'ip address add fd42::99/64 dev HOST nodad'],
+  ['the alias of a pod link changed', 'ip link set HOST alias mine'],
+];
+
+/** The same on a link that no comparison has read yet. */
+const young: readonly Fault[] = [
+  ['the gateway deleted', 'ip address del 169.254.1.1/32 dev HOST'],
+  ['the IPv6 gateway deleted', 'ip address del fe80::457:65ff:fe66:7401/64 dev HOST'],
+  ['a second address', 'ip address add 10.32.0.99/32 dev HOST'],
+  ['the alias changed', 'ip link set HOST alias mine'],
+  ['a wrong neighbour for the pod', 'ip neigh replace POD lladdr 02:00:00:00:00:99 dev HOST nud permanent'],
+  ['its route deleted', 'ip route del POD'],
+  ['its link down', 'ip link set HOST down'],
+  ['its link renamed', 'ip link set HOST down; ip link set HOST name other1; ip link set other1 up || true'],
+  ['IPv6 of its link switched off', 'sysctl -qw net.ipv6.conf.HOST.disable_ipv6=1'],
+  ['forwarding from its link switched off', 'sysctl -qw net.ipv4.conf.HOST.forwarding=0'],
+  ['advertisements of it accepted', 'sysctl -qw net.ipv6.conf.HOST.accept_ra=2'],
+  ['its way to 127.0.0.1 closed', 'sysctl -qw net.ipv4.conf.HOST.route_localnet=0'],
 ];
 
 const bridged: readonly Fault[] = [
@@ -75,8 +102,7 @@ const bridged: readonly Fault[] = [
   ['IPv6 of the bridge switched off', 'sysctl -qw net.ipv6.conf.weftbr0.disable_ipv6=1'],
   ['forwarding from the bridge switched off', 'sysctl -qw net.ipv4.conf.weftbr0.forwarding=0'],
   ['ARP of the bridge off', 'ip link set weftbr0 arp off'],
-  ['the bridge renamed', 'ip link set weftbr0 down; ip link set weftbr0 name other1; ip link set other1 up'],
-  ['a port moved to a foreign bridge', 'ip link add other0 type bridge; ip link set HOST master other0; OTHER'],
+  ['the bridge renamed', 'ip link set weftbr0 down; ip link set weftbr0 name other1; ip link set other1 up || true'],
   ['a port disabled', 'bridge link set dev HOST state 0'],
   ['a port isolated', 'bridge link set dev HOST isolated on'],
   ['broadcasts kept from a port', 'bridge link set dev HOST flood off bcast_flood off mcast_flood off'],
@@ -116,10 +142,12 @@ function still(text: string): string {
     .join('\n');
 }
 
+type Case = readonly [mode: string, device: string, HostOptions, readonly Fault[], intoBridges: readonly string[]];
+
 describe.each([
-  ['routed pods', 'weft0', { families: [4, 6] }, routed],
-  ['pods on a bridge', 'weftbr0', { families: [4, 6], settings: { podLink: 'bridge' } }, bridged],
-] as readonly (readonly [string, string, HostOptions, readonly Fault[]])[])('%s', (_mode, device, options, faults) => {
+  ['routed pods', 'weft0', { families: [4, 6] }, routed, ['weft0', 'HOST']],
+  ['pods on a bridge', 'weftbr0', { families: [4, 6], settings: { podLink: 'bridge' } }, bridged, ['HOST']],
+] as readonly Case[])('%s', (mode, device, options, faults, intoBridges) => {
   let lab: Lab;
   let host: LabHost;
   let near: Pod;
@@ -137,25 +165,57 @@ describe.each([
   });
   afterAll(async () => lab[Symbol.asyncDispose]());
 
-  it.each(faults)('%s', async (_what, command) => {
+  it.each(faults)('%s', async (_what, command) => heals(near, command));
+
+  it.each(mode === 'routed pods' ? young : [])('a pod that was just made: %s', async (_what, command) => {
+    const portMappings = [{ hostPort: 8080, containerPort: 80, protocol: 'tcp' }] as const;
+    const pod = await host.addPod(undefined, { portMappings });
+    try {
+      await heals(pod, command.replaceAll('POD', pod.lease.addresses[0] ?? ''));
+    } finally {
+      await host.removePod(pod);
+      await host.datapath.drained();
+    }
+  });
+
+  async function heals(pod: Pod, command: string): Promise<void> {
     const before = still(await snapshot(host.netns));
     const spelled = Object.entries({
-      HOST: near.link.hostIfname,
+      HOST: pod.link.hostIfname,
       SECOND: second.link.hostIfname,
       DEVICE: device,
-      FILE: `/run/netns/rules-${near.link.hostIfname}`,
-      // What is not ours stays, and goes for the comparison.
-      OTHER: '(sleep 4; ip link del other0) >/dev/null 2>&1 &',
+      FILE: `/run/netns/rules-${pod.link.hostIfname}`,
     }).reduce((text, [word, meaning]) => text.replaceAll(word, meaning), command);
     await host.netns.exec(['sh', '-ec', spelled]);
-    // No notification tells of a sysctl.
-    const withinMs = /sysctl/.test(command) ? 30_000 : 15_000;
-    await until('the namespace is as before', async () => still(await snapshot(host.netns)) === before, withinMs).catch(
-      async () => expect(still(await snapshot(host.netns))).toBe(before),
-    );
-    const isReached = async (address = ''): Promise<boolean> => ping(near.netns, address).then(Boolean, () => false);
-    for (const address of far.lease.addresses)
-      await until(`${address} is reached`, async () => isReached(address), withinMs);
-    expect(await host.datapath.check(near.request)).toEqual([]);
+    await expectSoon(async () => still(await snapshot(host.netns)), before, /sysctl/.test(command));
+    const isReached = async (address = ''): Promise<boolean> => ping(pod.netns, address).then(Boolean, () => false);
+    for (const address of far.lease.addresses) await until(`${address} is reached`, async () => isReached(address));
+    expect(await host.datapath.check(pod.request)).toEqual([]);
+  }
+
+  it.each(intoBridges)('%s made a port of a foreign bridge', async (port) => {
+    const before = still(await snapshot(host.netns));
+    const ifname = port === 'HOST' ? near.link.hostIfname : port;
+    await host.netns.exec(['sh', '-ec', `ip link add other0 type bridge; ip link set ${ifname} master other0`]);
+    const ports = async (): Promise<string> => host.netns.exec(['ip', '-o', 'link', 'show', 'master', 'other0']);
+    await expectSoon(ports, '', false);
+    await host.netns.exec(['ip', 'link', 'del', 'other0']);
+    await expectSoon(async () => still(await snapshot(host.netns)), before, false);
   });
 });
+
+/** Objects are back within a second of what somebody did, sysctls within ten; on a machine so busy that a look takes longer than 0.1 s, within ten looks. */
+async function expectSoon(look: () => Promise<string>, expected: string, isSysctl: boolean): Promise<void> {
+  const began = performance.now();
+  let lookMs = 0;
+  for (;;) {
+    const beganLook = performance.now();
+    const found = await look();
+    lookMs = Math.max(lookMs, performance.now() - beganLook);
+    if (found === expected) {
+      expect(beganLook - began).toBeLessThan(Math.max(isSysctl ? 10_000 : 1000, 10 * lookMs));
+      return;
+    }
+    if (beganLook - began > 20_000) expect(found).toBe(expected);
+  }
+}

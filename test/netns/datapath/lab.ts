@@ -7,7 +7,7 @@ import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { netnsInfo } from '#agent/netlink/netns.ts';
 import type { Family } from '#agent/datapath/cidr.ts';
-import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
+import type { IpamView, Lease, LinkOptions, PeerView } from '#agent/runtime/ipam.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 
 interface Share {
@@ -155,9 +155,9 @@ export class LabHost {
   }
 
   /** A pod with its link, as ADD makes it. */
-  async addPod(containerId = `pod-${this.index}-${this.#podCount}`): Promise<Pod> {
+  async addPod(containerId = `pod-${this.index}-${this.#podCount}`, more?: LinkOptions): Promise<Pod> {
     const netns = await this.#lab.own(await TestNetns.create('pod'));
-    const lease = this.lease(containerId, netns);
+    const lease = { ...this.lease(containerId, netns), ...(more && { link: more }) };
     const request = { lease, netnsPath: netns.path };
     const link = await this.datapath.attach(request, AbortSignal.timeout(10_000));
     this.leases.push({ ...lease, state: 'active' });
@@ -300,6 +300,13 @@ export async function counter(netns: TestNetns, name: string): Promise<number> {
   return listed.nftables.find((object) => object.counter)?.counter?.packets ?? -1;
 }
 
+const sysctls = [
+  'ipv4/ip_forward',
+  'ipv4/conf/weft0/rp_filter',
+  ...['forwarding', 'route_localnet'].map((name) => `ipv4/conf/weftp*/${name}`),
+  ...['accept_ra', 'disable_ipv6'].map((name) => `ipv6/conf/weftp*/${name}`),
+];
+
 /** Everything of a namespace that the datapath may touch, in the tools' own words, without counters and ages. */
 export async function snapshot(netns: TestNetns): Promise<string> {
   const words = await Promise.all([
@@ -310,7 +317,7 @@ export async function snapshot(netns: TestNetns): Promise<string> {
     netns.exec(['ip', 'neigh', 'show', 'nud', 'permanent']),
     netns.exec(['bridge', 'fdb']),
     netns.exec(['nft', '-s', 'list', 'ruleset']),
-    netns.exec(['sh', '-c', 'cd /proc/sys/net/ipv4; grep . ip_forward conf/weft0/rp_filter 2>&1']).catch(() => ''),
+    netns.exec(['sh', '-c', `cd /proc/sys/net; grep -H . ${sysctls.join(' ')} 2>/dev/null || true`]),
   ]);
   // Details that change by themselves: whether a link has a carrier, which the kernel tells up to a second late; timers of bridges.
   const byThemselves =

@@ -18,7 +18,9 @@ function desired(
   peers: readonly PeerView[],
   patch: Partial<IpamView> = {},
   direct: DirectInput = noDirect,
+  mtu: { readonly underlayMtuBytes?: number; readonly mtuBytes?: number } = {},
 ): ReturnType<typeof desiredState> {
+  const { underlayMtuBytes = 1500, mtuBytes = 0 } = mtu;
   const view: IpamView = {
     ranges: ['10.32.0.0/12'],
     reserved: [],
@@ -35,8 +37,8 @@ function desired(
   return desiredState({
     view,
     leases: [],
-    settings: defaultDatapathSettings,
-    underlayMtuBytes: 1500,
+    settings: { ...defaultDatapathSettings, mtuBytes },
+    underlayMtuBytes,
     hostRpFilter: 0,
     underlayIfindex: 2,
     ipv6: true,
@@ -57,6 +59,34 @@ describe('desiredState', () => {
     expect(state.findings).toMatchObject([{ name: 'duplicatePeerAddress', subject: 'z' }]);
   });
 
+  it('of two peers with one underlay address the one whose node is gone gives way', () => {
+    const gone = { ...peer('a', '192.0.2.5', ['10.44.0.0/14']), gone: true } as const;
+    const state = desired([gone, peer('b', '192.0.2.5', ['10.40.0.0/14']), self]);
+    expect(peerRoutes(state)).toEqual(['10.40.0.0/14']);
+    expect(state.findings).toMatchObject([{ name: 'duplicatePeerAddress', subject: 'a' }]);
+    expect(peerRoutes(desired([gone, self]))).toEqual(['10.44.0.0/14']);
+  });
+
+  it.each([
+    ['a narrow link', { underlayMtuBytes: 600 }, 576, 'raise the MTU of the underlay link to 626 or more'],
+    ['one that the kernel would refuse', { underlayMtuBytes: 100 }, 576, 'the underlay link to 626 or more'],
+    ['one that is wide enough', { underlayMtuBytes: 626 }, 576, undefined],
+  ])('of %s pods get what IP needs, and the finding says what to raise', (_what, mtu, mtuBytes, told) => {
+    const state = desired([self], {}, noDirect, mtu);
+    expect(state.overlay?.mtuBytes).toBe(mtuBytes);
+    expect(state.findings.map(({ message }) => message)).toEqual(
+      told === undefined ? [] : [expect.stringContaining(told)],
+    );
+  });
+
+  it('names the setting where that is what leaves too little for IPv6', () => {
+    const state = desired([self], { ranges: ['10.32.0.0/12', 'fd42::/48'] }, noDirect, { mtuBytes: 1200 });
+    expect(state.overlay?.mtuBytes).toBe(1280);
+    expect(state.findings).toMatchObject([
+      { name: 'mtuTooSmall', message: expect.stringContaining('mtuBytes is 1200') as string },
+    ]);
+  });
+
   it("a peer with this node's own underlay address gets nothing", () => {
     const state = desired([self, peer('a', '192.0.2.1', ['10.40.0.0/14'])]);
     expect(peerRoutes(state)).toEqual([]);
@@ -69,8 +99,10 @@ describe('desiredState', () => {
     expect([state.nexthops, state.fdb, state.neighbours, state.findings]).toEqual([[], [], [], []]);
   });
 
-  it.each(['', 'node-7', '192.0.2.300', '192.0.2.7/24', '192.0.2', 'fe80::1%eth0', '2001:db8::zz'])(
-    'a peer whose underlay is %j, which is no address, gets nothing and is named; the others are served',
+  const machineless = ['0.0.0.0', '127.0.0.1', '224.0.0.1', '255.255.255.255', '::', '::1', 'ff02::1', 'fe80::1'];
+  const unreadable = ['', 'node-7', '192.0.2.300', '192.0.2.7/24', '192.0.2', 'fe80::1%eth0', '2001:db8::zz'];
+  it.each([...machineless, ...unreadable])(
+    "a peer whose underlay is %j, which is no machine's address, gets nothing and is named; the others are served",
     (address) => {
       for (const mode of ['vxlan', 'direct'] as const) {
         const link = { ifname: 'eth0', up: true, cidrs: ['192.0.2.1/24'], macs: new Map(), refused: new Set<string>() };

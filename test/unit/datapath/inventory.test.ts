@@ -61,6 +61,7 @@ test('the MAC of a port comes back from the bridge’s entry where it was asked 
     doomed: false,
     ignoresAdvertisements: true,
     ipv6Off: false,
+    quietIpv6: true,
     settled: true,
   };
   const podLinks: readonly ActualPodLink[] = [

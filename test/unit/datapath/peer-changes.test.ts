@@ -54,9 +54,13 @@ function toldOf(world: World, view: IpamView = viewOf(world)): PeersTold {
 }
 
 function changeOf(first: World, second: World, state: ActualState): PeerChange | undefined {
+  return planOf(first, toldOf(first), toldOf(second), state);
+}
+
+function planOf(first: World, before: PeersTold, after: PeersTold, state: ActualState): PeerChange | undefined {
   return planPeerChange({
-    before: toldOf(first),
-    after: toldOf(second),
+    before,
+    after,
     findings: wanted(first).findings,
     expected: new Expected(state),
     desiredOf: (told) => desiredState({ ...givenOf(first), ...told, leases: [] }),
@@ -78,6 +82,32 @@ function partsOf(
 }
 
 describe('planPeerChange', { timeout: 60_000 }, () => {
+  it('leaves to a full round what is to be told of a peer, and that it is told no more', () => {
+    const [world] = fc.sample(
+      changes.map(([first]) => first).filter((first) => first.mtu > 1400),
+      { numRuns: 1, seed: 1 },
+    );
+    if (!world) throw new Error('no world');
+    const state = settle(withPods(emptyKernel, world), wanted(world));
+    const view = viewOf(world);
+    const stranger: PeerView = {
+      name: 'z.0123abcd',
+      nodeName: 'z',
+      self: false,
+      underlayAddress: '224.0.0.1',
+      overlayAddresses: [],
+      blocks: [],
+    };
+    const more = { ...view, peers: [...view.peers, stranger] };
+    const plan = (before: IpamView, after: IpamView): PeerChange | undefined =>
+      planOf(world, toldOf(world, before), toldOf(world, after), state);
+    expect(plan(view, more)).toBeUndefined();
+    expect(plan(more, view)).toBeUndefined();
+    const known = { ...stranger, underlayAddress: '192.0.2.200' };
+    expect(plan(view, { ...view, peers: [...view.peers, known] })).toBeDefined();
+    expect(sameRouting(view, { ...view, peers: view.peers.map((peer) => ({ ...peer, gone: true })) })).toBe(false);
+  });
+
   it.each([
     ['peers', changes],
     ['peers, link addresses and proofs', directChanges],

@@ -180,6 +180,7 @@ export function withPods(state: ActualState, world: World): ActualState {
       doomed: false,
       ignoresAdvertisements: false,
       ipv6Off: false,
+      quietIpv6: true,
       settled: false,
       routeLocalnet: false,
       bridge: undefined,
