@@ -1,14 +1,19 @@
 // `weft clean`: takes Weft off this node. Kernel objects by their names and marks, files by theirs; what somebody else put into our
 // directories stays and is named. Refuses while an agent serves here: it would put everything back.
 
+import { existsSync } from 'node:fs';
 import { lstat, readdir, rm, rmdir } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { basename, dirname, join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 
 import type { Config } from '#agent/config.ts';
 import { cleanKernel } from '#agent/datapath/clean.ts';
 import { datapathSettings } from '#agent/datapath/from-config.ts';
-import { WeftError } from '#agent/errors.ts';
+import { toWeftError, WeftError } from '#agent/errors.ts';
+
+/** Whoever cleans at the same time holds the lock for a moment, an agent for as long as it runs. */
+const lockWaitMs = 500;
 
 /** What the agent and the plugin leave in the state directory. */
 const stateNames =
@@ -20,6 +25,10 @@ const runNames = /^(?:cni\.sock(?:\.\d+)?|served)$/;
 export async function clean(config: Config, dryRun: boolean): Promise<readonly string[]> {
   if (await isServed(config.socket)) {
     throw new WeftError('io', `an agent serves ${config.socket}; stop it first, or it puts everything back`);
+  }
+  // One that is only starting has no socket yet.
+  if (isInUse(join(config.stateDir, 'state.db')) || isInUse(join(config.stateDir, 'voter.db'))) {
+    throw new WeftError('io', `an agent has ${config.stateDir} open; stop it first, or it puts everything back`);
   }
   const lines = [...(await cleanKernel(datapathSettings(config, ''), dryRun))];
   // First what starts pods here: a runtime that finds the configuration calls the plugin.
@@ -58,6 +67,18 @@ async function exists(path: string): Promise<boolean> {
     () => true,
     () => false,
   );
+}
+
+/** True where another process has locked the database, as an agent does from the first to the last. */
+function isInUse(path: string): boolean {
+  if (!existsSync(path)) return false;
+  try {
+    using database = new DatabaseSync(path, { timeout: lockWaitMs });
+    database.exec('BEGIN IMMEDIATE; ROLLBACK');
+    return false;
+  } catch (error) {
+    return /locked|busy/.test(toWeftError(error).message);
+  }
 }
 
 async function isServed(path: string): Promise<boolean> {

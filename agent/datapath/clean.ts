@@ -1,6 +1,9 @@
 // Takes everything of Weft's out of one network namespace, and nothing else: what carries our names, our route protocol number or
 // our tag. Forwarding stays as it is, because others may have come to rely on it.
+import { checkNames } from '#agent/doctor/kernel-features.ts';
 import { delLink } from '#agent/netlink/link.ts';
+import type { Link } from '#agent/netlink/link.ts';
+import { errno } from '#agent/netlink/netlink-error.ts';
 import { toWeftError } from '#agent/errors.ts';
 
 import { readKernel } from './actual.ts';
@@ -27,29 +30,54 @@ export async function cleanKernel(settings: DatapathSettings, dryRun: boolean): 
     ...state.nexthops.map(({ id, gateway }): Operation => ({ kind: 'delNexthop', id, gateway })),
   ];
   const devices = [...(state.overlay ? [state.overlay] : []), ...(state.bridge?.isBridge ? [state.bridge] : [])];
-  const ofSegment = every.filter(({ ifname = '' }) => ifname === segmentDevice || ifname.startsWith(segmentPrefix));
-  const links = [...devices, ...state.podLinks, ...ofSegment].map(({ ifname = '' }) => ifname);
+  const others = every.filter((link) => isOfSegment(link) || isShaper(link, settings) || isCheck(link));
+  const links = [...devices, ...state.podLinks, ...others].map(({ ifname = '' }) => ifname);
   const tables = [
     ...(hasTable ? [`inet ${settings.nftTable}`] : []),
     ...(hasBridgeTable(state.firewall) ? [`bridge ${settings.nftTable}`] : []),
     ...(readBridgeFingerprint(io, segmentTable).length > 0 ? [`bridge ${segmentTable}`] : []),
+    // What a check of the kernel leaves that is killed half-way.
+    ...(foreignChains.some(({ table }) => table === checkNames.table) ? [`inet ${checkNames.table}`] : []),
   ];
   say(state.routes.length, 'route');
   say(state.nexthops.length, 'nexthop');
   for (const ifname of links) lines.push(`link ${ifname}`);
   for (const table of tables) lines.push(`nftables table ${table}`);
-  say(await foreign.close(foreignChains, dryRun), 'accept rule in firewalls of the host');
+  const failed: string[] = [];
+  const close = async (): Promise<number> => foreign.close(foreignChains, dryRun);
+  // A rule that went meanwhile refuses all: the second look does not see it.
+  const closed = close()
+    .catch(close)
+    .catch((error: unknown) => {
+      failed.push(`accept rules in firewalls of the host: ${toWeftError(error).message}`);
+      return 0;
+    });
+  say(await closed, 'accept rule in firewalls of the host');
   if (dryRun) return lines;
   const refusals = await applyOperations(io, settings, operations, ifindexes);
   const replies = io.route.batch(links.map((ifname) => delLink({ ifname })));
-  const failed = [
-    ...refusals.map(({ operation, reason }) => `${operation.kind}: ${reason}`),
-    ...replies.flatMap((reply, index) => (reply.ok ? [] : [`link ${links[index]}: ${reply.error.message}`])),
-  ];
+  failed.push(...refusals.map(({ operation, reason }) => `${operation.kind}: ${reason}`));
+  replies.forEach((reply, index) => {
+    // Both ends of a veth go with one, and whoever cleans beside us may have been first.
+    if (!reply.ok && reply.error.errno !== errno.ENODEV) failed.push(`link ${links[index]}: ${reply.error.message}`);
+  });
   try {
-    for (const table of tables) io.nft.run(`delete table ${table}`);
+    for (const table of tables) io.nft.run(`table ${table}\ndelete table ${table}`);
   } catch (error) {
     failed.push(`nftables table: ${toWeftError(error).message}`);
   }
   return [...lines, ...failed.map((reason) => `not removed: ${reason}`)];
+}
+
+function isOfSegment({ ifname = '' }: Link): boolean {
+  return ifname === segmentDevice || ifname.startsWith(segmentPrefix);
+}
+
+/** What a pod with a limit sends goes through one, which does not go with the pod's link. */
+function isShaper({ ifname = '', linkinfo }: Link, { shaperPrefix }: DatapathSettings): boolean {
+  return ifname.startsWith(shaperPrefix) && linkinfo?.kind === 'other' && linkinfo.kindName === 'ifb';
+}
+
+function isCheck({ ifname }: Link): boolean {
+  return ifname === checkNames.overlay || ifname === checkNames.veth;
 }

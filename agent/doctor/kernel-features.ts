@@ -9,7 +9,13 @@ import { dumpNexthops } from '#agent/netlink/nexthop.ts';
 import type { NetlinkRequest } from '#agent/netlink/message.ts';
 
 /** Names of the passing objects. */
-const [overlay, veth, vethPeer, table] = ['weft-check0', 'weft-check1', 'weft-check2', 'weft_check'];
+export const checkNames = {
+  overlay: 'weft-check0',
+  veth: 'weft-check1',
+  vethPeer: 'weft-check2',
+  table: 'weft_check',
+} as const;
+const { overlay, veth, vethPeer, table } = checkNames;
 
 const ruleset = `table inet ${table} {
   set addresses { type ipv4_addr; }

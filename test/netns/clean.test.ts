@@ -1,7 +1,10 @@
 // `weft clean` on a host on which a real agent served a pod: afterwards the host is as it was before, down to each rule and file, but
 // for what somebody else has put there.
-import { readdir, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { describe, expect, it } from 'vitest';
@@ -33,8 +36,9 @@ describe('weft clean', { timeout: 60_000 }, () => {
     await using pod = await TestNetns.create('pod');
     const { netns, directory } = host;
     if (netns === undefined) throw new Error('the host has a namespace');
+    const config = join(directory, 'config.json');
     const clean = async (...options: readonly string[]): Promise<string> =>
-      netns.exec([process.execPath, weft, 'clean', '--config', join(directory, 'config.json'), ...options]);
+      netns.exec([process.execPath, weft, 'clean', '--config', config, ...options]);
     await netns.exec([
       'sh',
       '-ec',
@@ -48,18 +52,36 @@ describe('weft clean', { timeout: 60_000 }, () => {
     ]);
     const before = await everything(netns);
     await host.start();
-    expect((await host.cni('ADD', { netns: pod.path })).code).toBe(0);
+    const bandwidth = { ingressRate: 1e9, ingressBurst: 1e8, egressRate: 1e9, egressBurst: 1e8 };
+    expect((await host.cni('ADD', { netns: pod.path, conf: { runtimeConfig: { bandwidth } } })).code).toBe(0);
+    expect(await netns.exec(['ip', '-d', 'link'])).toContain('ifb');
     await netns.exec([process.execPath, weft, 'install', join(directory, 'bin')]);
     await writeFile(join(directory, 'state', 'notes.txt'), 'mine');
     expect(await everything(netns)).not.toBe(before);
     await expect(clean()).rejects.toThrow(/an agent serves .*stop it first/);
+    // One that only starts has no socket yet.
+    await rm(host.socketPath);
+    await expect(clean()).rejects.toThrow(/an agent has .*state open; stop it first/);
+    expect(await netns.exec(['ip', 'link', 'show', 'weft0'])).toContain('weft0');
     await host.stop('SIGKILL');
+    // What a check of the kernel leaves that is killed.
+    await netns.exec(['ip', 'link', 'add', 'weft-check0', 'type', 'vxlan', 'id', '1', 'dstport', '49151']);
+    await netns.exec(['nft', 'add', 'table', 'inet', 'weft_check;', 'add', 'chain', 'inet', 'weft_check', 'raw']);
 
     const told = await clean('--dry-run');
     expect(told).toContain('link weft0');
     expect(told).toContain('nftables table inet weft');
     expect(await netns.exec(['ip', 'link', 'show', 'weft0'])).toContain('weft0');
 
+    for (const killAfterMs of [150, 250, 350, 450]) {
+      const child = spawn('nsenter', [`--net=${netns.path}`, process.execPath, weft, 'clean', '--config', config]);
+      const ended = once(child, 'exit');
+      await Promise.race([ended, sleep(killAfterMs)]);
+      child.kill('SIGKILL');
+      await ended;
+    }
+    // Two at once, after those that were killed.
+    await Promise.all([clean(), clean()]);
     expect(await clean()).toContain(`kept: ${join(directory, 'state')} holds notes.txt`);
     expect(await everything(netns)).toBe(before);
     expect(await readdir(join(directory, 'state'))).toEqual(['notes.txt']);
