@@ -71,8 +71,8 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
   forwardingOff: {
     severity: 'error',
     symptom: 'Pods of a node reach nothing outside it',
-    cause: 'net.ipv4.ip_forward is 0 and the agent may not write it.',
-    nextStep: 'Switch on net.ipv4.ip_forward (sysctl -w net.ipv4.ip_forward=1) and find out what switches it off.',
+    cause: 'net.ipv4.ip_forward (for IPv6 pods net.ipv6.conf.all.forwarding) is 0 and the agent may not write it.',
+    nextStep: 'Switch the named one on (the message has the command) and find out what switches it off.',
   },
   ipv6Off: {
     severity: 'error',
@@ -120,7 +120,7 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'Nodes run out of addresses although the range has room',
     cause: 'The registry has not answered for long; pods start from owned space meanwhile.',
     nextStep:
-      'Kubernetes: check that this node reaches the API server. Peers: check that a majority of the voters runs and that TCP 6783 is open between the nodes.',
+      'Kubernetes: check that this node reaches the API server. Peers: check that a majority of the voters runs and that TCP 6783 (setting `peersPort`) is open between the nodes.',
   },
   fewAddresses: {
     severity: 'warning',
@@ -238,7 +238,7 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'Nodes ping each other, pods of different nodes do not',
     cause: 'The peer answers on the underlay but not through the overlay: something drops the overlay’s UDP port.',
     nextStep:
-      'Open UDP 6784 (setting `vxlanPort`) between the nodes in both directions: host firewalls, security groups of the cloud.',
+      'Open the overlay’s UDP port (setting `vxlanPort`, 6784 unless you changed it) between the nodes in both directions: host firewalls, security groups of the cloud.',
   },
   // Path and MTU
   underlayDown: {
@@ -262,8 +262,9 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
   mtuTooSmall: {
     severity: 'error',
     symptom: 'IPv6 does not work in pods, or large answers never arrive',
-    cause: 'The underlay link’s MTU leaves less for pods than IP needs (1,280 bytes with IPv6, 576 otherwise).',
-    nextStep: 'Raise the MTU of the underlay link.',
+    cause:
+      'The underlay link’s MTU, or the setting `mtuBytes`, leaves less for pods than IP needs (1,280 bytes with IPv6, 576 otherwise). They get that much, in fragments.',
+    nextStep: 'Raise what the message names, the MTU of the underlay link or the setting, to the named size.',
   },
   mtuTooLarge: {
     severity: 'warning',
@@ -295,7 +296,7 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     severity: 'warning',
     symptom: 'Overlay mode `auto` stays on VXLAN, or answers to NodePorts get lost',
     cause: 'The reverse path filter of the underlay link is strict (1), which drops what takes another way back.',
-    nextStep: 'Set net.ipv4.conf.all.rp_filter and net.ipv4.conf.LINK.rp_filter to 2 or 0.',
+    nextStep: 'Make it loose, which for every link is: sysctl -w net.ipv4.conf.all.rp_filter=2',
   },
   probesOff: {
     severity: 'warning',
@@ -315,14 +316,14 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'Some addresses outside the cluster cannot be reached, or pods cannot',
     cause: 'The range of the pods overlaps a route or an address of this host.',
     nextStep:
-      'Choose another range (setting `ranges`) before the network is founded, or reserve the overlap (`reserved`).',
+      'Before the network is founded: choose another range (setting `ranges`), or reserve the overlap (`reserved`). Afterwards: take that route or address away, or change the range (docs/ipam.md, "Change a range").',
   },
   rangeOverlapsServices: {
     severity: 'error',
     symptom: 'Some Services lead to a pod that has nothing to do with them',
     cause: 'The range of the pods overlaps the Service range of the cluster.',
     nextStep:
-      'Choose another range (setting `ranges`), or reserve the overlap (`reserved`), before the network is founded.',
+      'Before the network is founded: choose another range (setting `ranges`), or reserve the overlap (`reserved`). Afterwards: change the range (docs/ipam.md, "Change a range").',
   },
   vxlanPortTaken: {
     severity: 'error',

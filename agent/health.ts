@@ -22,6 +22,8 @@ export interface Health {
   conditions(): readonly Condition[];
   /** There may be other peers. */
   look(): void;
+  /** Looks at the host now: somebody wants to know whether what they did has helped. */
+  check(): Promise<void>;
   stop(): void;
 }
 
@@ -61,8 +63,13 @@ export function startHealth(options: HealthOptions): Health {
     told = new Set(found.map((condition) => JSON.stringify(condition)));
     if (!stopped) schedule(checkEveryMs);
   };
+  let checking: Promise<void> | undefined;
+  const checkOnce = (): Promise<void> => {
+    clearTimeout(timer);
+    return (checking ??= check().finally(() => (checking = undefined)));
+  };
   const schedule = (delayMs: number): void => {
-    timer = setTimeout(() => void check(), delayMs);
+    timer = setTimeout(() => void checkOnce(), delayMs);
     timer.unref();
   };
   schedule(firstCheckMs);
@@ -70,6 +77,7 @@ export function startHealth(options: HealthOptions): Health {
     paths: () => prober.paths(),
     conditions: () => [...host, ...prober.findings()],
     look: () => prober.look(),
+    check: checkOnce,
     stop: () => {
       stopped = true;
       clearTimeout(timer);

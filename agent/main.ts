@@ -111,6 +111,14 @@ function statusSources(config: Config, parts: Parts): StatusSources {
       ...(parts.segment?.findings() ?? []),
       ...owedFindings(parts.ipam?.owed.all() ?? []),
     ],
+    refresh: async () => {
+      const { ipam, datapath, health } = parts;
+      const view = currentView(parts);
+      // Before the first round the datapath must not begin.
+      if (!ipam || !datapath || !health || !view) return;
+      await datapath.reconcile(view, linkedHere(ipam.leases()));
+      await health.check();
+    },
     nowMs: () => Date.now(),
   };
 }

@@ -7,12 +7,15 @@ import type { Status } from '#agent/observe/status.ts';
 
 const maxAnswerBytes = 32 << 20;
 
-/** GET /api/status. Throws WeftError('agentAway') when nobody answers or the answer is not an agent's. */
-export async function askStatus(target: HostPort, signal: AbortSignal): Promise<Status> {
+/**
+ * GET /api/status. `fresh`: the agent looks at the kernel and the host before it answers. Throws WeftError('agentAway') when nobody answers or
+ * the answer is not an agent's.
+ */
+export async function askStatus(target: HostPort, signal: AbortSignal, fresh = false): Promise<Status> {
   const where = `${target.host ?? '127.0.0.1'}:${target.port}`;
   const away = (why: string, cause?: unknown): WeftError =>
     new WeftError('agentAway', `the weft agent does not answer on ${where}: ${why}`, { cause });
-  const { code, body } = await get(target, signal).catch((error: NodeJS.ErrnoException) => {
+  const { code, body } = await get(target, fresh, signal).catch((error: NodeJS.ErrnoException) => {
     throw away(
       signal.aborted
         ? 'no answer in time'
@@ -35,9 +38,13 @@ export async function askStatus(target: HostPort, signal: AbortSignal): Promise<
   return status as Status;
 }
 
-async function get(target: HostPort, signal: AbortSignal): Promise<{ readonly code: number; readonly body: string }> {
+async function get(
+  target: HostPort,
+  fresh: boolean,
+  signal: AbortSignal,
+): Promise<{ readonly code: number; readonly body: string }> {
   return new Promise((resolve, reject) => {
-    const path = '/api/status?leases=10000';
+    const path = `/api/status?leases=10000${fresh ? '&fresh=true' : ''}`;
     const asked = request(
       { host: target.host ?? '127.0.0.1', port: target.port, path, signal, agent: false },
       (answer) => {

@@ -202,7 +202,7 @@ async function doctor(
   }
   const { doctorText, examineHost } = await import('#agent/cli/doctor.ts');
   const target = hostPort(address);
-  const asked = hostOnly || target === undefined ? undefined : askStatus(target, AbortSignal.timeout(5000));
+  const asked = hostOnly || target === undefined ? undefined : askStatus(target, AbortSignal.timeout(15_000), true);
   const away =
     asked === undefined ? '' : await asked.then(() => '').catch((error: unknown) => toWeftError(error).message);
   const findings =

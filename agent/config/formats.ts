@@ -3,6 +3,8 @@
 import { isIP } from 'node:net';
 import ipaddr from 'ipaddr.js';
 
+import { isUnicast } from '#agent/datapath/cidr.ts';
+
 export interface Format {
   readonly allowed: string;
   readonly test: (text: string) => boolean;
@@ -80,7 +82,10 @@ export const formats: Readonly<Record<string, Format>> = {
     test: (text) => text === '' || /^https:\/\/(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?$/.test(text),
   },
   address: { allowed: 'an IPv4 or IPv6 address', test: (text) => isIP(text) !== 0 },
-  optionalAddress: { allowed: 'an IPv4 or IPv6 address, or empty', test: (text) => text === '' || isIP(text) !== 0 },
+  optionalAddress: {
+    allowed: 'an IPv4 or IPv6 address that other machines can send to, or empty',
+    test: (text) => text === '' || (isIP(text) !== 0 && isUnicast(text)),
+  },
   cidr: { allowed: 'a range such as 10.96.0.0/12, with no bits set beyond the prefix', test: isCidr },
   range: {
     allowed:

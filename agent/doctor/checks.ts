@@ -48,13 +48,14 @@ function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): reado
   const pool = subtractCidrs(node.ranges, node.reserved);
   const foreign = (ifname: string): boolean =>
     ifname !== settings.overlayDevice && !ifname.startsWith(settings.podLinkPrefix);
-  const clash = (cidr: string): string | undefined => {
-    if (cidr.endsWith('/0') || node.ownBlocks.some((block) => cidrContains(block, cidr))) return undefined;
+  // Links of other plugins may have addresses out of this node's blocks; what leads to another machine is of nobody here.
+  const clash = (cidr: string, isVia = false): string | undefined => {
+    if (cidr.endsWith('/0') || (!isVia && node.ownBlocks.some((block) => cidrContains(block, cidr)))) return undefined;
     return pool.find((range) => familyOf(range) === familyOf(cidr) && intersects(range, cidr));
   };
   const findings = new Map<string, Condition>();
-  for (const { dst, ifname } of facts.routes) {
-    const range = foreign(ifname) ? clash(dst) : undefined;
+  for (const { dst, ifname, isVia } of facts.routes) {
+    const range = foreign(ifname) ? clash(dst, isVia) : undefined;
     if (range === undefined) continue;
     const message = `the host's route to ${dst} (${ifname || 'no link'}) lies in the range ${range} of the pods`;
     findings.set(dst, { name: 'rangeOverlapsRoute', subject: dst, message });

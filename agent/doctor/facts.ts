@@ -27,6 +27,8 @@ export interface LinkFact {
 
 export interface RouteFact {
   readonly dst: string;
+  /** Through another machine: no link of this host has these addresses. */
+  readonly isVia: boolean;
   readonly ifname: string;
 }
 
@@ -131,6 +133,7 @@ async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Pro
       .filter(({ rtmProtocol }) => rtmProtocol !== settings.routeProtocol)
       .map((route) => ({
         dst: prefixOf(route),
+        isVia: [route.gateway, route.nhId, route.multipath].some((value) => value !== undefined),
         ifname: names.get(route.oif ?? 0) ?? '',
       })),
     chains: (await io.netfilter.dumpAsync(dumpChains())).map(({ name }) => name ?? ''),

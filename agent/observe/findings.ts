@@ -63,7 +63,7 @@ function registryFindings({ registry, nowMs, startedAtMs }: Known): readonly Fin
       message: `The registry (${registry.engine}) has not answered for ${minutes} min; pods start from owned space meanwhile.`,
       nextStep:
         registry.engine === 'peers'
-          ? 'Check that a majority of the voters runs and that TCP 6783 is open between the nodes.'
+          ? 'Check that a majority of the voters runs and that TCP 6783 (setting `peersPort`) is open between the nodes.'
           : 'Check that this node reaches the API server.',
     },
   ];

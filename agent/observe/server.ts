@@ -26,7 +26,10 @@ export interface ObserveServers {
 }
 
 const statusQuery = Type.Object(
-  { leases: Type.Integer({ minimum: 0, maximum: 10_000, default: 1000 }) },
+  {
+    leases: Type.Integer({ minimum: 0, maximum: 10_000, default: 1000 }),
+    fresh: Type.Boolean({ default: false }),
+  },
   { additionalProperties: false },
 );
 
@@ -96,11 +99,30 @@ export function statusServer(options: ObserveOptions): FastifyInstance {
   server.get('/', (_, reply) =>
     reply.type('text/html; charset=utf-8').header('content-security-policy', policy).send(statusPage),
   );
-  server.get<{ Querystring: { leases: number } }>('/api/status', { schema: { querystring: statusQuery } }, (request) =>
-    buildStatus(options.sources, request.query.leases),
+  const refresh = seldom(options.sources.refresh);
+  server.get<{ Querystring: { leases: number; fresh: boolean } }>(
+    '/api/status',
+    { schema: { querystring: statusQuery } },
+    async (request) => {
+      if (request.query.fresh) await refresh();
+      return buildStatus(options.sources, request.query.leases);
+    },
   );
   addMetrics(server, options.metrics);
   return server;
+}
+
+/** Anybody on the node may ask: at most one look a second, which all who ask meanwhile share. */
+function seldom(work: (() => Promise<void>) | undefined): () => Promise<void> {
+  let last: Promise<void> | undefined;
+  let beganMs = Number.NEGATIVE_INFINITY;
+  return async () => {
+    if (work !== undefined && performance.now() - beganMs > 1000) {
+      beganMs = performance.now();
+      last = work();
+    }
+    await last;
+  };
 }
 
 function isLocalName(hostname: string): boolean {

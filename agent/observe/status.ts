@@ -25,6 +25,8 @@ export interface StatusSources {
   readonly paths?: () => ReadonlyMap<string, PeerPath>;
   /** What the probes and the checks of the host have found. */
   readonly conditions?: () => readonly Condition[];
+  /** Looks at the kernel and the host now. */
+  readonly refresh?: () => Promise<void>;
   readonly nowMs: () => number;
 }
 

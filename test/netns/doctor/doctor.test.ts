@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -15,6 +16,7 @@ import { hostConditions } from '#agent/doctor/checks.ts';
 import type { CheckedNode } from '#agent/doctor/checks.ts';
 import { gatherFacts, type HostFacts } from '#agent/doctor/facts.ts';
 import { kernelConditions } from '#agent/doctor/kernel-features.ts';
+import { AgentHost } from '#test/support/agent-host.ts';
 import { TestNetns } from '#test/support/netns.ts';
 
 const weft = fileURLToPath(new URL('../../../agent/cli/weft.ts', import.meta.url));
@@ -100,6 +102,11 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       'ip route add 10.0.0.0/8 via 192.0.2.9',
     ],
     [
+      'a route to elsewhere inside the own block',
+      ['rangeOverlapsRoute', '10.40.9.0/24'],
+      'ip route add 10.40.9.0/24 via 192.0.2.9',
+    ],
+    [
       'an address of the host in the range',
       ['rangeOverlapsRoute', '10.35.0.1/32'],
       'ip address add 10.35.0.1/32 dev lo',
@@ -165,6 +172,30 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       'nft add table ip filter; nft add chain ip filter WEAVE-NPC; nft add chain ip filter WEAVE-NPC-EGRESS',
     ],
   ];
+  /** What the finding's next step says, done as it stands: commands, or another setting. */
+  const remedies: Readonly<Record<string, string | Partial<CheckedNode> | Pick<DatapathSettings, 'mtuBytes'>>> = {
+    'a route of the host inside the range': 'ip route del 10.33.0.0/16',
+    'a route of the host around the range': 'ip route del 10.0.0.0/8',
+    'a route to elsewhere inside the own block': 'ip route del 10.40.9.0/24',
+    'an address of the host in the range': 'ip address del 10.35.0.1/32 dev lo',
+    'an IPv6 route in the range': 'ip -6 route del fd42::/64 dev eth0',
+    'the Service range inside the range': { reserved: ['10.36.0.0/16'] },
+    'a VXLAN device with the same port and VNI': 'ip link del other0',
+    'an MTU setting that is too large': { mtuBytes: 1350 },
+    'a strict reverse path filter with mode auto': 'sysctl -w net.ipv4.conf.all.rp_filter=2',
+    'two peers with one link address': 'ip neigh replace 192.0.2.3 lladdr 02:00:00:00:00:0a dev eth0 nud permanent',
+    'two nodes with one machine id': { machineIds: new Map([['a', '1']]) },
+    'a network that sorts before': 'rm DIR/00-other.conf',
+    'a file that is no JSON': 'rm DIR/99-broken.conflist',
+    'a file without a plugin': 'rm DIR/99-empty.conf',
+    // As docs/leftovers.md has them.
+    'a link that flannel left': 'ip link del flannel.1; ip link del flannel-v6.1 || ip link del cni0 || true',
+    'a link that Weave Net left': 'ip link del weave',
+    'a bridge with addresses that are not Weft’s': 'ip link del cni0',
+    'a network configuration that flannel left': 'rm -f DIR/10-flannel.conflist',
+    'rules that Weave Net left': 'iptables-save | grep -v WEAVE | iptables-restore',
+  };
+
   /** Without the groups that the kernel joins in its own time after a link changes (`ff02::1:ff…`). */
   const settled = (facts: HostFacts): HostFacts => ({
     ...facts,
@@ -182,6 +213,11 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       // What an agent remembers of its last check hides nothing.
       expect(settled(await gatherFacts({ ...sources, memory }))).toEqual(settled(await gatherFacts(sources)));
       expect(await examine(node, settings)).toEqual([expected]);
+      const remedy = remedies[what];
+      if (remedy === undefined) throw new Error(`what does the next step of "${what}" say?`);
+      if (typeof remedy === 'string') await sh(remedy.replaceAll('DIR', directory));
+      const mended = typeof remedy === 'string' ? {} : remedy;
+      expect(await examine({ ...node, ...mended }, { ...settings, ...mended })).toEqual([]);
     });
   }
 
@@ -217,13 +253,33 @@ describe('checks of a host', { timeout: 30_000 }, () => {
     expect(tried).toEqual(['tidied', 'tidied']);
   });
 
+  it('a running agent is asked again after each step: a route that comes into the range is told at once, and no more once it is gone', async () => {
+    await using agent = await AgentHost.create('own netns');
+    const { netns } = agent;
+    if (netns === undefined) throw new Error('the host has a namespace');
+    await agent.start();
+    const doctor = ['sh', '-c', `'${process.execPath}' '${weft}' doctor || true`];
+    const env = { ...process.env, WEFT_CONFIG: join(agent.directory, 'config.json') };
+    // At most one look a second.
+    const told = async (): Promise<string> => sleep(1000).then(async () => netns.exec(doctor, { env }));
+    expect(await told()).not.toContain('rangeOverlapsRoute');
+    await netns.exec(['ip', 'route', 'add', '10.33.0.0/16', 'via', '192.168.50.9']);
+    expect(await told()).toContain('error rangeOverlapsRoute: 10.33.0.0/16');
+    await netns.exec(['ip', 'route', 'del', '10.33.0.0/16']);
+    expect(await told()).not.toContain('rangeOverlapsRoute');
+    await netns.exec(['ip', 'link', 'set', 'eth0', 'mtu', '500']);
+    expect(await told()).toContain('raise the MTU of the underlay link to 626 or more');
+    await netns.exec(['ip', 'link', 'set', 'eth0', 'mtu', '626']);
+    expect(await told()).not.toContain('mtuTooSmall');
+  });
+
   it('weft doctor --before-install tells of them with their next step, and ends with 1', async () => {
     await sh('ip route add 10.33.0.0/16 via 192.0.2.9');
     const env = { ...process.env, WEFT_CONFLIST_PATH: conflistPath, WEFT_NODE_NAME: 'a' };
     const doctor = ['sh', '-c', `'${process.execPath}' '${weft}' doctor --before-install || echo "ended with $?"`];
     const told = await host.exec(doctor, { env });
     expect(told).toContain('error rangeOverlapsRoute: 10.33.0.0/16');
-    expect(told).toContain('Choose another range');
+    expect(told).toContain('choose another range');
     expect(told).toMatch(/ended with 1\n$/);
     await sh('ip route del 10.33.0.0/16');
     expect(await host.exec(doctor, { env })).toBe('no findings\n');

@@ -139,6 +139,27 @@ const peers = { registry: 'peers', nodeName: 'a', nodes: [{ name: 'a', addresses
 
 describe('refusals', () => {
   const cases: readonly (readonly [string, Given, RegExp])[] = [
+    ...[
+      ['WEFT_VXLAN_PORT', '0'],
+      ['WEFT_VXLAN_PORT', '65536'],
+      ['WEFT_VXLAN_PORT', 'vxlan'],
+      ['WEFT_VXLAN_VNI', '0'],
+      ['WEFT_VXLAN_VNI', '16777216'],
+      ['WEFT_MTU_BYTES', '575'],
+      ['WEFT_MTU_BYTES', '65486'],
+      ['WEFT_MTU_BYTES', '-1'],
+      ['WEFT_OVERLAY_MODE', 'geneve'],
+      ['WEFT_POD_LINK', 'macvlan'],
+      ['WEFT_UNDERLAY_ADDRESS', '127.0.0.1'],
+      ['WEFT_UNDERLAY_ADDRESS', '224.0.0.1'],
+      ['WEFT_UNDERLAY_ADDRESS', '::'],
+      ['WEFT_UNDERLAY_ADDRESS', 'fe80::1'],
+      ['WEFT_UNDERLAY_ADDRESS', '192.0.2.1/24'],
+    ].map(([name = '', value = '']): (typeof cases)[number] => [
+      `${name}=${value}`,
+      { env: { [name]: value } },
+      new RegExp(`environment ${name}.* is not allowed`),
+    ]),
     [
       'port out of range',
       { env: { WEFT_VXLAN_PORT: '70000' } },
