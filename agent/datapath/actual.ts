@@ -4,7 +4,7 @@ import { dumpAddresses, scope } from '#agent/netlink/addr.ts';
 import type { Address } from '#agent/netlink/addr.ts';
 import { addrGenMode } from '#agent/netlink/link-af-spec.ts';
 import { dumpLinks, isUp, linkFlag } from '#agent/netlink/link.ts';
-import type { Link } from '#agent/netlink/link.ts';
+import type { Link, LinkOwner } from '#agent/netlink/link.ts';
 import { dumpFdb, dumpNeighbours, neighbourFlag, neighbourState } from '#agent/netlink/neighbour.ts';
 import type { Neighbour } from '#agent/netlink/neighbour.ts';
 import { dumpNexthops } from '#agent/netlink/nexthop.ts';
@@ -77,9 +77,7 @@ export async function readKernel(
   const names = new Map(links.map((link) => [link.ifiIndex, link.ifname ?? '']));
   const overlay = links.find((link) => link.ifname === settings.overlayDevice);
   const bridge = links.find((link) => link.ifname === settings.bridgeDevice);
-  const pods = links.filter(
-    (link) => link.ifname?.startsWith(settings.podLinkPrefix) && link.linkinfo?.kind === 'veth',
-  );
+  const pods = links.filter((link) => isPodLink(link, settings));
   const own = [...pods, ...(overlay ? [overlay] : []), ...(bridge ? [bridge] : [])];
   const ours = new Set(own.map((link) => link.ifiIndex));
   const addresses = await io.route.dumpAsync(dumpAddresses(), signal);
@@ -127,6 +125,11 @@ export async function readKernel(
     bridgeNetfilter: io.readSysctl(bridgeNetfilterSwitch) !== undefined,
     hostRpFilter: readHostRpFilter(io),
   };
+}
+
+/** The host end of a pod's link, by its look. */
+export function isPodLink({ ifname, linkinfo }: LinkOwner, settings: Pick<DatapathSettings, 'podLinkPrefix'>): boolean {
+  return ifname?.startsWith(settings.podLinkPrefix) === true && linkinfo?.kind === 'veth';
 }
 
 export function readHostRpFilter(io: Pick<KernelIo, 'readSysctl'>): number {

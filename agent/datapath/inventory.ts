@@ -1,28 +1,48 @@
 // Leases as the kernel knows them, for an agent that has lost its own: who has a pod link stands in the link's alias; its host ports,
 // limits and, of a port of the bridge, its MAC are read back from what they were made into. What cannot be told apart there comes back as
 // what does the same: a mapping for `0.0.0.0` of a pod that has IPv4 alone as one for every address. Pure but for the reading.
+import { dumpLinks, withOwner } from '#agent/netlink/link.ts';
 import type { LinkOptions, PortMapping } from '#agent/runtime/ipam.ts';
 
+import { isPodLink } from './actual.ts';
 import type { KernelReading } from './actual.ts';
 import { familyOf } from './cidr.ts';
 import type { Family } from './cidr.ts';
 import { parseAlias, podMacOf } from './identity.ts';
 import type { KernelLease } from './identity.ts';
 import type { KernelIo } from './kernel-io.ts';
-import type { ActualState } from './objects.ts';
+import type { ActualPodLink, ActualState } from './objects.ts';
 import { wildcards } from './pod-elements.ts';
 import type { DatapathSettings } from './settings.ts';
 import { readLimits } from './shaper.ts';
 
 /** The pod links that carry a readable alias and do not wait for deletion. */
-export function linksOf({ podLinks }: Pick<ActualState, 'podLinks'>): readonly KernelLease[] {
+export function linksOf({
+  podLinks,
+}: {
+  readonly podLinks: readonly Pick<ActualPodLink, 'ifname' | 'alias' | 'doomed'>[];
+}): readonly KernelLease[] {
   return podLinks.flatMap((link) => {
     const alias = link.doomed ? undefined : parseAlias(link.alias);
     return alias ? [{ ...alias, hostIfname: link.ifname }] : [];
   });
 }
 
-/** The same with what the links have beyond addresses. Throws NetlinkError. */
+/** The same of a namespace, whose links alone are read: asked for every minute, beside thousands of peers. Throws NetlinkError. */
+export async function readLinksOf(
+  io: KernelIo,
+  settings: DatapathSettings,
+  signal: AbortSignal,
+): Promise<readonly KernelLease[]> {
+  const links = await io.route.dumpAsync(withOwner(dumpLinks()), signal);
+  const podLinks = links.flatMap((link) => {
+    const { ifname = '', ifalias: alias = '', group } = link;
+    return isPodLink(link, settings) ? [{ ifname, alias, doomed: group === settings.doomedGroup }] : [];
+  });
+  return linksOf({ podLinks });
+}
+
+/** The pod links of a reading with what they have beyond addresses. Throws NetlinkError. */
 export async function leasesOf(
   io: KernelIo,
   settings: DatapathSettings,

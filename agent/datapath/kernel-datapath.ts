@@ -27,7 +27,7 @@ import { logNew, roundFindings } from './findings.ts';
 import { Footprints } from './footprint.ts';
 import { ForeignFirewalls } from './foreign-firewall.ts';
 import type { KernelLease } from './identity.ts';
-import { leasesOf, linksOf } from './inventory.ts';
+import { leasesOf, readLinksOf } from './inventory.ts';
 import { openKernelIo, type KernelIo } from './kernel-io.ts';
 import type { DesiredState, Finding, Operation } from './objects.ts';
 import { listen } from './listening.ts';
@@ -213,7 +213,7 @@ class NodeDatapath implements KernelDatapath {
   }
 
   async inventory(): Promise<readonly KernelLease[]> {
-    return linksOf((await this.#read()).state);
+    return await readLinksOf(this.#io, this.#settings, this.#stop.signal);
   }
 
   async kernelLeases(): Promise<readonly KernelLease[]> {

@@ -286,7 +286,7 @@ export const linkFormat: MessageFormat<LinkHeader, LinkAttributes> = new LinkFor
 export type LinkSummary = LinkHeader &
   Pick<LinkAttributes, 'address' | 'group' | 'ifalias' | 'ifname' | 'link' | 'master' | 'mtu' | 'operstate'>;
 
-const { address, group, ifalias, ifname, link, linkNetnsid, master, mtu, operstate } = table;
+const { address, group, ifalias, ifname, link, linkinfo, linkNetnsid, master, mtu, operstate } = table;
 
 /** Reads no other attribute; for writing use `linkFormat`. */
 export const linkSummaryFormat: MessageFormat<LinkHeader, Omit<LinkSummary, keyof LinkHeader>> = new MessageFormat(
@@ -330,6 +330,20 @@ export const linkEndsFormat: AnyFormat<LinkEnds> = only<Pick<LinkAttributes, 'li
 /** The same request, of whose answers only the two ends are read. */
 export function withEnds(request: NetlinkRequest<Link>): NetlinkRequest<LinkEnds> {
   return { ...request, format: linkEndsFormat };
+}
+
+/** What tells whose a link is. */
+export type LinkOwner = LinkHeader & Pick<LinkAttributes, 'group' | 'ifalias' | 'ifname' | 'linkinfo'>;
+const linkOwnerFormat = only<Pick<LinkAttributes, 'group' | 'ifalias' | 'ifname' | 'linkinfo'>>({
+  group,
+  ifalias,
+  ifname,
+  linkinfo,
+});
+
+/** The same request, of whose answers only that is read. */
+export function withOwner(request: NetlinkRequest<Link>): NetlinkRequest<LinkOwner> {
+  return { ...request, format: linkOwnerFormat };
 }
 
 function request(name: string, type: number, flags: number, message: LinkRequest): NetlinkRequest<Link> {

@@ -5,6 +5,7 @@ import { nativeAddon } from '#agent/native/addon.ts';
 import type { NativeAddon } from '#agent/native/addon.ts';
 import { readIp } from '#agent/netlink/ip-text.ts';
 import { fromNative } from '#agent/netlink/netlink-error.ts';
+import { remembered } from '#ipam-peer/remembered.ts';
 import { type Family, familyOf } from '#ipam-peer/address.ts';
 
 export interface Echo {
@@ -34,10 +35,15 @@ const headerBytes = { 4: 20 + 8 + 8, 6: 40 + 8 + 8 } as const;
 
 export const minPacketBytes = 128;
 
-function payloadOf(family: Family, packetBytes: number): Buffer {
-  const payload = Buffer.alloc(Math.max(packetBytes, minPacketBytes) - headerBytes[family]);
+/** By its length: twenty visits a second would leave a megabyte of buffers in ten seconds. The addon copies it. */
+const payloads = remembered(64, (length: number): Buffer => {
+  const payload = Buffer.alloc(length);
   mark.copy(payload);
   return payload;
+});
+
+function payloadOf(family: Family, packetBytes: number): Buffer {
+  return payloads(Math.max(packetBytes, minPacketBytes) - headerBytes[family]);
 }
 
 const recordHeaderBytes = 48;
