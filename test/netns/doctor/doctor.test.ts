@@ -32,6 +32,7 @@ describe('checks of a host', { timeout: 30_000 }, () => {
     conflistPath = join(directory, '05-weft.conflist');
     await writeFile(conflistPath, '{}');
     await sh(`ip link add eth0 type veth peer name wire0; ip address add 192.0.2.1/24 dev eth0
+      ip link set eth0 addrgenmode none; ip link set wire0 addrgenmode none
       ip link set wire0 up; ip link set eth0 up; ip route add default via 192.0.2.254`);
   });
   afterEach(async () => {
