@@ -88,7 +88,7 @@ describe('chaos', { timeout: 3_600_000 }, () => {
     const random = seededRandom(seed);
     let over = false;
     const wanted = setting('CHAOS_PODS', 200);
-    const pods = runPods({ cluster, slots, random, stayMs: 600, enough: (begun) => over && begun >= wanted });
+    const pods = runPods({ cluster, slots, random, stayMs: 1000, enough: (begun) => over && begun >= wanted });
     const world = { cluster, random, lastsMs: 1500, copies: new Map<number, string>() };
     const happened: string[] = [];
     const wreck = async (): Promise<void> => {
@@ -102,7 +102,7 @@ describe('chaos', { timeout: 3_600_000 }, () => {
           await faults[name]?.(world, at);
           await cluster.served(at);
           // Three voters bear one that is broken: no other breaks before this one is whole.
-          await allVote(at, 250);
+          await allVote(at, 1000);
         }
       }
       over = true;

@@ -19,18 +19,22 @@ type Project = (typeof allProjects)[number];
 
 /** Files that take longest, by what their paths contain: they begin first. In the order of the seconds that they took. */
 const longest = [
+  '/owed.',
   '/every-step.',
   '/chaos.',
-  '/owed.',
-  '/agent.',
-  '/dhcp.',
   '/heal.',
-  '/matrix.',
+  '/dhcp.',
+  '/footprint.',
   '/probe.',
   '/adopt.',
-  '/churn.',
-  '/lab.',
   '/idle.',
+  '/lab.',
+  '/matrix.',
+  '/agent.',
+  '/churn.',
+  '/direct-changes.',
+  '/foreign-firewall.',
+  '/firewall.',
 ];
 
 /** What one vitest runs. `beside`: others run at the same time, so what it prints is kept until its end. */

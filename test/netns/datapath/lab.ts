@@ -288,7 +288,7 @@ export async function until(what: string, probe: () => Promise<boolean>, timeout
   for (;;) {
     if (await probe()) return;
     if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms for: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 
