@@ -1,6 +1,6 @@
 // The overlay device's part of the difference (diff.ts): what of it can be set, what needs a new device, and what goes with the old
 // one. Pure.
-import { addressOf } from './cidr.ts';
+import { addressOf, familyOf } from './cidr.ts';
 import type {
   ActualOverlay,
   ActualRouteTarget,
@@ -87,7 +87,8 @@ function addressesOn(ifname: string, addresses: readonly LinkAddress[]): Readonl
 
 /** The state without what goes with the device. */
 export function withoutOverlay(actual: ActualState, ifname: string): ActualState {
-  // Nexthops on the underlay link stay, and routes through them, unless their source address was the device's.
+  // Nexthops on the underlay link stay, and routes through them; not those of IPv4 whose source address was the device's (fib_sync_down_addr),
+  // while rt6_remove_prefsrc leaves routes through nexthop objects alone.
   const nexthops = actual.nexthops.filter(({ gateway }) => gateway?.includes('%'));
   const kept = new Set(nexthops.map(({ id }) => id));
   const gone = addressesOn(ifname, actual.addresses);
@@ -96,8 +97,9 @@ export function withoutOverlay(actual: ActualState, ifname: string): ActualState
     addresses: actual.addresses.filter((address) => address.ifname !== ifname),
     nexthops,
     routes: actual.routes.flatMap((route) => {
-      const { target } = route;
-      if (target.kind === 'nexthop') return kept.has(target.id) && !gone.has(target.prefsrc ?? '') ? [route] : [];
+      const { target, dst } = route;
+      const isGone = familyOf(dst) === 4 && target.kind === 'nexthop' && gone.has(target.prefsrc ?? '');
+      if (target.kind === 'nexthop') return kept.has(target.id) && !isGone ? [route] : [];
       if (target.kind !== 'link') return [route];
       if (!isLocal(target, ifname)) return [];
       return gone.has(target.prefsrc ?? '') ? [{ ...route, target: { ...target, prefsrc: undefined } }] : [route];

@@ -3,9 +3,12 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { desiredState } from '#agent/datapath/desired.ts';
+import { familyOf } from '#agent/datapath/cidr.ts';
 import { diff } from '#agent/datapath/diff.ts';
+import { withoutOverlay } from '#agent/datapath/diff-overlay.ts';
 import { noDirect } from '#agent/datapath/direct.ts';
-import type { ActualState } from '#agent/datapath/objects.ts';
+import { mainTable, plainMetric } from '#agent/datapath/objects.ts';
+import type { ActualRoute, ActualState } from '#agent/datapath/objects.ts';
 import { defaultDatapathSettings } from '#agent/datapath/settings.ts';
 
 import { emptyKernel, macTo, wayTo } from './model.ts';
@@ -87,4 +90,21 @@ describe('diff', { timeout: 60_000 }, () => {
       }),
     );
   });
+});
+
+// Seed -725710393 of property.test.ts: such routes were added anew, which the kernel refuses where they are.
+it('an IPv6 route on the underlay link outlives the overlay device, one of IPv4 goes with its source address', () => {
+  const via = (dst: string, prefsrc: string): ActualRoute => ({
+    dst,
+    metric: plainMetric[familyOf(dst)],
+    table: mainTable,
+    target: { kind: 'nexthop', id: 7, prefsrc },
+  });
+  const state: ActualState = {
+    ...emptyKernel,
+    addresses: ['10.32.0.1/32', 'fd42::1/128'].map((cidr) => ({ ifname: 'weft0', cidr, linkScope: false })),
+    nexthops: [{ id: 7, gateway: '2001:db8::3%eth0' }],
+    routes: [via('10.40.0.0/16', '10.32.0.1'), via('fd42:0:0:a000::/52', 'fd42::1')],
+  };
+  expect(withoutOverlay(state, 'weft0').routes.map(({ dst }) => dst)).toEqual(['fd42:0:0:a000::/52']);
 });
