@@ -1,5 +1,5 @@
 // `npm test`: the projects unit, sim and netns, all at once, since what one waits for another can use. Each netns file runs inside its
-// own mount, network and pid namespaces, so that even SIGKILL leaks nothing; two for each core, because they mostly wait for the
+// own mount, network and pid namespaces, so that even SIGKILL leaks nothing; two for each core and one, because they mostly wait for the
 // kernel's timers. The simulations only compute: they take what the others leave.
 // A file that fails is run once more, alone: one that then passes is named as flaky, the others are shown again at the end.
 // `--only unit,sim,netns` picks; other arguments go to vitest. Ends with `N passed, N failed`.
@@ -102,7 +102,7 @@ async function runAll(projects: readonly Project[], rest: readonly string[]): Pr
   const inTurn: Piece[] = has('unit') ? [{ project: 'unit', rest: [], beside: true }] : [];
   if (has('netns')) inTurn.push(...netnsPieces());
   const [reports, ofSim] = await Promise.all([
-    runInLanes(inTurn, 2 * availableParallelism()),
+    runInLanes(inTurn, 2 * availableParallelism() + 1),
     has('sim') ? runPiece({ project: 'sim', rest: [], beside: true }, '') : [],
   ]);
   return [...reports, ...ofSim];
