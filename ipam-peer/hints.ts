@@ -71,8 +71,7 @@ export function learn(
   markInterest(state, known);
   noteSpares(state, known);
   if (before !== undefined && before.stored.uid !== stored.uid) bury(state, before);
-  for (const uid of [stored.uid, ...(parsed.record.was ?? [])]) {
-    const key = incarnationKey({ name: stored.name, uid });
+  for (const key of incarnationsOf(known)) {
     state.vanished.delete(key);
     state.buried.delete(key);
   }
@@ -100,9 +99,14 @@ export function forget(state: State, name: string): void {
 }
 
 /** A record that named its heir is settled when it goes, and so is what it went on from. */
-function bury(state: State, { stored, record }: Known<PeerRecord>): void {
-  if (record.heir === undefined) return;
-  for (const uid of [stored.uid, ...(record.was ?? [])]) state.buried.add(incarnationKey({ name: stored.name, uid }));
+function bury(state: State, known: Known<PeerRecord>): void {
+  if (known.record.heir === undefined) return;
+  for (const key of incarnationsOf(known)) state.buried.add(key);
+}
+
+/** Keys of a record's own incarnation and of those that it went on from. */
+function incarnationsOf({ stored: { name, uid }, record }: Known<PeerRecord>): readonly string[] {
+  return [uid, ...(record.was ?? [])].map((each) => incarnationKey({ name, uid: each }));
 }
 
 function asks(record: PeerRecord, self: RecordRef): boolean {

@@ -190,9 +190,8 @@ test('an heir whose record was made again goes on with what it had inherited', (
   expect(one.blocks()).toEqual(['10.32.0.0/12']);
 });
 
-// Seed 3014504: the donor read that the taker's record was gone, waited for another answer of that cycle, and took the space back after the
-// taker had written its record back: two owners.
-test('a taker whose record was made again since it was read to be gone keeps its space', () => {
+/** n2 has taken a grant of n1, which hears no answer about n2's record. */
+function takenUnheard(): { readonly bench: Bench; readonly one: Hand; readonly two: Hand } {
   const bench = new Bench();
   const one = bench.peer('n1').start();
   bench.settle();
@@ -201,6 +200,13 @@ test('a taker whose record was made again since it was read to be gone keeps its
     request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
   bench.settle(10_000);
   expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
+  return { bench, one, two };
+}
+
+// Seed 3014504: the donor read that the taker's record was gone, waited for another answer of that cycle, and took the space back after the
+// taker had written its record back: two owners.
+test('a taker whose record was made again since it was read to be gone keeps its space', () => {
+  const { bench, one, two } = takenUnheard();
   two.holding = () => true;
   bench.registry.remove('n2.x');
   const three = bench.peer('n3').start();
@@ -228,14 +234,7 @@ test('a taker whose record was made again since it was read to be gone keeps its
 
 // Seed 3053604: the donor's record was deleted by hand, so the taker cleared `via`; then the donor wrote its record back, with the grant.
 test('a taker keeps via while a donor whose record was deleted may write it back, with its grant', () => {
-  const bench = new Bench();
-  const one = bench.peer('n1').start();
-  bench.settle();
-  const two = bench.peer('n2').start();
-  one.holding = (request) =>
-    request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
-  bench.settle(10_000);
-  expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
+  const { bench, one, two } = takenUnheard();
   one.holding = () => true;
   one.held.length = 0;
   bench.registry.remove('n1.x');
@@ -258,14 +257,7 @@ function makeAnew(bench: Bench, name: string): void {
 }
 
 test('a grant stays while a deleted record may be written back, also beside a record that knows nothing of it', () => {
-  const bench = new Bench();
-  const one = bench.peer('n1').start();
-  bench.settle();
-  const two = bench.peer('n2').start();
-  one.holding = (request) =>
-    request.kind === 'get' && request.name === 'n2.x' && bench.record('n1').granting.length > 0;
-  bench.settle(10_000);
-  expect(two.blocks()).toEqual(['10.40.0.0/13 via']);
+  const { bench, one, two } = takenUnheard();
   two.sim.crash();
   makeAnew(bench, 'n2');
   one.holding = () => false;
