@@ -376,7 +376,7 @@ class NodeDatapath implements KernelDatapath {
     const desired = desiredState({ ...common, leases: settling });
     this.#pods.settle(settling);
     const different = diff(desired, withoutPodLinks(reading.state, untouchable));
-    const operations = loadingAllPods(different, () => desiredState({ ...common, leases }).firewall);
+    const operations = loadingAllPods(different, () => desiredState({ ...common, leases: this.#pods.inTable }).firewall);
     return { desired, operations, direct };
   }
 

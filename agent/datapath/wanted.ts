@@ -104,6 +104,11 @@ export class WantedPods {
     return [...byName.values()];
   }
 
+  /** And those that an attach is at: what it has put into the table goes with the table, and is put there again with that. */
+  get inTable(): readonly Lease[] {
+    return [...this.list(), ...this.#working.filter(({ generation }) => !this.#detached.has(generation))];
+  }
+
   /** The one of that name in the list. Asked for every link that the kernel tells of. */
   find(hostIfname: string): Lease | undefined {
     const isIt = (lease: Lease): boolean => lease.hostIfname === hostIfname && !this.#detached.has(lease.generation);

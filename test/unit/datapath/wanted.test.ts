@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 
 import { mainTable, plainMetric } from '#agent/datapath/objects.ts';
-import { withoutPodLinks } from '#agent/datapath/wanted.ts';
+import { WantedPods, withoutPodLinks } from '#agent/datapath/wanted.ts';
 import type { Lease } from '#agent/runtime/ipam.ts';
 
 import { emptyKernel } from './model.ts';
@@ -27,4 +27,18 @@ it('a pod that was attached between the dumps of links and of routes keeps its r
   const touched = new Map([[lease.hostIfname, [lease]]]);
   expect(withoutPodLinks(read, touched).routes).toEqual([]);
   expect(withoutPodLinks(read, new Map()).routes).toEqual(routes);
+});
+
+it('a table that is loaded whole while an attach waits for its carrier has that pod, and not one whose detach has taken it out', () => {
+  const pods = new WantedPods();
+  pods.begin(lease);
+  pods.beginRound();
+  expect(pods.list()).toEqual([]);
+  expect(pods.inTable).toEqual([lease]);
+  pods.attached(lease);
+  pods.end(lease);
+  expect(pods.inTable).toEqual([lease]);
+  pods.begin(lease);
+  pods.detached(lease);
+  expect(pods.inTable).toEqual([]);
 });
