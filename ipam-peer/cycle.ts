@@ -13,7 +13,14 @@ import { isBack, suspect, writeBack } from './back.ts';
 import { adopt, createOwn, found } from './join.ts';
 import { confirm, mayHaveOldPods, recall } from './own.ts';
 import { endCycle, idle, type Moment } from './pause.ts';
-import { formatPeer, formatUniverse, type PeerRecord, recordLimitBytes, type UniverseRecord } from './records.ts';
+import {
+  formatPeer,
+  formatUniverse,
+  parsePeer,
+  type PeerRecord,
+  recordLimitBytes,
+  type UniverseRecord,
+} from './records.ts';
 import { inherit, toLookAt } from './takeover.ts';
 import { liftQuarantine, quarantineLost } from './quarantine.ts';
 import { actOnDead, selfRead } from './foreign.ts';
@@ -36,6 +43,7 @@ export function beginCycle(state: State, at: Moment): void {
     own: undefined,
     others: new Map(),
     heard: new Map(),
+    news: new Set(),
     sessions: new Map(),
     nodes: new Map(),
     foreign: undefined,
@@ -124,18 +132,31 @@ function enterList(state: State, cycle: Cycle, at: Moment): void {
     return;
   }
   cycle.phase = 'list';
+  cycle.news.clear();
   emit(state, { kind: 'list', request: request(state, cycle, '') });
 }
 
 function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at: Moment): void {
   const names = new Set(records.map((stored) => stored.name));
-  for (const name of state.peers.keys()) if (!names.has(name)) forget(state, name);
-  for (const stored of records) if (stored.name !== state.config.self) learn(state, stored);
+  for (const name of state.peers.keys()) if (!names.has(name) && !cycle.news.has(name)) forget(state, name);
+  for (const stored of records) {
+    if (stored.name === state.config.self) continue;
+    if (cycle.news.has(stored.name) && isOutdated(state, stored)) continue;
+    learn(state, stored);
+  }
   state.listed = true;
   cycle.listed = true;
   noteUnowned(state, at.nowMs);
   state.nextListMs = at.nowMs + state.config.resyncMs * (0.75 + at.random / 2);
   enterOwn(state, cycle);
+}
+
+/** Another incarnation than the one that was heard of, or older. */
+function isOutdated(state: State, stored: StoredRecord): boolean {
+  const known = state.peers.get(stored.name);
+  if (known === undefined) return false;
+  const parsed = parsePeer(stored.value);
+  return known.stored.uid !== stored.uid || (parsed.ok && parsed.record.seq < known.record.seq);
 }
 
 function enterOwn(state: State, cycle: Cycle): void {

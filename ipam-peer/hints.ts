@@ -32,6 +32,7 @@ export function hint(state: State, name: string, stored: StoredRecord | undefine
   const parsed = parsePeer(stored.value);
   const older = known?.stored.uid === stored.uid && parsed.ok && parsed.record.seq < known.record.seq;
   if (older) return;
+  state.cycle?.news.add(name);
   learn(state, stored, parsed);
   if (concerns(state, name)) wakeUp(state, nowMs);
 }

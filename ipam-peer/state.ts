@@ -46,6 +46,8 @@ export interface Cycle {
   readonly others: Map<string, Known<PeerRecord> | StoredRecord | undefined>;
   /** What was heard of them when they were asked for: no answer may be older. */
   readonly heard: Map<string, Known<PeerRecord>>;
+  /** Whose records hints told of since the list was asked for: it may be older. */
+  readonly news: Set<string>;
   /** All records were listed in this cycle. */
   listed?: boolean;
   /** What is being done to a dead peer's record. */

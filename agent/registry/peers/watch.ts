@@ -49,8 +49,10 @@ export async function* watchKeys(
 /** Who has reported what, and what was passed on. */
 interface Board {
   report(voter: string, changed: ChangedKey): void;
-  /** The register as a read found it. */
-  confirm(name: string, record: RegistryRecord | undefined): void;
+  /** Version passed on last; undefined: nothing yet. */
+  told(name: string): string | undefined;
+  /** The register as a read found it that began when `told` was what it is given here: what was passed on since is newer. */
+  confirm(name: string, record: RegistryRecord | undefined, told: string | undefined): void;
   /** Names that voters reported differently from what was passed on; taking them clears them. */
   takeDoubts(): readonly string[];
   doubt(name: string): void;
@@ -90,8 +92,10 @@ function createBoard(kind: RecordKind, voters: number, signal: AbortSignal, tell
       doubts.delete(name);
       return tell(eventOf(kind, name, cell));
     },
-    confirm: (name, record) => {
+    told: (name) => hintOf(name).told,
+    confirm: (name, record, told) => {
       const hint = hintOf(name);
+      if (hint.told !== told) return;
       const version = record?.version ?? '';
       if (version !== hint.told) tell({ kind, name, ...(record === undefined ? {} : { record }) });
       hint.told = version;
@@ -125,8 +129,9 @@ async function confirmDoubts(
     // Where reads fail most would: the rest waits, and is first next time.
     while (names.length > 0 && failed.length === 0 && !signal.aborted) {
       const reads = names.splice(0, readsAtOnce).map(async (name) => {
+        const told = board.told(name);
         try {
-          board.confirm(name, await get(name));
+          board.confirm(name, await get(name), told);
         } catch {
           failed.push(name);
         }

@@ -104,6 +104,30 @@ it('reads what only one voter reports, again while reads fail, and once more for
   );
 });
 
+it('passes over a read that is older than what a majority has reported meanwhile: a record that was just made would be gone', async () => {
+  let made: (() => void) | undefined;
+  await watching(
+    async () => {
+      made?.();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return undefined;
+    },
+    async ([a, b], events) => {
+      const reported = new Promise<void>((resolve) => {
+        made = () => {
+          b.report('a', 'v1');
+          resolve();
+        };
+      });
+      a.report('a', 'v1');
+      await reported;
+      await until(() => events.length > 0, 'the record', 1000);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      expect(events).toEqual([{ kind: 'peer', name: 'a', record: record('v1') }]);
+    },
+  );
+});
+
 it('tells of a deletion that only one voter reports, and goes on without a voter that is down', async () => {
   await watching(
     async () => undefined,
