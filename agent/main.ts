@@ -105,6 +105,7 @@ function statusSources(config: Config, parts: Parts): StatusSources {
     ipam: () => currentView(parts),
     leases: () => parts.ipam?.leases() ?? [],
     datapath: () => parts.datapath?.status(),
+    isProgrammed: (peer) => parts.datapath?.isProgrammed(peer) ?? false,
     paths: () => parts.health?.paths() ?? new Map(),
     conditions: () => [
       ...(parts.health?.conditions() ?? []),

@@ -68,7 +68,8 @@ function nameOf({ self, nodeName, gone, heir }: PeerStatus): string {
   return gone === true ? `${nodeName} (gone)` : nodeName;
 }
 
-function pathCells({ path }: ReachedPeer): readonly string[] {
+function pathCells({ path, programmed }: ReachedPeer): readonly string[] {
+  if (!programmed) return ['not yet', '-', '-', '-'];
   if (path === null) return ['-', '-', '-', '-'];
   const { via, rttMs, lossPercent, pathMtuBytes } = path;
   return [

@@ -3,7 +3,7 @@
 
 import type { ProbeScene } from '#agent/probe/scene.ts';
 import type { Condition } from '#agent/findings.ts';
-import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
+import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
 
 import type { DatapathSettings } from './settings.ts';
 import type { KernelLease } from './identity.ts';
@@ -62,6 +62,8 @@ export interface Datapath {
   check(request: PodLinkRequest): Promise<readonly LinkFault[]>;
   /** One line per part, for status and metrics. */
   status(): DatapathStatus;
+  /** True where the kernel leads each block of the peer to it: what IPAM knows may be ahead of that. */
+  isProgrammed(peer: PeerView): boolean;
   /** Leaves every kernel object in place. */
   stop(): Promise<void>;
 }
@@ -75,7 +77,6 @@ export interface DatapathStatus {
   readonly overlayDevice: string;
   readonly mtuBytes: number;
   readonly vtepMac: string;
-  readonly peersProgrammed: number;
   readonly podLinks: number;
   /** How long the last round took. */
   readonly lastReconcileMs: number | undefined;

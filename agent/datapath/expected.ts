@@ -80,8 +80,10 @@ export class Expected {
 
   /** What the kernel has refused was not done: a route of somebody else is where ours should be. */
   refused(operations: readonly Operation[]): void {
-    for (const operation of operations)
+    for (const operation of operations) {
       if (operation.kind === 'putRoute') this.routes.delete(mainRouteKey(operation.route));
+      else if (operation.kind === 'putFdb') this.fdb.delete(operation.entry.mac);
+    }
   }
 
   /** The pods as attaches have made them, `ports` by host interface name. */

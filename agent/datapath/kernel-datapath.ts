@@ -1,7 +1,7 @@
 // The datapath of one node: rounds of desired -> actual -> diff -> apply, asked for by reconcile, by kernel notifications
 // and by the clock, beside attach and detach that work on single pods without waiting for a round.
 import type { ProbeScene } from '#agent/probe/scene.ts';
-import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
+import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
 import { toWeftError, WeftError } from '#agent/errors.ts';
 
 import { factsOf, type KernelFacts, type KernelReading, readKernel } from './actual.ts';
@@ -43,6 +43,7 @@ import { RoundCounts, Rounds } from './rounds.ts';
 import { probeScene } from './scene.ts';
 import type { DatapathSettings } from './settings.ts';
 import { Shaper } from './shaper.ts';
+import { isProgrammed, statusOf } from './status.ts';
 import { TakenRoutes } from './taken-routes.ts';
 import { UdpFlows } from './udp-flows.ts';
 import { busyNamesIn, isBusy, loadingAllPods, WantedPods, withoutPodLinks } from './wanted.ts';
@@ -239,20 +240,16 @@ class NodeDatapath implements KernelDatapath {
   }
 
   status(): DatapathStatus {
-    const desired = this.#desired;
-    const waitingFor = desired === undefined ? 'the first round' : desired.waitingFor;
-    const refused = this.#settled ? '' : 'the kernel to accept the state (see findings)';
     return {
-      ready: waitingFor === '' && this.#settled,
-      waitingFor: waitingFor === '' ? refused : waitingFor,
-      overlayDevice: this.#settings.overlayDevice,
-      mtuBytes: desired?.overlay?.mtuBytes ?? 0,
-      vtepMac: desired?.overlay?.mac ?? '',
-      peersProgrammed: this.#expected?.neighbours.size ?? 0,
+      ...statusOf(this.#settings, this.#desired, this.#settled),
       podLinks: this.#pods.list().length,
       ...this.#counts.soFar,
       findings: this.#findings,
     };
+  }
+
+  isProgrammed(peer: PeerView): boolean {
+    return isProgrammed(this.#expected, peer, this.#view?.overlayAddresses ?? []);
   }
 
   async stop(): Promise<void> {
@@ -376,7 +373,10 @@ class NodeDatapath implements KernelDatapath {
     const desired = desiredState({ ...common, leases: settling });
     this.#pods.settle(settling);
     const different = diff(desired, withoutPodLinks(reading.state, untouchable));
-    const operations = loadingAllPods(different, () => desiredState({ ...common, leases: this.#pods.inTable }).firewall);
+    const operations = loadingAllPods(
+      different,
+      () => desiredState({ ...common, leases: this.#pods.inTable }).firewall,
+    );
     return { desired, operations, direct };
   }
 

@@ -117,7 +117,11 @@ const readings: readonly Reading[] = [
     help: '1 when the overlay and its rules are in the kernel.',
     read: (_, d) => yes(d.ready),
   },
-  { name: 'weft_datapath_peers', help: 'Peers programmed into the kernel.', read: (_, d) => d.peersProgrammed ?? 0 },
+  {
+    name: 'weft_datapath_peers',
+    help: 'Peers whose blocks the kernel leads to them.',
+    read: (s) => s.datapath?.peersProgrammed ?? 0,
+  },
   { name: 'weft_datapath_pod_links', help: 'Pod links in the kernel.', read: (_, d) => d.podLinks ?? 0 },
   { name: 'weft_datapath_mtu_bytes', help: 'MTU of the overlay and of new pods.', read: (_, d) => d.mtuBytes ?? 0 },
   {

@@ -7,7 +7,7 @@ import { findingsOf } from '#agent/observe/findings.ts';
 import type { Finding } from '#agent/observe/findings.ts';
 import { poolStatus, sharesOf } from '#agent/observe/pools.ts';
 import type { PeerStatus, PoolStatus } from '#agent/observe/pools.ts';
-import type { IpamView, Lease } from '#agent/runtime/ipam.ts';
+import type { IpamView, Lease, PeerView } from '#agent/runtime/ipam.ts';
 import type { PeerPath } from '#agent/probe/scene.ts';
 
 /** What a status is made from. A part that is not there yet is undefined. */
@@ -21,6 +21,8 @@ export interface StatusSources {
   readonly ipam: () => IpamView | undefined;
   readonly leases: () => readonly Lease[];
   readonly datapath: () => DatapathStatus | undefined;
+  /** Whether the kernel leads a peer's blocks to it. */
+  readonly isProgrammed: (peer: PeerView) => boolean;
   /** By record name, as the probes have found it. */
   readonly paths?: () => ReadonlyMap<string, PeerPath>;
   /** What the probes and the checks of the host have found. */
@@ -31,6 +33,8 @@ export interface StatusSources {
 }
 
 export interface ReachedPeer extends PeerStatus {
+  /** The kernel leads its blocks to it; of this node itself always. What IPAM knows may be ahead of the kernel. */
+  readonly programmed: boolean;
   /** Null for this node, and before the first probe. */
   readonly path: PeerPath | null;
 }
@@ -62,7 +66,7 @@ export interface Status {
   readonly peers: readonly ReachedPeer[];
   /** Every pool, `default` first; `addresses` above is that one's. */
   readonly pools: readonly PoolStatus[];
-  readonly datapath: DatapathStatus | null;
+  readonly datapath: (DatapathStatus & { readonly peersProgrammed: number }) | null;
   /** At most as many as were asked for, newest first; `leasesTotal` counts all. */
   readonly leases: readonly LeaseStatus[];
   readonly leasesTotal: number;
@@ -96,6 +100,12 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
   const nowMs = sources.nowMs();
   const paths = sources.paths?.();
   const withShares = sharesOf(view?.ranges ?? [], view?.reserved ?? []);
+  const peers = (view?.peers ?? []).map((peer) => ({
+    ...withShares(peer),
+    programmed: peer.self || sources.isProgrammed(peer),
+    path: paths?.get(peer.name) ?? null,
+  }));
+  const peersProgrammed = peers.filter(({ self, programmed }) => programmed && !self).length;
   const status = {
     version: sources.version,
     nodeName: sources.nodeName,
@@ -111,9 +121,9 @@ export function buildStatus(sources: StatusSources, leaseLimit: number): Status 
       leased: view?.leasedAddresses ?? 0,
       resting: view?.restingAddresses ?? 0,
     },
-    peers: (view?.peers ?? []).map((peer) => ({ ...withShares(peer), path: paths?.get(peer.name) ?? null })),
+    peers,
     pools: (view?.pools ?? []).map(poolStatus),
-    datapath: datapath ?? null,
+    datapath: datapath ? { ...datapath, peersProgrammed } : null,
     leases: leases
       .toSorted((a, b) => b.sinceMs - a.sinceMs)
       .slice(0, leaseLimit)

@@ -76,8 +76,17 @@ export async function askAgent(host: Host): Promise<Status | undefined> {
   });
 }
 
-/** Waits until every agent would serve an ADD, the conflist is there, and each knows and has programmed all the others. */
+/** Waits until every agent would serve an ADD, the conflist is there, and each leads packets to all the others as these share the range. */
 export async function waitForAgents(agents: readonly Agent[], signal: AbortSignal): Promise<readonly Status[]> {
+  const agreed = async (): Promise<readonly Status[] | undefined> => {
+    const statuses = await waitForEach(agents, signal);
+    const shares = statuses.map(({ peers }) => JSON.stringify(peers.map(({ name, blocks }) => [name, blocks])));
+    return new Set(shares).size > 1 ? undefined : statuses;
+  };
+  return poll(agreed, () => 'the agents do not agree on who has which addresses', { signal, timeoutMs: 60_000 });
+}
+
+async function waitForEach(agents: readonly Agent[], signal: AbortSignal): Promise<readonly Status[]> {
   return Promise.all(
     agents.map(async (agent) => {
       let last: Status | undefined;
@@ -106,9 +115,9 @@ export async function waitForAgents(agents: readonly Agent[], signal: AbortSigna
 
 function isSettled(status: Status, hosts: number): boolean {
   const complete = status.peers.filter(
-    ({ blocks, overlayAddresses }) => blocks.length > 0 && overlayAddresses.length > 0,
+    ({ blocks, overlayAddresses, programmed }) => programmed && blocks.length > 0 && overlayAddresses.length > 0,
   );
-  return status.ready && complete.length === hosts && (status.datapath?.peersProgrammed ?? 0) === hosts - 1;
+  return status.ready && complete.length === hosts;
 }
 
 /** The last lines of an agent's log, for a failure's message. */

@@ -169,6 +169,10 @@ export class FakeDatapath implements Datapath {
     return Promise.resolve(this.faults);
   }
 
+  isProgrammed(): boolean {
+    return false;
+  }
+
   status(): DatapathStatus {
     return {
       ready: this.ready,
@@ -176,7 +180,6 @@ export class FakeDatapath implements Datapath {
       overlayDevice: 'weft0',
       mtuBytes: 1450,
       vtepMac: '02:00:00:00:00:01',
-      peersProgrammed: 0,
       podLinks: this.links.size,
       lastReconcileMs: undefined,
       reconciles: 0,

@@ -93,6 +93,11 @@ export class LabHost {
     return this.#made;
   }
 
+  /** How many peers the kernel leads packets to. */
+  peersProgrammed(): number {
+    return this.view().peers.filter((peer) => !peer.self && this.datapath.isProgrammed(peer)).length;
+  }
+
   view(): IpamView {
     return this.#lab.viewOf(this.index);
   }

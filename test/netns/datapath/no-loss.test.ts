@@ -169,9 +169,10 @@ describe.each(['vxlan', 'direct'] as const)('overlay mode %s', { timeout: 60_000
   it('1,000 peers are added and removed', async () => {
     await whileStreaming(async () => {
       await withPeers((peers) => [...peers, ...manyPeers(1000)]);
-      expect(host.datapath.status()).toMatchObject({ peersProgrammed: 1001, findings: [] });
+      expect(host.datapath.status().findings).toEqual([]);
+      expect(host.peersProgrammed()).toBe(1001);
       await withPeers((peers) => peers);
-      expect(host.datapath.status().peersProgrammed).toBe(1);
+      expect(host.peersProgrammed()).toBe(1);
     });
   });
 

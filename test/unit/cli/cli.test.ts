@@ -12,6 +12,7 @@ import { weft } from '#agent/cli/weft.ts';
 import { createMetrics } from '#agent/observe/metrics.ts';
 import { statusServer } from '#agent/observe/server.ts';
 import type { StatusSources } from '#agent/observe/status.ts';
+import type { PeerView } from '#agent/runtime/ipam.ts';
 import { peer, sources, view } from '../observe/fixture.ts';
 
 interface Ran {
@@ -93,6 +94,14 @@ describe('reports', () => {
       'host1 (this node)  192.0.2.1  10.32.0.1  1       -    -           -     -         host1.00000001',
       'host2              192.0.2.2  10.32.0.2  1       -    -           -     -         host2.00000002',
     ]);
+  });
+
+  it('peers, of which one is not routed to yet', async () => {
+    const isProgrammed = ({ nodeName }: PeerView): boolean => nodeName !== 'host3';
+    const { out } = await ask(['peers'], { isProgrammed });
+    expect(out).toMatch(/\nhost2 .* 1 +- /);
+    expect(out).toMatch(/\nhost3 .* 1 +not yet /);
+    expect((await ask(['status'], { isProgrammed })).out).toContain(' 1 of 2 peers programmed');
   });
 
   it('ipam, a node with several blocks and one with none', async () => {

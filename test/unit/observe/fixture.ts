@@ -36,7 +36,6 @@ export const datapathStatus: DatapathStatus = {
   overlayDevice: 'weft0',
   mtuBytes: 1450,
   vtepMac: '02:00:00:00:00:01',
-  peersProgrammed: 2,
   podLinks: 2,
   lastReconcileMs: 4,
   reconciles: 7,
@@ -75,6 +74,7 @@ export function sources(changes: Partial<StatusSources> = {}): StatusSources {
     ipam: () => view,
     leases: () => [lease(1), lease(2)],
     datapath: () => datapathStatus,
+    isProgrammed: () => true,
     nowMs: () => startMs + 60_000,
     ...changes,
   };

@@ -1,0 +1,43 @@
+// What the status tells: whether pods can start here, and whether a peer's pods are reached, by what is known of the kernel. Pure.
+import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
+
+import { familyOf, readAddress } from './cidr.ts';
+import type { DatapathStatus } from './datapath.ts';
+import { canonicalBlocks } from './desired-peers.ts';
+import type { Expected } from './expected.ts';
+import { vtepOf } from './identity.ts';
+import { mainRouteKey, plainMetric } from './objects.ts';
+import type { DesiredState } from './objects.ts';
+import type { DatapathSettings } from './settings.ts';
+
+export function statusOf(
+  { overlayDevice }: Pick<DatapathSettings, 'overlayDevice'>,
+  desired: Pick<DesiredState, 'waitingFor' | 'overlay'> | undefined,
+  settled: boolean,
+): Pick<DatapathStatus, 'ready' | 'waitingFor' | 'overlayDevice' | 'mtuBytes' | 'vtepMac'> {
+  const refused = settled ? '' : 'the kernel to accept the state (see findings)';
+  const waitingFor = (desired ? desired.waitingFor : 'the first round') || refused;
+  const { mtuBytes = 0, mac: vtepMac = '' } = desired?.overlay ?? {};
+  return { ready: waitingFor === '', waitingFor, overlayDevice, mtuBytes, vtepMac };
+}
+
+/** True where the kernel leads each block of the peer to it, over the overlay or directly. Families that this node has no address of do not count. */
+export function isProgrammed(
+  expected: Pick<Expected, 'fdb' | 'routes' | 'gateways'> | undefined,
+  { name, underlayAddress = '', blocks }: PeerView,
+  overlayAddresses: IpamView['overlayAddresses'],
+): boolean {
+  const { mac, linkLocal } = vtepOf(name);
+  const underlay = readAddress(underlayAddress);
+  if (!expected || underlay === undefined || expected.fdb.get(mac) !== underlay) return false;
+  const families = new Set(overlayAddresses.map(familyOf));
+  const canonical = canonicalBlocks(blocks, name, []);
+  if (canonical.length < blocks.length) return false;
+  return canonical.every((dst) => {
+    const family = familyOf(dst);
+    if (!families.has(family)) return true;
+    const target = expected.routes.get(mainRouteKey({ dst, metric: plainMetric[family] }))?.target;
+    const gateway = target?.kind === 'nexthop' ? expected.gateways.get(target.id) : undefined;
+    return gateway === linkLocal || gateway?.split('%', 1)[0] === underlay;
+  });
+}
