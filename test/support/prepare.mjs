@@ -3,13 +3,18 @@
 // Plain JavaScript for whatever Node the machine has (18 and newer), built-in modules only: nothing is installed yet when it starts.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 const modules = join(root, 'node_modules');
 const nodeBinary = join(modules, 'node/bin/node');
+
+/** File descriptor of the lock, as long as something is prepared. */
+let lock;
+/** What `flock` says when somebody else has the lock. */
+const held = 1;
 
 const compilers = ['gcc', 'libc6-dev', 'musl-tools'];
 const clusterTools =
@@ -68,7 +73,8 @@ function say(message) {
 
 /** Runs a command quietly; its output is shown only when it fails. */
 function run(what, command, args, env = process.env) {
-  const result = spawnSync(command, args, { cwd: root, env, encoding: 'utf8', maxBuffer: 64 << 20 });
+  const stdio = ['ignore', 'pipe', 'pipe', lock];
+  const result = spawnSync(command, args, { cwd: root, env, stdio, encoding: 'utf8', maxBuffer: 64 << 20 });
   if (result.error) fail(`${what}: cannot run ${command}: ${result.error.message}`);
   if (result.status !== 0) {
     const output = `${result.stdout}${result.stderr}`.trim().split('\n').slice(-30).join('\n');
@@ -76,42 +82,23 @@ function run(what, command, args, env = process.env) {
   }
 }
 
-/** One preparation at a time: two `npm test` in one checkout must not both write node_modules. */
-function withLock(action) {
-  const lock = join(root, '.prepare.lock');
-  const deadline = Date.now() + 10 * 60_000;
-  let announced = false;
-  for (;;) {
-    try {
-      mkdirSync(lock);
-      break;
-    } catch (error) {
-      if (error.code !== 'EEXIST') fail(`cannot write to ${root}: ${error.message}`);
-      const holder = readPid(join(lock, 'pid'));
-      const stale =
-        holder === undefined ? Date.now() - statSync(lock).mtimeMs > 10_000 : !existsSync(`/proc/${holder}`);
-      if (stale) rmSync(lock, { recursive: true, force: true });
-      else if (Date.now() > deadline)
-        fail(`another preparation (pid ${holder}) holds ${lock} for ten minutes; end it and try again`);
-      else {
-        if (!announced) say('another preparation is under way, waiting for it');
-        announced = true;
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
-      }
-    }
-  }
-  writeFileSync(join(lock, 'pid'), String(process.pid));
-  process.on('exit', () => rmSync(lock, { recursive: true, force: true }));
-  action();
-  rmSync(lock, { recursive: true, force: true });
+/**
+ * One preparation at a time: two `npm test` in one checkout must not both write node_modules. The lock is the kernel's, on the open
+ * folder, which every command of the preparation has open too: what outlives a killed preparation is waited for like a preparation.
+ */
+function takeLock() {
+  lock = openSync(root, 'r');
+  if (flock('--nonblock') !== held) return;
+  say('another preparation is under way, waiting for it');
+  if (flock('--timeout', '600') === held)
+    fail('another preparation has been under way for ten minutes; end it and try again');
 }
 
-function readPid(file) {
-  try {
-    return Number(readFileSync(file, 'utf8')) || undefined;
-  } catch {
-    return undefined;
-  }
+/** Exit status of `flock`. Any other than 0 and `held` means that this file system has no locks: it is done without. */
+function flock(...options) {
+  const result = spawnSync('flock', [...options, '3'], { stdio: ['ignore', 'ignore', 'ignore', lock] });
+  if (result.error) fail(`cannot run flock (package util-linux): ${result.error.message}`);
+  return result.status;
 }
 
 function installNodePackages() {
@@ -121,9 +108,12 @@ function installNodePackages() {
   const stamp = join(modules, '.weft-lock');
   if (existsSync(nodeBinary) && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
   say('installing npm packages (once, about 20 s) …');
-  run('installing npm packages', 'npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error']);
+  // The tools are development packages, which NODE_ENV=production and a user's `omit` leave out.
+  run('installing npm packages', 'npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error']);
   if (!existsSync(nodeBinary))
-    fail('npm ci ended well, but the package `node` brought no binary: npm must be allowed to run its install script');
+    fail(
+      'npm ci ended well, but the package `node` brought no binary: npm must be allowed to run its install script\n      (npm config get ignore-scripts says whether it is), for example: npm_config_ignore_scripts=false npm ci',
+    );
   writeFileSync(stamp, wanted);
 }
 
@@ -171,11 +161,11 @@ if (stage.root && process.getuid() !== 0) {
     `this needs root, because it makes network namespaces, links and nftables rules (its own, removed at the end).\n      Run it again as root, for example: sudo npm ${process.env.npm_lifecycle_event === 'start' ? 'start' : `run ${process.env.npm_lifecycle_event ?? stageName}`}`,
   );
 }
-withLock(() => {
-  installNodePackages();
-  installDebianPackages(stageName, stage.debian);
-  if (stage.native) buildNativeParts();
-});
+takeLock();
+installNodePackages();
+installDebianPackages(stageName, stage.debian);
+if (stage.native) buildNativeParts();
+closeSync(lock);
 if (script === undefined) process.exit(0);
 
 const child = spawn(nodeBinary, ['--disable-warning=ExperimentalWarning', script, ...args], {
