@@ -6,21 +6,27 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { markName } from '#test/lab/run.ts';
-import { forgetState, ownIdentity, readState, startTicksOf } from '#test/lab/state.ts';
+import { claimPlace, forgetState, ownIdentity, readState, startTicksOf } from '#test/lab/state.ts';
 import type { LabState } from '#test/lab/state.ts';
 
 const execute = promisify(execFile);
 const netnsFolder = '/run/netns';
 
-/** Removes a dead predecessor. Returns what there was to remove; throws in plain words when one is still running. */
-export async function cleanPredecessor(): Promise<string | undefined> {
+/**
+ * Takes the place and removes a dead predecessor. Returns what there was to remove; throws in plain words when one is still running.
+ */
+export async function succeed(): Promise<string | undefined> {
+  const claimed = await claimPlace();
   const state = await readState();
-  if (state === undefined) return undefined;
+  if (state === undefined) {
+    if (!claimed) throw new Error('a lab is starting or ending already; try again when it has');
+    return undefined;
+  }
   const own = await ownIdentity();
   if (state.bootId === own.bootId && state.pidNamespace !== own.pidNamespace) {
     throw new Error('a lab was started in another pid namespace (a container?); end it there first');
   }
-  if (state.bootId === own.bootId && startTicksOf(state.pid) === state.startTicks) {
+  if (!claimed || (state.bootId === own.bootId && startTicksOf(state.pid) === state.startTicks)) {
     throw new Error(`a lab is running already (pid ${state.pid}); end it with Ctrl-C there, or kill ${state.pid}`);
   }
   const processes = markedProcesses(state.mark).length;

@@ -5,9 +5,10 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { configureHosts, startAgent, waitForAgents } from '#test/lab/agents.ts';
 import type { Agent } from '#test/lab/agents.ts';
-import { cleanPredecessor, cleanUp } from '#test/lab/cleanup.ts';
+import { cleanUp, succeed } from '#test/lab/cleanup.ts';
 import { forwardStatus } from '#test/lab/forward.ts';
 import { hostNetns, makeNetns, startHost, switchNetns, wireHosts } from '#test/lab/hosts.ts';
+import type { Host } from '#test/lab/hosts.ts';
 import { isFull, matrixText, probeAll } from '#test/lab/matrix.ts';
 import { parseOptions, usage, UsageError } from '#test/lab/options.ts';
 import type { LabOptions } from '#test/lab/options.ts';
@@ -21,6 +22,8 @@ import type { LabState } from '#test/lab/state.ts';
 import { nextSteps, splitText } from '#test/lab/words.ts';
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
+// Whoever read this may be gone: a terminal that was closed, `| head`, a `tee` that Ctrl-C ended first. The lab still cleans up.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 const complain = (text: string): void => void process.stderr.write(`weft lab: ${text}\n`);
 const indexes = (count: number): readonly number[] => Array.from({ length: count }, (_, at) => at + 1);
 
@@ -38,7 +41,7 @@ async function planState({ nodes, pods }: LabOptions): Promise<LabState> {
   const taken = netns.filter((name) => existsSync(`/run/netns/${name}`));
   if (taken.length > 0) {
     throw new Error(
-      `network namespaces with the lab's names exist already, made by somebody else: ${taken.join(', ')}`,
+      `network namespaces with the lab's names exist already, made by somebody else: ${taken.join(', ')}; remove each with: ip netns delete NAME`,
     );
   }
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
@@ -46,12 +49,27 @@ async function planState({ nodes, pods }: LabOptions): Promise<LabState> {
   return { mark: randomBytes(16).toString('hex'), ...(await ownIdentity()), netns, madeNetnsMount };
 }
 
+async function makeHosts(
+  runner: Runner,
+  { nodes }: LabOptions,
+  state: LabState,
+  signal: AbortSignal,
+): Promise<readonly Host[]> {
+  await makeNetns(runner, state.netns, signal);
+  await wireHosts(runner, nodes, signal);
+  return await Promise.all(indexes(nodes).map((index) => startHost(runner, index, signal)));
+}
+
 async function build(options: LabOptions, state: LabState, progress: Progress, signal: AbortSignal): Promise<Lab> {
   const runner = new Runner(state.mark);
   progress.step(`making ${options.nodes} hosts and a switch`);
-  await makeNetns(runner, state.netns, signal);
-  await wireHosts(runner, options.nodes, signal);
-  const hosts = await Promise.all(indexes(options.nodes).map((index) => startHost(runner, index, signal)));
+  const hosts = await makeHosts(runner, options, state, signal).catch((error: Error) => {
+    if (!/operation not permitted|permission denied/i.test(error.message)) throw error;
+    throw new Error(
+      `this root may not make network namespaces, links or mounts; in a container start the lab with all rights (docker run --privileged).\n${error.message}`,
+      { cause: error },
+    );
+  });
   progress.step('keys, settings and the CNI plugin on each host');
   await configureHosts(runner, hosts, signal, options.ipv6 ? bothFamilies : []);
   progress.step(`starting ${options.nodes} agents; they agree on the range`);
@@ -110,7 +128,7 @@ async function stay(lab: Lab, ended: AbortSignal): Promise<void> {
 async function lab(options: LabOptions): Promise<number> {
   const ending = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => ending.abort());
-  const cleaned = await cleanPredecessor();
+  const cleaned = await succeed();
   if (cleaned !== undefined) complain(`removed ${cleaned}`);
   const state = await planState(options);
   await writeState(state);

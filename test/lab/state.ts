@@ -3,6 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { mkdir, readFile, readlink, rename, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 
 export interface LabState {
@@ -41,6 +42,23 @@ export async function ownIdentity(): Promise<Pick<LabState, 'pid' | 'startTicks'
   return { pid, startTicks: startTicksOf(pid) ?? '', bootId, pidNamespace };
 }
 
+/**
+ * Takes the lab's place, which the kernel keeps until this process ends, however it does: a name of a socket, in no file. False
+ * when another lab has it. Looking into the state alone would let two that start at once both find nothing.
+ */
+export async function claimPlace(): Promise<boolean> {
+  const server = createServer((connection) => connection.destroy());
+  return new Promise((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) =>
+      error.code === 'EADDRINUSE' ? resolve(false) : reject(error),
+    );
+    server.listen(`\0${labDirectory}`, () => {
+      server.unref();
+      resolve(true);
+    });
+  });
+}
+
 /** What a predecessor left, if anything. */
 export async function readState(): Promise<LabState | undefined> {
   let text: string;
@@ -59,9 +77,14 @@ export async function readState(): Promise<LabState | undefined> {
 
 /** Durable against the death of this process at any moment: the old or the new state is there, never half of one. */
 export async function writeState(state: LabState): Promise<void> {
-  await mkdir(labDirectory, { recursive: true, mode: 0o700 });
-  await writeFile(`${stateFile}.new`, JSON.stringify(state, null, 2), { mode: 0o600 });
-  await rename(`${stateFile}.new`, stateFile);
+  try {
+    await mkdir(labDirectory, { recursive: true, mode: 0o700 });
+    await writeFile(`${stateFile}.new`, JSON.stringify(state, null, 2), { mode: 0o600 });
+    await rename(`${stateFile}.new`, stateFile);
+  } catch (error) {
+    await forgetState();
+    throw new Error(`cannot write to ${labDirectory}: ${(error as Error).message}`, { cause: error });
+  }
 }
 
 /** The last thing that a cleanup does. */

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { parseCidr, sizeOf } from '#ipam-peer/cidr.ts';
+import { run } from '#test/support/netns.ts';
 
 interface Ended {
   readonly code: number | null;
@@ -26,8 +27,13 @@ const folders = ['/etc/weft', '/etc/cni/net.d', '/opt/cni/bin', '/var/lib/weft',
 let directory = '';
 let before: unknown;
 
-function lab(...args: readonly string[]): LabRun {
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', 'test/lab/main.ts', ...args], {
+const lab = (...args: readonly string[]): LabRun => labUnder([], ...args);
+
+/** Started by another program. */
+function labUnder(program: readonly string[], ...args: readonly string[]): LabRun {
+  const node = [process.execPath, '--disable-warning=ExperimentalWarning', 'test/lab/main.ts'];
+  const [first = '', ...rest] = [...program, ...node, ...args];
+  const child = spawn(first, rest, {
     env: { ...process.env, LAB_OF_WEFT_DIR: join(directory, 'lab') },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -61,7 +67,8 @@ function traces(): unknown {
       .map((line) => line.split(' ')[1] ?? '')
       // Builds of images on this machine come and go beside the test.
       .filter((path) => !path.startsWith('/var/cache/weft/')),
-    links: readdirSync('/sys/class/net').toSorted(),
+    // Not /sys, which still shows the machine's.
+    links: readFileSync('/proc/net/dev', 'utf8').match(/\S+(?=:)/g),
     folders: folders.filter((folder) => existsSync(folder)),
     lab: existsSync(join(directory, 'lab')),
     processes: markedProcesses(),
@@ -148,10 +155,57 @@ describe('npm start', { timeout: 120_000 }, () => {
   );
 
   it('Ctrl-C half-way leaves nothing and is no success', async () => {
-    const run = lab('--nodes', '2');
-    await run.says('[3/');
-    run.child.kill('SIGINT');
-    expect((await run.ended).code).toBe(130);
+    const started = lab('--nodes', '2');
+    await started.says('[3/');
+    started.child.kill('SIGINT');
+    expect((await started.ended).code).toBe(130);
+    expect(traces()).toEqual(before);
+  });
+
+  it('two at the same moment: one works, the other says why not', async () => {
+    const runs = ['1', '2'].map(() => lab('--once', '--nodes', '1', '--pods', '1'));
+    const ends = await Promise.all(runs.map(({ ended }) => ended));
+    expect(
+      ends.map(({ code }) => code).toSorted((a, b) => Number(a) - Number(b)),
+      ends.map(({ err }) => err).join('\n'),
+    ).toEqual([0, 1]);
+    expect(ends.find(({ code }) => code === 1)?.err).toMatch(/a lab is (?:running|starting or ending) already/);
+    expect(traces()).toEqual(before);
+  });
+
+  it.each(['SIGHUP', 'SIGINT'] as const)('nobody reads any more, and %s: nothing stays', async (signal) => {
+    const started = lab('--nodes', '1', '--pods', '1');
+    await started.says('[3/');
+    started.child.stdout?.destroy();
+    started.child.stderr?.destroy();
+    started.child.kill(signal);
+    expect((await started.ended).code).toBe(130);
+    expect(traces()).toEqual(before);
+  });
+
+  it('whoever reads goes away at the first line (`| head`): the exit code is the pods’ all the same', async () => {
+    const started = lab('--once', '--nodes', '1', '--pods', '2');
+    await started.says('[1/');
+    started.child.stdout?.destroy();
+    started.child.stderr?.destroy();
+    expect((await started.ended).code).toBe(0);
+    expect(traces()).toEqual(before);
+  });
+
+  it('no room for its state: says where, and leaves no folder', async () => {
+    await run(['mount', '-t', 'tmpfs', '-o', 'nr_inodes=2', 'tmpfs', directory]);
+    try {
+      const { code, err } = await lab('--once').ended;
+      expect([code, err]).toEqual([1, expect.stringContaining(`cannot write to ${join(directory, 'lab')}: ENOSPC`)]);
+      expect(existsSync(join(directory, 'lab'))).toBe(false);
+    } finally {
+      await run(['umount', directory]);
+    }
+  });
+
+  it.each(['sys_admin', 'net_admin'])('a root without %s, as in a container: in plain words', async (capability) => {
+    const { code, err } = await labUnder(['setpriv', '--bounding-set', `-${capability}`], '--once').ended;
+    expect([code, err]).toEqual([1, expect.stringContaining('this root may not make network namespaces')]);
     expect(traces()).toEqual(before);
   });
 });
