@@ -18,9 +18,13 @@ const bannedTexts: readonly RegExp[] = [
 
 /** One line for each breach, `path: what`. Empty when the tree is tidy. */
 export async function tidyFindings(): Promise<readonly string[]> {
-  const { stdout } = await promisify(execFile)('git', ['ls-files', '--cached', '--others', '--exclude-standard'], {
-    maxBuffer: 16 << 20,
-  });
+  const { stdout } = await promisify(execFile)(
+    'git',
+    ['-c', 'safe.directory=*', 'ls-files', '--cached', '--others', '--exclude-standard'],
+    {
+      maxBuffer: 16 << 20,
+    },
+  );
   const paths = stdout.split('\n').filter((path) => textFile.test(path));
   const findings = await Promise.all(paths.map((path) => fileFindings(path)));
   return findings.flat();
