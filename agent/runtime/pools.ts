@@ -20,6 +20,7 @@ import type { AttachmentKey, IpamView, Lease, LeaseRequest } from './ipam.ts';
 import { type KnownPool, loadKnownPools, type PoolStores, poolsWithLeases } from './known-pools.ts';
 import { mergeNodes, mergeViews } from './merge-views.ts';
 import { cidrs, inUse, isWithin, overlapsText, problemOf, spaceOfOtherPools } from './pool-overlaps.ts';
+import { RefusedPools } from './refused-pools.ts';
 import type { RunningIpam } from './start.ts';
 
 /** A pool to be opened. */
@@ -78,8 +79,7 @@ class Pools {
   readonly #running = new Map<string, RunningIpam>();
   /** Further universes by name, served or not. */
   readonly #known = new Map<string, KnownPool>();
-  /** Why a universe is not served. */
-  readonly #problems = new Map<string, string>();
+  readonly #refused: RefusedPools;
   readonly #listeners = new Set<() => void>();
   readonly #stop = new AbortController();
   #work: Promise<void> = Promise.resolve();
@@ -91,6 +91,7 @@ class Pools {
 
   constructor(options: PoolsOptions) {
     this.#options = options;
+    this.#refused = new RefusedPools(options.log);
   }
 
   get main(): RunningIpam {
@@ -129,17 +130,25 @@ class Pools {
       throw new WeftError('attachmentExists', `container ${request.containerId} already has ${request.ifname}`);
     }
     const { pool: asked, ...rest } = request;
-    const told = asked ?? this.#ofAddress(request.addresses[0]) ?? this.#ofNamespace(request.owner.podNamespace ?? '');
-    const name = told ?? defaultUniverse;
+    const name = asked ?? this.#poolOf(request);
     if (name === defaultUniverse) return await this.main.lease(rest, signal);
     const pool = this.#running.get(name) ?? (await this.#lookUp(name, signal));
-    return await pool.lease({ ...rest, pool: name }, signal);
+    if (pool !== undefined) return await pool.lease({ ...rest, pool: name }, signal);
+    // One that was refused is gone, so another may be meant.
+    if (asked === undefined && this.#poolOf(request) !== name) return await this.lease(request, signal);
+    const why = this.#refused.problemOf(name) ?? 'there is no Universe of that name';
+    throw new WeftError('unknownPool', `no pool ${JSON.stringify(name.slice(0, 80))}: ${why}`);
+  }
+
+  /** The pool for who names none. */
+  #poolOf({ addresses: [address], owner: { podNamespace = '' } }: LeaseRequest): string {
+    return this.#ofAddress(address) ?? this.#ofNamespace(podNamespace) ?? defaultUniverse;
   }
 
   #ofNamespace(namespace: string): string | undefined {
     if (namespace === '') return undefined;
     const pools = [...this.#known.values()].filter((known) => known.namespaces.includes(namespace));
-    return pools.map(({ name }) => name).toSorted()[0];
+    return pools.map(({ name }) => name).toSorted()[0] ?? this.#refused.ofNamespace(namespace);
   }
 
   /** The further pool in whose ranges the address lies. */
@@ -147,25 +156,20 @@ class Pools {
     return [...this.#known.values()].find(({ ranges }) => isWithin(text, ranges))?.name;
   }
 
-  /** A pool that was made a moment ago may not have been heard of yet. */
-  async #lookUp(name: string, signal: AbortSignal): Promise<RunningIpam> {
-    let why = 'there is no Universe of that name';
-    if (namePattern.test(name)) {
-      try {
-        const limit = AbortSignal.any([signal, this.#stop.signal, AbortSignal.timeout(lookUpMs)]);
-        const record = await this.#options.registry.get('universe', name, limit);
-        if (record !== undefined) await this.#heard(record);
-      } catch (error) {
-        signal.throwIfAborted();
-        why = `and the registry does not tell: ${toWeftError(error).message}`;
-      }
+  /** A pool that was made a moment ago, or is gone, may not have been heard of yet. */
+  async #lookUp(name: string, signal: AbortSignal): Promise<RunningIpam | undefined> {
+    if (!namePattern.test(name)) return undefined;
+    try {
+      const limit = AbortSignal.any([signal, this.#stop.signal, AbortSignal.timeout(lookUpMs)]);
+      const record = await this.#options.registry.get('universe', name, limit);
+      if (record === undefined) this.#refused.forget(name);
+      else await this.#heard(record);
+    } catch (error) {
+      signal.throwIfAborted();
+      const why = this.#refused.problemOf(name) ?? `the registry does not tell: ${toWeftError(error).message}`;
+      throw new WeftError('unknownPool', `no pool ${JSON.stringify(name)}: ${why}`);
     }
-    const pool = this.#running.get(name);
-    if (pool !== undefined) return pool;
-    throw new WeftError(
-      'unknownPool',
-      `no pool ${JSON.stringify(name.slice(0, 80))}: ${this.#problems.get(name) ?? why}`,
-    );
+    return this.#running.get(name);
   }
 
   view(): IpamView {
@@ -221,7 +225,7 @@ class Pools {
   async #heard(record: RegistryRecord): Promise<void> {
     const work = this.#work.then(async () => {
       const parsed = parseUniverse(record.value);
-      if (!parsed.ok) return this.#refuse(record.name, `its Universe cannot be understood: ${parsed.reason}`);
+      if (!parsed.ok) return this.#refused.refuse(record.name, `its Universe cannot be understood: ${parsed.reason}`);
       const { ranges, namespaces, founder } = parsed.record;
       const known = { name: record.name, ranges: ranges.map(formatCidr), namespaces };
       if ((await this.#take(known, founder !== undefined)) || this.#isUnsaved) await this.#save();
@@ -235,14 +239,14 @@ class Pools {
     const { name } = known;
     if (name === defaultUniverse) return false;
     if (!namePattern.test(name)) {
-      this.#refuse(name, 'the name of a pool is a DNS label: lower-case letters, digits and "-", at most 63');
+      this.#refused.refuse(name, 'the name of a pool is a DNS label: lower-case letters, digits and "-", at most 63');
       return false;
     }
     const before = this.#known.get(name);
     if (before === undefined || before.ranges.join() !== known.ranges.join()) {
       const problem = await this.#makeRoom(known, founded);
       if (problem !== '') {
-        this.#refuse(name, problem);
+        this.#refused.refuse(name, problem, known.namespaces);
         return false;
       }
     }
@@ -257,8 +261,9 @@ class Pools {
     for (const { pool } of met) {
       const running = this.#running.get(pool);
       if (running === undefined) continue;
+      const namespaces = this.#known.get(pool)?.namespaces;
       await this.#drop(pool, running);
-      this.#refuse(pool, problemOf({ pool: known.name, cidr: met[0]?.cidr }));
+      this.#refused.refuse(pool, problemOf({ pool: known.name, cidr: met[0]?.cidr }), namespaces);
     }
     return '';
   }
@@ -271,12 +276,12 @@ class Pools {
         this.#running.set(name, await this.#open(name));
       } catch (error) {
         if (!(error instanceof WeftError) || error.kind !== 'invalidSetting') throw error;
-        this.#refuse(name, error.message);
+        this.#refused.refuse(name, error.message, known.namespaces);
         return false;
       }
       this.#options.log.info(`serving the pool ${name}: ${known.ranges.join(', ')}`);
     }
-    this.#problems.delete(name);
+    this.#refused.forget(name);
     const before = this.#known.get(name);
     if (before !== undefined && JSON.stringify(before) === JSON.stringify(known)) return false;
     this.#known.set(name, known);
@@ -295,7 +300,7 @@ class Pools {
     this.#work = work.catch((error: unknown) => this.#options.log.warn(toWeftError(error).message));
     await this.#work;
     // One that was refused because of it may be served now; nothing else tells of it.
-    if (this.#problems.size > 0) await this.#hearAll(this.#stop.signal).catch(() => undefined);
+    if (this.#refused.size > 0) await this.#hearAll(this.#stop.signal).catch(() => undefined);
   }
 
   async #drop(name: string, pool: RunningIpam): Promise<void> {
@@ -303,12 +308,6 @@ class Pools {
     this.#known.delete(name);
     await pool.close();
     this.#changed();
-  }
-
-  #refuse(name: string, problem: string): void {
-    if (this.#problems.get(name) === problem) return;
-    this.#problems.set(name, problem);
-    this.#options.log.error(`the pool ${name} is not served: ${problem}`);
   }
 
   async #open(name: string): Promise<RunningIpam> {
@@ -366,9 +365,10 @@ class Pools {
     const { signal } = this.#stop;
     while (!signal.aborted) {
       try {
-        for await (const { record } of registry.watch('universe', signal)) {
+        for await (const { name, record } of registry.watch('universe', signal)) {
           if (signal.aborted) return;
-          if (record !== undefined) await this.#heard(record);
+          if (record === undefined) this.#refused.forget(name);
+          else await this.#heard(record);
         }
       } catch (error) {
         if (!signal.aborted) log.warn(`the watch on pools ended: ${toWeftError(error).message}`);

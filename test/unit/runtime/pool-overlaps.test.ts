@@ -133,6 +133,24 @@ describe('pools that overlap', () => {
 });
 
 describe('a pool that this node cannot serve', () => {
+  test('has its namespaces all the same: their pods get no address of another until its Universe is gone', async () => {
+    await using nodes = await IpamNodes.create();
+    const one = await start(nodes, 'node1');
+    nodes.registry.put('universe', 'blue', { schema: 1, reserved: [], ranges: ['10.40.0.0/16'], namespaces: ['team'] });
+    await until('it is refused', () => nodes.lines.some((line) => line.includes('the pool blue is not served')));
+    const ofTeam = (containerId: string): LeaseRequest => ({
+      ...request(containerId),
+      owner: { ...request(containerId).owner, podNamespace: 'team' },
+    });
+    await lease(one, ofTeam('a'), /^unknownPool: no pool "blue": .*10\.32\.0\.0\/12 is the pool default's/);
+    nodes.registry.behaviour.fault = () => 'away';
+    await lease(one, ofTeam('a'), /^unknownPool: no pool "blue": .*10\.32\.0\.0\/12 is the pool default's/);
+    await lease(one, request('b'), /^10\.32\./);
+    nodes.registry.behaviour.fault = () => 'none';
+    nodes.registry.remove('universe', 'blue');
+    await lease(one, ofTeam('a'), /^10\.32\./);
+  });
+
   test('hurts no other: the node becomes ready and serves the rest', async () => {
     await using nodes = await IpamNodes.create();
     const label = 'a'.repeat(60);
