@@ -21,23 +21,28 @@ export function statusOf(
   return { ready: waitingFor === '', waitingFor, overlayDevice, mtuBytes, vtepMac };
 }
 
-/** True where the kernel leads each block of the peer to it, over the overlay or directly. Families that this node has no address of do not count. */
+/**
+ * True where the kernel leads each block of the peer to it, over the overlay or directly. Families that this node has no address of do not
+ * count. Thousands are asked about in one go: texts are as a rule as the kernel has them.
+ */
 export function isProgrammed(
   expected: Pick<Expected, 'fdb' | 'routes' | 'gateways'> | undefined,
   { name, underlayAddress = '', blocks }: PeerView,
   overlayAddresses: IpamView['overlayAddresses'],
 ): boolean {
   const { mac, linkLocal } = vtepOf(name);
-  const underlay = readAddress(underlayAddress);
-  if (!expected || underlay === undefined || expected.fdb.get(mac) !== underlay) return false;
-  const families = new Set(overlayAddresses.map(familyOf));
-  const canonical = canonicalBlocks(blocks, name, []);
-  if (canonical.length < blocks.length) return false;
-  return canonical.every((dst) => {
-    const family = familyOf(dst);
-    if (!families.has(family)) return true;
-    const target = expected.routes.get(mainRouteKey({ dst, metric: plainMetric[family] }))?.target;
+  const underlay = expected?.fdb.get(mac);
+  if (!expected || underlay === undefined) return false;
+  if (underlay !== underlayAddress && underlay !== readAddress(underlayAddress)) return false;
+  const leadsTo = (dst: string): boolean => {
+    const target = expected.routes.get(mainRouteKey({ dst, metric: plainMetric[familyOf(dst)] }))?.target;
     const gateway = target?.kind === 'nexthop' ? expected.gateways.get(target.id) : undefined;
-    return gateway === linkLocal || gateway?.split('%', 1)[0] === underlay;
+    return gateway === underlay || gateway === linkLocal || gateway?.split('%', 1)[0] === underlay;
+  };
+  return blocks.every((block) => {
+    if (leadsTo(block)) return true;
+    const canonical = canonicalBlocks([block], name, []);
+    if (canonical.length === 0) return false;
+    return canonical.some(leadsTo) || !overlayAddresses.some((address) => familyOf(address) === familyOf(block));
   });
 }
