@@ -71,15 +71,22 @@ function say(message) {
   process.stderr.write(`weft: ${message}\n`);
 }
 
+function unprepared(message) {
+  throw new Error(message);
+}
+
 /** Runs a command quietly; its output is shown only when it fails. */
-function run(what, command, args, env = process.env) {
-  const stdio = ['ignore', 'pipe', 'pipe', lock];
-  const result = spawnSync(command, args, { cwd: root, env, stdio, encoding: 'utf8', maxBuffer: 64 << 20 });
-  if (result.error) fail(`${what}: cannot run ${command}: ${result.error.message}`);
-  if (result.status !== 0) {
-    const output = `${result.stdout}${result.stderr}`.trim().split('\n').slice(-30).join('\n');
-    fail(`${what} failed (${command} ${args.join(' ')}):\n${output}`);
-  }
+async function run(what, command, args, env = process.env) {
+  const child = spawn(command, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe', lock] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+  const status = await new Promise((resolve) => {
+    child.on('error', (error) => (output = error.message));
+    child.on('close', resolve);
+  });
+  if (status === 0) return;
+  const end = output.trim().split('\n').slice(-30).join('\n');
+  unprepared(`${what} failed (${command} ${args.join(' ')}):\n${end}`);
 }
 
 /**
@@ -101,7 +108,7 @@ function flock(...options) {
   return result.status;
 }
 
-function installNodePackages() {
+async function installNodePackages() {
   const wanted = createHash('sha256')
     .update(readFileSync(join(root, 'package-lock.json')))
     .digest('hex');
@@ -109,9 +116,9 @@ function installNodePackages() {
   if (existsSync(nodeBinary) && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
   say('installing npm packages (once, about 20 s) …');
   // The tools are development packages, which NODE_ENV=production and a user's `omit` leave out.
-  run('installing npm packages', 'npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error']);
+  await run('installing npm packages', 'npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error']);
   if (!existsSync(nodeBinary))
-    fail(
+    unprepared(
       'npm ci ended well, but the package `node` brought no binary: npm must be allowed to run its install script\n      (npm config get ignore-scripts says whether it is), for example: npm_config_ignore_scripts=false npm ci',
     );
   writeFileSync(stamp, wanted);
@@ -124,7 +131,7 @@ function missingDebianPackages(names) {
   });
 }
 
-function installDebianPackages(stage, names) {
+async function installDebianPackages(stage, names) {
   if (names.length === 0) return;
   if (spawnSync('dpkg-query', ['--version']).error) {
     say(`not a Debian: make sure that the programs of these packages are there: ${names.join(' ')}`);
@@ -133,18 +140,18 @@ function installDebianPackages(stage, names) {
   const missing = missingDebianPackages(names);
   if (missing.length === 0) return;
   if (process.getuid() !== 0)
-    fail(
+    unprepared(
       `${stage} needs these Debian packages: ${missing.join(' ')}\n      install them with: sudo apt-get install ${missing.join(' ')}`,
     );
   say(`installing Debian packages: ${missing.join(' ')} …`);
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  run('apt-get update', 'apt-get', ['update', '-qq'], env);
-  run('apt-get install', 'apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing], env);
+  await run('apt-get update', 'apt-get', ['update', '-qq'], env);
+  await run('apt-get install', 'apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing], env);
 }
 
-function buildNativeParts() {
-  for (const script of ['agent/native/build.ts', 'cni-shim/build.ts'])
-    run(`building (${script})`, nodeBinary, [script], ownNodeEnvironment());
+async function buildNativeParts() {
+  const build = (script) => run(`building (${script})`, nodeBinary, [script], ownNodeEnvironment());
+  await Promise.all(['agent/native/build.ts', 'cni-shim/build.ts'].map(build));
 }
 
 /** The project's Node 24 and its tools first on PATH, for the script and all that it starts. */
@@ -162,9 +169,12 @@ if (stage.root && process.getuid() !== 0) {
   );
 }
 takeLock();
-installNodePackages();
-installDebianPackages(stageName, stage.debian);
-if (stage.native) buildNativeParts();
+// Side by side; where one fails the other is not cut off half-way.
+const installed = await Promise.allSettled([installNodePackages(), installDebianPackages(stageName, stage.debian)]);
+if (stage.native && installed.every(({ status }) => status === 'fulfilled'))
+  installed.push(...(await Promise.allSettled([buildNativeParts()])));
+const reasons = installed.flatMap(({ status, reason }) => (status === 'rejected' ? [reason.message] : []));
+if (reasons.length > 0) fail(reasons.join('\nweft: '));
 closeSync(lock);
 if (script === undefined) process.exit(0);
 
