@@ -75,8 +75,8 @@ function unprepared(message) {
   throw new Error(message);
 }
 
-/** Runs a command quietly; its output is shown only when it fails. */
-async function run(what, command, args, env = process.env) {
+/** Runs a command quietly. */
+async function quietly(command, args, env) {
   const child = spawn(command, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe', lock] });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
@@ -84,8 +84,14 @@ async function run(what, command, args, env = process.env) {
     child.on('error', (error) => (output = error.message));
     child.on('close', resolve);
   });
-  if (status === 0) return;
-  const end = output.trim().split('\n').slice(-30).join('\n');
+  return { ok: status === 0, output };
+}
+
+/** Runs a command quietly; its output, after what led to it, is shown only when it fails. */
+async function run(what, command, args, env = process.env, before = '') {
+  const { ok, output } = await quietly(command, args, env);
+  if (ok) return;
+  const end = `${before}\n${output}`.trim().split('\n').slice(-30).join('\n');
   unprepared(`${what} failed (${command} ${args.join(' ')}):\n${end}`);
 }
 
@@ -145,8 +151,11 @@ async function installDebianPackages(stage, names) {
     );
   say(`installing Debian packages: ${missing.join(' ')} …`);
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  await run('apt-get update', 'apt-get', ['update', '-qq'], env);
-  await run('apt-get install', 'apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing], env);
+  // A source of somebody else's that is broken fails the update, not what is needed here; one that cannot be reached does not even
+  // fail it, and the install then knows no package: what the update said is shown with that.
+  const updated = await quietly('apt-get', ['update', '-qq'], env);
+  const install = ['install', '-y', '-qq', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=120', ...missing];
+  await run('apt-get install', 'apt-get', install, env, updated.output);
 }
 
 async function buildNativeParts() {

@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 // It brings a Node that is this one, once the test lets it.
 const npm = `#!/bin/sh
@@ -41,12 +41,14 @@ afterEach(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-function prepare(env: NodeJS.ProcessEnv = {}): {
+interface Preparation {
   readonly child: ChildProcess;
   readonly code: Promise<number | null>;
   readonly err: () => string;
-} {
-  const child = spawn(process.execPath, [join(folder, 'test/support/prepare.mjs'), 'check'], {
+}
+
+function prepare(env: NodeJS.ProcessEnv = {}, stage = 'check'): Preparation {
+  const child = spawn(process.execPath, [join(folder, 'test/support/prepare.mjs'), stage], {
     env: { ...process.env, PATH: `${join(folder, 'bin')}:${process.env['PATH']}`, ...env },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
@@ -98,4 +100,35 @@ it('once everything is there, npm is not asked and nothing is written: a read-on
   const { code, err } = prepare();
   expect([await code, err()]).toEqual([0, '']);
   expect(written()).toEqual(before);
+});
+
+describe('Debian packages', () => {
+  const program = (path: string, text: string): void =>
+    writeFileSync(join(folder, path), `#!/bin/sh\n${text}`, { mode: 0o755 });
+
+  beforeEach(() => {
+    writeFileSync(join(folder, 'go'), '');
+    program('bin/dpkg-query', 'exit 1');
+    for (const part of ['agent/native', 'cni-shim']) {
+      mkdirSync(join(folder, part), { recursive: true });
+      writeFileSync(join(folder, part, 'build.ts'), '');
+    }
+  });
+
+  it('a broken source of somebody else’s fails the update, and nothing else', async () => {
+    program('bin/apt-get', '[ "$1" = install ] && echo "$*" >>said || { echo "E: not signed" >&2; exit 100; }');
+    const { code, err } = prepare({}, 'native');
+    expect(await code, err()).toBe(0);
+    expect(said().at(-1)).toMatch(/^install .*gcc libc6-dev musl-tools$/);
+  });
+
+  it('no network: what the update said is shown with the packages that the install does not know', async () => {
+    program(
+      'bin/apt-get',
+      '[ "$1" = update ] && echo "W: Could not resolve host" >&2 || { echo "E: Unable to locate package gcc" >&2; exit 100; }',
+    );
+    const { code, err } = prepare({}, 'native');
+    expect(await code).toBe(1);
+    expect(err()).toMatch(/apt-get install failed[^]*Could not resolve host[^]*Unable to locate package gcc/);
+  });
 });
