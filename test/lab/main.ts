@@ -108,18 +108,20 @@ async function removePods({ agents, pods }: Lab, mark: string, signal: AbortSign
   await poll(left, () => 'addresses are still leased after every pod was removed', { signal, timeoutMs: 10_000 });
 }
 
-async function stay(lab: Lab, ended: AbortSignal): Promise<void> {
+async function stay(lab: Lab, mark: string, ended: AbortSignal): Promise<void> {
   const first = lab.agents[0]?.host;
   if (first === undefined) return;
   const forward = await forwardStatus(first.statusSocket);
   say(nextSteps(forward.port, lab.pods));
+  const agents = [...lab.agents];
+  // As the kubelet or systemd does.
   const watch = setInterval(() => {
-    for (const agent of lab.agents) {
-      const how = agent.ended();
-      if (how !== undefined)
-        complain(`the agent on ${agent.host.name} ended (${how}); its log: ${labDirectory}/${agent.host.name}.log`);
+    for (const [at, { host, ended: how }] of agents.entries()) {
+      if (how() === undefined) continue;
+      complain(`the agent on ${host.name} ended (${how()}), started again; its log: ${labDirectory}/${host.name}.log`);
+      agents[at] = startAgent(new Runner(mark), host);
     }
-  }, 5000);
+  }, 2000);
   await new Promise((resolve) => ended.addEventListener('abort', resolve, { once: true }));
   clearInterval(watch);
   forward.close();
@@ -146,7 +148,7 @@ async function lab(options: LabOptions): Promise<number> {
           ? 'Every pod reaches every other; every address is free again.'
           : 'NOT every pod reaches every other.',
       );
-    } else await stay(built, ending.signal);
+    } else await stay(built, state.mark, ending.signal);
   } catch (error) {
     progress.done();
     code = ending.signal.aborted ? 130 : 1;

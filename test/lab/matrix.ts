@@ -13,11 +13,15 @@ export interface Cell {
 
 /** Row by row: the pods of a row probe all others at once. */
 export async function probeAll(pods: readonly RunningPod[], signal: AbortSignal): Promise<readonly Cell[]> {
+  const aborted = new Promise<never>((_, reject) =>
+    signal.addEventListener('abort', () => reject(new Error('aborted')), { once: true }),
+  );
+  aborted.catch(() => undefined);
   const cells: Cell[] = [];
   for (const from of pods) {
     signal.throwIfAborted();
     const others = pods.filter((to) => to !== from);
-    cells.push(...(await Promise.all(others.map((to) => probe(from, to)))));
+    cells.push(...(await Promise.race([Promise.all(others.map((to) => probe(from, to))), aborted])));
   }
   return cells;
 }

@@ -28,6 +28,9 @@ export interface ProbeAnswer {
   readonly text: string;
 }
 
+/** More than its ping and its fetch allow themselves. */
+const orderTimeoutMs = 8000;
+
 /** The program in a pod, and the orders it is given. */
 export interface PodProcess {
   readonly ready: Promise<void>;
@@ -78,6 +81,12 @@ function talkTo(child: ChildProcess, name: string): PodProcess {
     const id = nextId++;
     return new Promise((resolve) => {
       waiting.set(id, resolve);
+      setTimeout(() => {
+        if (!waiting.has(id)) return;
+        // It is asked nothing more.
+        ended ||= `${name} hangs`;
+        resolve({ ok: false, ms: orderTimeoutMs, text: ended });
+      }, orderTimeoutMs).unref();
       child.stdin?.write(`${JSON.stringify({ id, ...what })}\n`);
     });
   };

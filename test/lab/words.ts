@@ -26,5 +26,5 @@ export function nextSteps(port: number, pods: readonly RunningPod[]): string {
       ? []
       : [['pod to pod', `ip netns exec ${first.netns} ping ${remote.address}`]]),
   ];
-  return `Look next (in another terminal, as root):\n\n${lines.map(([what = '', how = '']) => `  ${what.padEnd(22)}${how}`).join('\n')}\n\nCtrl-C removes every trace.`;
+  return `Look next (in another terminal, as root, in ${process.cwd()}):\n\n${lines.map(([what = '', how = '']) => `  ${what.padEnd(22)}${how}`).join('\n')}\n\nCtrl-C removes every trace.`;
 }

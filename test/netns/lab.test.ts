@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { parseCidr, sizeOf } from '#ipam-peer/cidr.ts';
 import { run } from '#test/support/netns.ts';
@@ -87,6 +87,12 @@ function markedProcesses(): readonly string[] {
     });
 }
 
+/** The lab's process whose command line holds this. */
+function pidOf(words: string): number {
+  const pid = markedProcesses().find((each) => readFileSync(`/proc/${each}/cmdline`, 'latin1').includes(words));
+  return Number(pid ?? expect.unreachable(`no process with ${JSON.stringify(words)}`));
+}
+
 /** Every host has a part of the range, and every address of it one host. Which part is whose depends on who asks first. */
 function expectWholeSplit(out: string): void {
   const rows = [...out.matchAll(/^host\d +([\d./, ]+\/\d+) .*%$/gm)];
@@ -125,7 +131,7 @@ describe('npm start', { timeout: 120_000 }, () => {
     expect(traces()).toEqual(before);
   });
 
-  it('stays up until Ctrl-C: the status page answers, a second lab is refused, nothing stays', async () => {
+  it('stays up until Ctrl-C: the status page answers, a second lab is refused, a killed agent comes back, nothing stays', async () => {
     const first = lab('--nodes', '1', '--pods', '2');
     await first.says('Ctrl-C removes every trace.');
     const page = await fetch('http://127.0.0.1:16785/');
@@ -135,6 +141,15 @@ describe('npm start', { timeout: 120_000 }, () => {
     const second = await lab('--once').ended;
     expect([second.code, second.err]).toEqual([1, expect.stringContaining('a lab is running already')]);
     expect(markedProcesses().length).toBeGreaterThan(0);
+    process.kill(pidOf('agent/cli/weft.ts\0agent\0'), 'SIGKILL');
+    await first.says('the agent on host1 ended (exit SIGKILL), started again');
+    await vi.waitFor(
+      async () => {
+        const again = await fetch('http://127.0.0.1:16785/api/status');
+        expect(await again.json()).toMatchObject({ nodeName: 'host1', ready: true, leasesTotal: 2, findings: [] });
+      },
+      { timeout: 20_000 },
+    );
     first.child.kill('SIGINT');
     expect((await first.ended).code).toBe(0);
     expect(traces()).toEqual(before);
@@ -189,6 +204,24 @@ describe('npm start', { timeout: 120_000 }, () => {
     started.child.stdout?.destroy();
     started.child.stderr?.destroy();
     expect((await started.ended).code).toBe(0);
+    expect(traces()).toEqual(before);
+  });
+
+  it('a pod that hangs: Ctrl-C works meanwhile; left alone, the lab says which and exits 1', async () => {
+    const hanging = async (): Promise<LabRun> => {
+      const started = lab('--once', '--nodes', '1', '--pods', '2');
+      await started.says('[4/');
+      process.kill(pidOf('pod-main.ts\0pod2\0'), 'SIGSTOP');
+      await started.says('[5/');
+      return started;
+    };
+    const left = await (await hanging()).ended;
+    expect([left.code, left.out]).toEqual([1, expect.stringMatching(/ping pod2 -> pod1 .*: pod2 hangs/)]);
+    const interrupted = await hanging();
+    const start = performance.now();
+    interrupted.child.kill('SIGINT');
+    expect((await interrupted.ended).code).toBe(130);
+    expect(performance.now() - start).toBeLessThan(7000);
     expect(traces()).toEqual(before);
   });
 
