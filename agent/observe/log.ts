@@ -16,7 +16,7 @@ export interface LogOptions extends Pick<Config, 'logLevel' | 'logFormat'> {
 /** The root logger; parts get children with `part` set. Lines are written at once, so that none is lost in a crash. */
 export function createLogger(options: LogOptions): Logger {
   const { write } = options;
-  const isTerminal = options.isTerminal ?? process.stderr.isTTY === true;
+  const isTerminal = options.isTerminal ?? process.stderr.isTTY;
   const asText = options.logFormat === 'text' || (options.logFormat === 'auto' && isTerminal);
   const sink = write ?? ((line: string): void => void process.stderr.write(line));
   const settings = {

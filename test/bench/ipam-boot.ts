@@ -161,7 +161,7 @@ export class Cluster {
   }
 
   #feed(peer: Peer, event: Unstamped): void {
-    const { effects } = step(peer.state, { ...event, nowMs: this.#nowMs, random: this.#random.next() } as CoreEvent);
+    const { effects } = step(peer.state, { ...event, nowMs: this.#nowMs, random: this.#random.next() });
     for (const effect of effects) this.#execute(peer, effect);
     if (!peer.done && peer.state.spaces[4].total > 0) {
       peer.done = true;

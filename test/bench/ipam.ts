@@ -61,7 +61,7 @@ type Untimed = CoreEvent extends infer E ? (E extends CoreEvent ? Omit<E, 'nowMs
 let nowMs = 1e6;
 
 function take(state: State, event: Untimed): void {
-  step(state, { ...event, nowMs: (nowMs += 0.01), random: 0.5 } as CoreEvent);
+  step(state, { ...event, nowMs: (nowMs += 0.01), random: 0.5 });
 }
 
 function rate(state: State, round: number): number {

@@ -7,7 +7,7 @@ export interface Progress {
 }
 
 export function createProgress(steps: number): Progress {
-  const terminal = process.stderr.isTTY === true;
+  const terminal = process.stderr.isTTY;
   const start = performance.now();
   let at = 0;
   return {

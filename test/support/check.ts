@@ -33,7 +33,7 @@ async function tidy(): Promise<Outcome> {
 
 const outcomes = await Promise.all([
   tool('types', 'tsc', ['-p', '.']),
-  tool('lint', 'oxlint', ['--type-aware', '--quiet', '.']),
+  tool('lint', 'oxlint', ['--type-aware', '--deny-warnings', '.']),
   tool('format', 'oxfmt', ['--check', '.']),
   tidy(),
 ]);

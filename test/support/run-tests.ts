@@ -65,7 +65,7 @@ function netnsPieces(): readonly Piece[] {
     const at = longest.findIndex((part) => file.includes(part));
     return at === -1 ? longest.length : at;
   };
-  const files = globSync('test/netns/**/*.test.ts').sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+  const files = globSync('test/netns/**/*.test.ts').toSorted((a, b) => rank(a) - rank(b) || a.localeCompare(b));
   return files.map((file) => ({ project: 'netns', rest: [file], beside: true }));
 }
 

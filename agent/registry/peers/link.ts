@@ -154,7 +154,7 @@ function post(agent: Agent, voter: VoterAddress, path: string, body: unknown, si
             try {
               resolve(JSON.parse(text));
             } catch (error) {
-              reject(error as Error);
+              reject(error);
             }
           }
         });

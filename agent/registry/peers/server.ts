@@ -39,7 +39,7 @@ export async function startVoterServer(
     bodyLimit: maxRequestBytes,
     forceCloseConnections: true,
     ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false } },
-  }) as unknown as FastifyInstance;
+  });
   server.setErrorHandler(async (thrown, _request, reply) => {
     const status = (thrown as { readonly statusCode?: number }).statusCode;
     if (status !== undefined && status < 500) return reply.code(status).send({ error: String(thrown) });

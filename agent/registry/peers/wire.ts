@@ -177,7 +177,7 @@ const changesAnswer = Compile(changesAnswerSchema);
 
 /** undefined: not an answer that a voter gives. */
 export function parseAcceptorReply(body: unknown): AcceptorReply | undefined {
-  return acceptorReply.Check(body) ? (body as AcceptorReply) : undefined;
+  return acceptorReply.Check(body) ? body : undefined;
 }
 
 /** undefined: not an answer that a voter gives. */
@@ -187,12 +187,12 @@ export function parseChangesAnswer(body: unknown): ChangesAnswer | undefined {
 
 /** undefined: not an answer that a voter gives. */
 export function parseHelloReply(body: unknown): HelloReply | undefined {
-  return helloReply.Check(body) ? (body as HelloReply) : undefined;
+  return helloReply.Check(body) ? body : undefined;
 }
 
 /** undefined: not an answer that a voter gives. */
 export function parseCopyAnswer(body: unknown): CopyAnswer | undefined {
-  return copyAnswer.Check(body) ? (body as CopyAnswer) : undefined;
+  return copyAnswer.Check(body) ? body : undefined;
 }
 
 export function recordKey(kind: RecordKind, name: string): string {

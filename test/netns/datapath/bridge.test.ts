@@ -37,7 +37,7 @@ describe('pods on a bridge', () => {
 
   it('has ports that do not learn, with the prefix of the block and the bridge as gateway', async () => {
     const { hosts } = await make(1, { families: [4, 6] });
-    const host = hosts[0] ?? (undefined as never);
+    const host = hosts[0] ?? expect.unreachable();
     const pod = await host.addPod('container-1');
     const [port] = await host.netns.json(['ip', '-d', '-j', 'link', 'show', pod.link.hostIfname]);
     expect(port).toMatchObject({
@@ -62,7 +62,7 @@ describe('pods on a bridge', () => {
 
   it('rounds without a change write nothing; a new agent adopts what is there; a pod that goes leaves no trace', async () => {
     const { hosts } = await make(2, { families: [4, 6], settings: { comparePeriodMs: 300 } });
-    const host = hosts[0] ?? (undefined as never);
+    const host = hosts[0] ?? expect.unreachable();
     const empty = await still(host.netns);
     const pod = await host.addPod();
     const before = await still(host.netns);
@@ -107,7 +107,7 @@ s.sendto(b'x', ('239.1.2.3', 9))`;
 
   it("may not send from another's address, in ARP or IP, also to a pod of the same node; nor play router", async () => {
     const { hosts } = await make(1, { families: [4, 6] });
-    const host = hosts[0] ?? (undefined as never);
+    const host = hosts[0] ?? expect.unreachable();
     const [liar, other] = [await host.addPod(), await host.addPod()];
     for (const [stolen, to] of [
       ['10.32.0.77', other.lease.addresses[0]],

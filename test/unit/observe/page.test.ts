@@ -21,7 +21,7 @@ class FakeNode {
   get textContent(): string {
     return this.#text + this.children.map((child) => (typeof child === 'string' ? child : child.textContent)).join('|');
   }
-  set textContent(text: string) {
+  set textContent(text: unknown) {
     this.#text = String(text);
   }
   append(...children: readonly (FakeNode | string)[]): void {

@@ -142,7 +142,7 @@ describe('STATUS without an answer', () => {
 
   test('is 50 when none has served since boot', async () => {
     expect(await given.shim('STATUS')).toMatchObject({ code: 1, json: { code: 50 } });
-    for (const text of ['', 'garbage', `${bootId}`, `00000000-0000-0000-0000-000000000000 ${uptime() + 900}\n`]) {
+    for (const text of ['', 'garbage', bootId, `00000000-0000-0000-0000-000000000000 ${uptime() + 900}\n`]) {
       await mark(text);
       expect(await given.shim('STATUS')).toMatchObject({ code: 1, json: { code: 50 } });
     }
