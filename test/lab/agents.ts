@@ -4,15 +4,15 @@ import { existsSync, openSync, readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { basename, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import type { Status } from '#agent/observe/status.ts';
 import { conflistPath, onHost } from '#test/lab/hosts.ts';
 import type { Host } from '#test/lab/hosts.ts';
 import { poll } from '#test/lab/run.ts';
 import type { Runner } from '#test/lab/run.ts';
 import { labDirectory } from '#test/lab/state.ts';
+import { programPath } from '#test/support/programs.ts';
 
-const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
+const weft = programPath('weft');
 
 export const logPath = (host: Pick<Host, 'name'>): string => join(labDirectory, `${host.name}.log`);
 

@@ -5,15 +5,15 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { openStore } from '#agent/runtime/store.ts';
 import type { Status } from '#agent/observe/status.ts';
 import { AgentHost } from '#test/support/agent-host.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
+import { programPath } from '#test/support/programs.ts';
 
-const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
+const weft = programPath('weft');
 const inside = (host: AgentHost): TestNetns => {
   if (host.netns === undefined) throw new Error('the host has a namespace');
   return host.netns;

@@ -12,6 +12,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Status } from '#agent/observe/status.ts';
 import { parseCidr, sizeOf } from '#ipam-peer/cidr.ts';
 import { seededRandom } from '#test/sim/caspaxos-world.ts';
+import { programPath } from '#test/support/programs.ts';
 
 const directory = await mkdtemp(join(tmpdir(), 'weft-chaos-'));
 process.env['LAB_OF_WEFT_DIR'] = join(directory, 'lab');
@@ -25,7 +26,7 @@ const setting = (name: string, usual: number): number => Number(process.env[name
 const seed = setting('CHAOS_SEED', 1);
 const rounds = setting('CHAOS_ROUNDS', 1);
 const outageMs = setting('OUTAGE_SECONDS', 5) * 1000;
-const weft = [process.execPath, '--disable-warning=ExperimentalWarning', join(process.cwd(), 'agent/cli/weft.ts')];
+const weft = [process.execPath, '--disable-warning=ExperimentalWarning', programPath('weft')];
 /** Three voters and a host that only asks, where there is time for it. */
 const hosts = setting('CHAOS_HOSTS', 3);
 const slots = 2 * hosts;

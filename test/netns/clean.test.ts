@@ -5,14 +5,14 @@ import { once } from 'node:events';
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 
 import { describe, expect, it } from 'vitest';
 
 import { AgentHost } from '#test/support/agent-host.ts';
 import { TestNetns } from '#test/support/netns.ts';
+import { programPath } from '#test/support/programs.ts';
 
-const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
+const weft = programPath('weft');
 
 /** Everything that a host's network is made of, in the tools' own words, without counters. */
 async function everything(netns: TestNetns): Promise<string> {

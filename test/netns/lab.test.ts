@@ -28,6 +28,8 @@ let directory = '';
 let before: unknown;
 
 const lab = (...args: readonly string[]): LabRun => labUnder([], ...args);
+/** Its agents from the sources, as a person's lab has them; the others start this run's bundles. */
+const labOfSources = (...args: readonly string[]): LabRun => labUnder(['env', '-u', 'TEST_PROGRAMS'], ...args);
 
 /** Started by another program. */
 function labUnder(program: readonly string[], ...args: readonly string[]): LabRun {
@@ -132,7 +134,7 @@ describe('npm start', { timeout: 120_000 }, () => {
   });
 
   it('stays up until Ctrl-C: the status page answers, a second lab is refused, a killed agent comes back, nothing stays', async () => {
-    const first = lab('--nodes', '1', '--pods', '2');
+    const first = labOfSources('--nodes', '1', '--pods', '2');
     await first.says('Ctrl-C removes every trace.');
     const page = await fetch('http://127.0.0.1:16785/');
     expect(await page.text()).toContain('<h1 id="node">');

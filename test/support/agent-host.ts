@@ -1,4 +1,4 @@
-// A host with one real agent: agent/main.ts as a process with the `peers` registry, itself the only voter, files in a directory of
+// A host with one real agent: `weft agent` as a process with the `peers` registry, itself the only voter, files in a directory of
 // their own. In a network namespace of its own, or in the caller's.
 
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -12,10 +12,9 @@ import { fileURLToPath } from 'node:url';
 import { createKeys } from '#agent/registry/peers/keys.ts';
 import { createVoterDisk } from '#agent/registry/peers/store.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
+import { programPath } from '#test/support/programs.ts';
 import { runShim, type ShimOptions, type ShimRun } from '#test/support/shim.ts';
 
-const main = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
-const weft = fileURLToPath(new URL('../../agent/cli/weft.ts', import.meta.url));
 const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
 const underlay = '192.168.50.1';
 
@@ -43,7 +42,7 @@ export class AgentHost implements AsyncDisposable {
   #child: ChildProcess | undefined;
   #ended: string = 'it was not started';
   /** What is started, with `--config FILE` behind it, and more of its environment: a bundle, say, in place of the sources. */
-  program: readonly string[] = [process.execPath, main];
+  program: readonly string[] = [process.execPath, programPath('weft'), 'agent'];
   env: Readonly<Record<string, string>> = {};
 
   private constructor(directory: string, netns: TestNetns | undefined, settings: Readonly<Record<string, unknown>>) {
@@ -158,7 +157,7 @@ export class AgentHost implements AsyncDisposable {
 
   /** How many addresses the agent says are leased to pods. */
   async leasedAddresses(): Promise<number> {
-    const command = [process.execPath, weft, 'status', '--json'];
+    const command = [process.execPath, programPath('weft'), 'status', '--json'];
     const text = await (this.netns === undefined ? run(command) : this.netns.exec(command));
     return (JSON.parse(text) as { leasesTotal: number }).leasesTotal;
   }

@@ -11,7 +11,8 @@ import { join } from 'node:path';
 
 import { ensureForAll } from '#test/runtimes/programs.ts';
 
-import { addUp, type FileReport, runVitest } from './vitest-run.ts';
+import { bundlePrograms, importsOfAgent } from './programs.ts';
+import { addUp, describeProcessorSeconds, type FileReport, runVitest } from './vitest-run.ts';
 
 const usualProjects = ['unit', 'sim', 'netns'] as const;
 const allProjects = [...usualProjects, 'runtimes', 'vm'] as const;
@@ -126,15 +127,19 @@ async function runAgain(reports: readonly FileReport[]): Promise<readonly FileRe
   return last;
 }
 
-// A third of what starting an agent costs is compiling it. Once for all: those that are killed put nothing into the cache.
-process.env['NODE_COMPILE_CACHE'] = join(process.cwd(), '.cache/compile');
-spawnSync(process.execPath, ['-e', "import('./agent/main.ts')"]);
 const flaky: string[] = [];
 const { projects, rest } = parseArguments(process.argv.slice(2));
+process.env['NODE_COMPILE_CACHE'] = join(process.cwd(), '.cache/compile');
+if (projects.includes('netns') || projects.includes('runtimes')) {
+  await bundlePrograms();
+  // A third of what starting an agent costs is compiling it. Once for all: those that are killed put nothing into the cache.
+  spawnSync(process.execPath, ['--input-type=module', '-e', await importsOfAgent()]);
+}
 if (projects.includes('runtimes')) await ensureForAll((line) => console.log(`weft: ${line}`));
 const reports = await runAgain(await runAll(projects, rest));
 for (const failure of flaky) console.log(`flaky: passed only when run again, alone: ${failure}`);
 for (const { failures } of reports) for (const failure of failures) console.log(`failed: ${failure}`);
+for (const line of describeProcessorSeconds()) console.log(line);
 const { passed, failed } = addUp(reports);
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed === 0 && passed > 0 ? 0 : 1);

@@ -13,6 +13,19 @@ export interface Manner {
   readonly nice: boolean;
 }
 
+/** What each piece took of the processors, itself and all that it started, in seconds. Only with TEST_CPU=1, which shows it. */
+const processorSeconds = new Map<string, number>();
+const isMeasured = process.env['TEST_CPU'] === '1';
+
+/** One line a piece, those that took most first, and their sum. */
+export function describeProcessorSeconds(): readonly string[] {
+  const lines = [...processorSeconds].toSorted((a, b) => b[1] - a[1]);
+  const sum = lines.reduce((all, [, seconds]) => all + seconds, 0);
+  return isMeasured
+    ? [...lines, ['all', sum] as const].map(([name, s]) => `cpu ${s.toFixed(1).padStart(6)} s ${name}`)
+    : [];
+}
+
 /** `file`: from the repository's root; empty for a run that ended badly with no test to blame (a crash, an unhandled error). */
 export interface FileReport {
   readonly file: string;
@@ -50,12 +63,21 @@ export async function runVitest(
     ...rest,
   ];
   const printed = join(directory, 'output');
+  const times = join(directory, 'times');
   const inside = manner.lab === undefined ? vitest : inSandbox(vitest);
-  const code = await runCommand(manner.nice ? ['nice', '-n', '19', ...inside] : inside, manner, printed);
+  const command = isMeasured ? ['sh', '-c', `"$@"; code=$?; times >${times}; exit $code`, 'sh', ...inside] : inside;
+  const code = await runCommand(manner.nice ? ['nice', '-n', '19', ...command] : command, manner, printed);
+  if (isMeasured) processorSeconds.set(`${project} ${rest.join(' ')}`, secondsIn(await readFile(times, 'utf8')));
   if (manner.quiet) process.stdout.write(await readFile(printed));
   const reports = await readReports(report, code, rest);
   await rm(directory, { recursive: true, force: true });
   return reports;
+}
+
+/** The second line that the shell's `times` writes, of its children: `1m2.345s 0m6.789s`, user and system. */
+function secondsIn(times: string): number {
+  const parts = (times.split('\n')[1] ?? '').split(/[ ms]+/).map(Number);
+  return (parts[0] ?? 0) * 60 + (parts[1] ?? 0) + (parts[2] ?? 0) * 60 + (parts[3] ?? 0);
 }
 
 /** Fresh /proc for the new pid namespace, fresh /run/netns so that names of the machine are not seen, lo up. */

@@ -2,7 +2,6 @@
 
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import type { AgentHost } from '#test/support/agent-host.ts';
@@ -12,8 +11,9 @@ import { DhcpSegment, neighbourAddress, serverAddress } from '#test/support/dhcp
 import { type KernelDump, kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
+import { programPath } from '#test/support/programs.ts';
 
-const weft = fileURLToPath(new URL('../../../agent/cli/weft.ts', import.meta.url));
+const weft = programPath('weft');
 let host: AgentHost;
 let hostNetns: TestNetns;
 let segment: DhcpSegment;

@@ -7,7 +7,6 @@
 import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { beforeAll, expect, test } from 'vitest';
 
 import { openStore } from '#agent/runtime/store.ts';
@@ -17,9 +16,9 @@ import { referencePlugins } from '#test/support/conf-list.ts';
 import { DhcpSegment } from '#test/support/dhcp-segment.ts';
 import { type KernelDump, kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
+import { programPath } from '#test/support/programs.ts';
 import { ensureShim } from '../../../cni-shim/build.ts';
 
-const program = fileURLToPath(new URL('../../support/stepping-agent.ts', import.meta.url));
 const everything = {
   runtimeConfig: {
     // Inside the pool, and nobody's before: the node claims its space in the rehearsal.
@@ -57,7 +56,7 @@ class Stepping implements AsyncDisposable {
   static async create(settings: Readonly<Record<string, unknown>>): Promise<Stepping> {
     const host = await AgentHost.create('own netns', { restTimeMs: 0, resyncMs: 3_600_000, ...settings });
     if (host.netns === undefined) throw new Error('the host has no namespace of its own');
-    host.program = [process.execPath, program];
+    host.program = [process.execPath, programPath('stepping-agent')];
     host.env = { TEST_TRAP: join(host.directory, 'trap') };
     const segment = settings['dhcpUplink'] === undefined ? undefined : await DhcpSegment.create(host.netns);
     await segment?.startServer();

@@ -3,7 +3,6 @@
 
 import { chmod, mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 import type { AgentHost } from '#test/support/agent-host.ts';
@@ -12,8 +11,9 @@ import { referencePlugins } from '#test/support/conf-list.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
+import { programPath } from '#test/support/programs.ts';
 
-const weft = fileURLToPath(new URL('../../../agent/cli/weft.ts', import.meta.url));
+const weft = programPath('weft');
 let host: AgentHost;
 let hostNetns: TestNetns;
 let binDir = '';

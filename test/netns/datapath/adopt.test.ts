@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 
 import type { IpamView } from '#agent/runtime/ipam.ts';
 import type { TestNetns } from '#test/support/netns.ts';
+import { programPath } from '#test/support/programs.ts';
 
 import { Lab, ping, snapshot, until } from './lab.ts';
 import type { LabHost, Pod } from './lab.ts';
@@ -40,13 +41,16 @@ function pingStream(from: TestNetns, to: string): { stop(): Promise<{ answered: 
 }
 
 function startAgent(host: LabHost): { readonly child: ChildProcess; readonly ready: Promise<unknown> } {
-  const script = new URL('agent-process.ts', import.meta.url).pathname;
   const input = JSON.stringify({ view: host.view(), leases: host.leases }, (_key, value: unknown) =>
     typeof value === 'bigint' ? String(value) : value,
   );
-  const child = spawn('nsenter', [`--net=${host.netns.path}`, '--', process.execPath, script, input], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+  const child = spawn(
+    'nsenter',
+    [`--net=${host.netns.path}`, '--', process.execPath, programPath('agent-process'), input],
+    {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  );
   return { child, ready: once(child.stdout, 'data') };
 }
 

@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import type { IpamView, PeerView } from '#agent/runtime/ipam.ts';
+import { programPath } from '#test/support/programs.ts';
 
 import { Lab, ping, until } from './lab.ts';
 import type { LabHost, Pod } from './lab.ts';
@@ -63,7 +64,11 @@ class AgentProcess {
     this.#child = child;
   }
 
-  static async start(host: LabHost, settings: Partial<DatapathSettings>, program = script): Promise<AgentProcess> {
+  static async start(
+    host: LabHost,
+    settings: Partial<DatapathSettings>,
+    program = programPath('agent-process'),
+  ): Promise<AgentProcess> {
     const input = JSON.stringify({ view: host.view(), leases: host.leases, settings }, (_key, value: unknown) =>
       typeof value === 'bigint' ? String(value) : value,
     );

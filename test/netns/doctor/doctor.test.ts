@@ -5,7 +5,6 @@ import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -19,8 +18,9 @@ import { gatherFacts, type HostFacts } from '#agent/doctor/facts.ts';
 import { kernelConditions } from '#agent/doctor/kernel-features.ts';
 import { AgentHost } from '#test/support/agent-host.ts';
 import { TestNetns } from '#test/support/netns.ts';
+import { programPath } from '#test/support/programs.ts';
 
-const weft = fileURLToPath(new URL('../../../agent/cli/weft.ts', import.meta.url));
+const weft = programPath('weft');
 
 describe('checks of a host', { timeout: 30_000 }, () => {
   let host: TestNetns;
