@@ -6,7 +6,7 @@
 # Behind a proxy with an authority of its own: bind-mount /etc/ssl/certs and pass --build-arg NODE_EXTRA_CA_CERTS=FILE.
 ARG LOOPBACK=v1.9.1
 
-FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS loopback
+FROM --platform=$BUILDPLATFORM docker.io/library/golang:1.26-bookworm AS loopback
 ARG TARGETARCH
 ARG LOOPBACK
 RUN CGO_ENABLED=0 GOARCH=${TARGETARCH} GOPATH=/go go install -trimpath -ldflags "-s -w" \
@@ -14,13 +14,13 @@ RUN CGO_ENABLED=0 GOARCH=${TARGETARCH} GOPATH=/go go install -trimpath -ldflags 
  && mkdir /out && cp "$(find /go/bin -name loopback -type f)" /out/loopback \
  && cp /go/pkg/mod/github.com/containernetworking/plugins@${LOOPBACK}/LICENSE /out/LICENSE
 
-FROM --platform=$BUILDPLATFORM node:24-bookworm-slim AS build
+FROM --platform=$BUILDPLATFORM docker.io/library/node:24-bookworm-slim AS build
 ARG TARGETARCH
 COPY deploy/image deploy/image
 # Compilers, and the target's shared libraries unpacked under /root-fs.
 RUN sh deploy/image/prepare.sh "${TARGETARCH}"
 WORKDIR /src
-ARG NODE_EXTRA_CA_CERTS
+ARG NODE_EXTRA_CA_CERTS=
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --no-audit --no-fund --loglevel=error && npm cache clean --force
 RUN sh /deploy/image/node.sh "${TARGETARCH}" /out-node
