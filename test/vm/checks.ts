@@ -125,14 +125,13 @@ async function ipvs(): Promise<void> {
   await using _near = await answersSource(near);
   await using _far = await answersSource(far);
   const services = [
-    { name: 'near', clusterIp: '10.96.0.10', port, backend: a },
-    { name: 'far', clusterIp: '10.96.0.20', port, backend: c, nodePort: 30080 },
+    { name: 'near', clusterIp: '10.96.0.10', port, backend: a, backendNode: 'n1' },
+    { name: 'far', clusterIp: '10.96.0.20', port, backend: c, backendNode: 'n2', nodePort: 30080 },
   ];
   await using stack = new AsyncDisposableStack();
-  const proxied = async ({ netns }: LabHost, nodeAddress: string): Promise<void> => {
-    const proxy = stack.use(
-      await startKubeProxy({ program: `${bin}/kube-proxy`, mode: 'ipvs', netns, nodeAddress, services }),
-    );
+  const proxied = async ({ netns }: LabHost, nodeName: string, nodeAddress: string): Promise<void> => {
+    const program = `${bin}/kube-proxy`;
+    const proxy = stack.use(await startKubeProxy({ program, mode: 'ipvs', netns, nodeName, nodeAddress, services }));
     const deadlineMs = performance.now() + patienceMs;
     for (;;) {
       const rules = await netns.exec(['ipvsadm', '-Ln']).catch(() => '');
@@ -144,11 +143,12 @@ async function ipvs(): Promise<void> {
       await sleep(3000);
     }
   };
-  await Promise.all([here, there].map((host) => proxied(host, host.wireAddress(4))));
+  await Promise.all([here, there].map((host, index) => proxied(host, `n${index + 1}`, host.wireAddress(4))));
   const seen = {
     'pod to a pod of the same node': await sourceOf(other.netns, `10.96.0.10:${port}`),
     'pod to a pod of another node': await sourceOf(near.netns, `10.96.0.20:${port}`),
     'pod of another node': await sourceOf(far.netns, `10.96.0.10:${port}`),
+    'pod to itself': await sourceOf(near.netns, `10.96.0.10:${port}`),
     'node to its own pod': await sourceOf(here.netns, `10.96.0.10:${port}`),
     'node to a pod of another node': await sourceOf(here.netns, `10.96.0.20:${port}`),
     'outside to a NodePort, pod on another node': await sourceOf(lab.outside, `${here.wireAddress(4)}:30080`),
@@ -157,6 +157,7 @@ async function ipvs(): Promise<void> {
     'pod to a pod of the same node': b,
     'pod to a pod of another node': a,
     'pod of another node': c,
+    'pod to itself': here.wireAddress(4),
     'node to its own pod': here.wireAddress(4),
     'node to a pod of another node': here.overlayOf(4),
     'outside to a NodePort, pod on another node': here.overlayOf(4),

@@ -11,8 +11,9 @@ export interface ServedService {
   readonly name: string;
   readonly clusterIp: string;
   readonly nodePort?: number;
-  /** Its only endpoint. */
+  /** Its only endpoint, and the node that this is on. */
   readonly backend: string;
+  readonly backendNode: string;
   readonly port: number;
 }
 
@@ -22,14 +23,14 @@ export interface KubeProxyOptions {
   readonly mode: 'ipvs' | 'iptables' | 'nftables';
   readonly netns: TestNetns;
   /** The node's own, in the Node object. */
+  readonly nodeName: string;
   readonly nodeAddress: string;
   readonly services: readonly ServedService[];
 }
 
 const server = fileURLToPath(new URL('services.ts', import.meta.url));
-const nodeName = 'n1';
 
-function collections({ nodeAddress, services }: KubeProxyOptions): object {
+function collections({ nodeName, nodeAddress, services }: KubeProxyOptions): object {
   const meta = (name: string, more: object = {}): object => ({
     name,
     uid: `00000000-0000-4000-8000-${Buffer.from(name).toString('hex').padStart(12, '0').slice(0, 12)}`,
@@ -49,10 +50,17 @@ function collections({ nodeAddress, services }: KubeProxyOptions): object {
       ],
     },
   });
-  const sliceOf = ({ name, backend, port }: ServedService): object => ({
+  const sliceOf = ({ name, backend, backendNode, port }: ServedService): object => ({
     metadata: meta(`${name}-1`, { namespace: 'default', labels: { 'kubernetes.io/service-name': name } }),
     addressType: 'IPv4',
-    endpoints: [{ addresses: [backend], conditions: { ready: true, serving: true, terminating: false } }],
+    endpoints: [
+      {
+        addresses: [backend],
+        // Only what is on its own node does kube-proxy masquerade on its way to itself.
+        nodeName: backendNode,
+        conditions: { ready: true, serving: true, terminating: false },
+      },
+    ],
     ports: [{ name: 'web', protocol: 'TCP', port }],
   });
   return {
@@ -73,7 +81,7 @@ function collections({ nodeAddress, services }: KubeProxyOptions): object {
 
 /** Starts it; its rules come some seconds later. Disposing ends it, the rules stay. `log` reads what it has said. */
 export async function startKubeProxy(options: KubeProxyOptions): Promise<AsyncDisposable & { log(): Promise<string> }> {
-  const { program, mode, netns, nodeAddress } = options;
+  const { program, mode, netns, nodeName, nodeAddress } = options;
   const directory = await mkdtemp(join(tmpdir(), 'weft-kube-proxy-'));
   const [objects, log] = [join(directory, 'objects.json'), join(directory, 'log')];
   await writeFile(objects, JSON.stringify(collections(options)));

@@ -92,7 +92,9 @@ async function treeDisk(directory: string, kubeProxy: string): Promise<string> {
 }
 
 async function runQemu(options: readonly string[], withinMs: number): Promise<void> {
-  const child = spawn('qemu-system-x86_64', options, { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...options], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
   let said = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
   const timer = setTimeout(() => child.kill('SIGKILL'), withinMs);
