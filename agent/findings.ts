@@ -21,6 +21,7 @@ export type FindingName =
   | 'uplinkUnusable'
   | 'pluginOwed'
   | 'registrySilent'
+  | 'certificateEnds'
   | 'fewAddresses'
   | 'poolNearlyFull'
   | 'universeDeleted'
@@ -121,6 +122,13 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     cause: 'The registry has not answered for long; pods start from owned space meanwhile.',
     nextStep:
       'Kubernetes: check that this node reaches the API server. Peers: check that a majority of the voters runs and that TCP 6783 (setting `peersPort`) is open between the nodes.',
+  },
+  certificateEnds: {
+    severity: 'warning',
+    symptom: 'After a certificate’s end nodes do not hear of each other; pods that run go on',
+    cause: 'A certificate of registry `peers` ends within 60 days, or has ended.',
+    nextStep:
+      'Run `weft init` again on the first host, naming the hosts as before, then the lines that it prints, and restart the agents one after the other; certificates of your own: put new ones in place.',
   },
   fewAddresses: {
     severity: 'warning',

@@ -12,6 +12,7 @@ import type { FactsMemory } from '#agent/doctor/facts.ts';
 import { toWeftError } from '#agent/errors.ts';
 import type { Condition } from '#agent/findings.ts';
 import type { Logger } from '#agent/observe/log.ts';
+import { certificateConditions, readCertificateEnds } from '#agent/registry/peers/certificate-ends.ts';
 import { startProber } from '#agent/probe/prober.ts';
 import type { PeerPath } from '#agent/probe/scene.ts';
 import type { IpamView } from '#agent/runtime/ipam.ts';
@@ -48,13 +49,15 @@ export function startHealth(options: HealthOptions): Health {
     log,
   });
   const memory: FactsMemory = {};
+  // Those that the registry has loaded: new ones in their place help after a restart.
+  const ends = config.registry === 'peers' ? readCertificateEnds({ ca: config.tlsCa, cert: config.tlsCert }) : [];
   let host: readonly Condition[] = [];
   let told = new Set<string>();
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   const check = async (): Promise<void> => {
     try {
-      host = await checkHost(options, memory);
+      host = [...certificateConditions(await ends, Date.now()), ...(await checkHost(options, memory))];
     } catch (error) {
       log.debug({ reason: toWeftError(error).message }, 'the host could not be checked');
     }

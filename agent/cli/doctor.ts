@@ -9,6 +9,7 @@ import { gatherFacts } from '#agent/doctor/facts.ts';
 import { kernelConditions } from '#agent/doctor/kernel-features.ts';
 import { findingOf } from '#agent/observe/findings.ts';
 import type { Finding } from '#agent/observe/findings.ts';
+import { certificateConditions, readCertificateEnds } from '#agent/registry/peers/certificate-ends.ts';
 import { namedUnderlay } from '#agent/underlay.ts';
 
 /** Findings about the host, without an agent. Throws WeftError where the kernel cannot be asked at all. */
@@ -34,7 +35,9 @@ export async function examineHost(
     },
     settings,
   );
-  return [...kernelConditions(io), ...conditions].map((condition) => findingOf(condition));
+  const ends = config.registry === 'peers' ? await readCertificateEnds({ ca: config.tlsCa, cert: config.tlsCert }) : [];
+  const ended = certificateConditions(ends, Date.now());
+  return [...kernelConditions(io), ...ended, ...conditions].map((condition) => findingOf(condition));
 }
 
 /** The first address of the link that has the default route: as a rule the node's own. */

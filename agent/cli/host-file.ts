@@ -103,7 +103,7 @@ async function makeDiskOnce(stateDir: string, mark: string): Promise<boolean> {
 
 async function refuseOtherHost(file: HostFile, paths: { readonly ca: string; readonly cert: string }): Promise<void> {
   const [ca, cert] = await Promise.all([readIfThere(paths.ca), readIfThere(paths.cert)]);
-  if (ca !== undefined && ca !== file.ca) {
+  if (ca !== undefined && !isSameAuthority(ca, file.ca)) {
     throw new WeftError(
       'invalidSetting',
       `${paths.ca} is of other hosts' authority: this host belongs to other hosts; move its configuration and state away to change that`,
@@ -112,6 +112,17 @@ async function refuseOtherHost(file: HostFile, paths: { readonly ca: string; rea
   const name = cert === undefined ? undefined : nameIn(cert);
   if (name !== undefined && name !== file.name) {
     throw new WeftError('invalidSetting', `this host is ${name} (${paths.cert}), the file is for ${file.name}`);
+  }
+}
+
+/** One whose certificate was made anew has the same key. */
+function isSameAuthority(left: string, right: string): boolean {
+  if (left === right) return true;
+  try {
+    const [one, other] = [new X509Certificate(left), new X509Certificate(right)];
+    return one.subject === other.subject && one.publicKey.equals(other.publicKey);
+  } catch {
+    return false;
   }
 }
 

@@ -1,8 +1,9 @@
 // Keys for the `peers` registry in one call: an authority, and for each node its certificate and key, in a folder that can be
 // copied to the node as it is (the agent's settings tlsCa, tlsCert, tlsKey). Files are 0600, folders 0700. What is there stays:
-// a second call adds the nodes that are new.
+// a second call adds the nodes that are new, and certificates in the place of those that end soon. The authority keeps its key then, so
+// nodes that have its older certificate and nodes that have the newer one believe each other.
 
-import { createPrivateKey, generateKeyPairSync, X509Certificate, type KeyObject } from 'node:crypto';
+import { createPrivateKey, createPublicKey, generateKeyPairSync, X509Certificate, type KeyObject } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readIfThere, writeDurably } from '#agent/discovery/durable-file.ts';
@@ -22,6 +23,8 @@ export interface NodeKeys extends TlsPaths {
 
 const dayMs = 24 * 60 * 60 * 1000;
 const validDays = 3650;
+/** What ends sooner is made anew. Longer than the finding `certificateEnds` looks ahead. */
+const renewDays = 90;
 
 /**
  * Writes `ca.pem`, `ca-key.pem` and for each node `<name>/{ca,node,node-key}.pem` below `directory`; answers the paths in the
@@ -50,16 +53,26 @@ async function readOrMakeAuthority(directory: string): Promise<Authority> {
     const privateKey = createPrivateKey(keyPem);
     const certificate = new X509Certificate(pem);
     if (!certificate.checkPrivateKey(privateKey)) throw new Error('ca.pem and ca-key.pem do not belong together');
-    return { commonName: certificate.subject.replace(/^CN=/, ''), privateKey, pem };
+    const issuer = { commonName: certificate.subject.replace(/^CN=/, ''), privateKey };
+    return endsSoon(certificate) ? await certify(issuer, paths.cert) : { ...issuer, pem };
   }
   if (pem !== undefined) throw new Error('ca.pem is there, ca-key.pem is not: nothing can be signed');
-  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
-  const issuer = { commonName: 'weft peers', privateKey };
-  const made = issueCertificate({ commonName: issuer.commonName, publicKey, ...validity(), names: undefined }, issuer);
+  const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   // The key first: a certificate without its key could not be completed by a second call.
   await writeDurably(paths.key, pkcs8(privateKey));
-  await writeDurably(paths.cert, made);
-  return { ...issuer, pem: made };
+  return await certify({ commonName: 'weft peers', privateKey }, paths.cert);
+}
+
+/** The authority's word for itself. */
+async function certify(issuer: Issuer, path: string): Promise<Authority> {
+  const publicKey = createPublicKey(issuer.privateKey);
+  const pem = issueCertificate({ commonName: issuer.commonName, publicKey, ...validity(), names: undefined }, issuer);
+  await writeDurably(path, pem);
+  return { ...issuer, pem };
+}
+
+function endsSoon({ validToDate }: X509Certificate): boolean {
+  return validToDate.getTime() - Date.now() < renewDays * dayMs;
 }
 
 async function readOrMakeNode(folder: string, node: KeyNode, authority: Authority): Promise<NodeKeys> {
@@ -72,7 +85,8 @@ async function readOrMakeNode(folder: string, node: KeyNode, authority: Authorit
   await mkdir(folder, { recursive: true, mode: 0o700 });
   await writeDurably(keys.ca, authority.pem);
   const [cert = '', key = ''] = await Promise.all([readIfThere(keys.cert), readIfThere(keys.key)]);
-  if (certificateProblem({ name: node.name, ca: authority.pem, cert, key }) === '') return keys;
+  const isGood = certificateProblem({ name: node.name, ca: authority.pem, cert, key }) === '';
+  if (isGood && !endsSoon(new X509Certificate(cert))) return keys;
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const names = [node.name, ...node.addresses];
   await writeDurably(keys.key, pkcs8(privateKey));

@@ -1,5 +1,6 @@
 // What `weft init` and `weft voters restore` do with files that are half written, someone else's, or in use.
 
+import { createPrivateKey, createPublicKey } from 'node:crypto';
 import { copyFile, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +10,7 @@ import { init } from '#agent/cli/init.ts';
 import { voters } from '#agent/cli/voters.ts';
 import { certificateProblem } from '#agent/registry/peers/keys.ts';
 import { openVoterStore } from '#agent/registry/peers/store.ts';
+import { issueCertificate } from '#agent/registry/peers/x509.ts';
 import { openStore } from '#agent/runtime/store.ts';
 
 const hosts = ['host1=127.0.0.1', 'host2=127.0.0.2', 'host3=127.0.0.3'];
@@ -61,6 +63,31 @@ describe('weft init', { timeout: 60_000 }, () => {
     const [file, other] = [await fileOf('host2'), await fileOf('host3')];
     await expect(from('host2', spoil(file, other))).rejects.toThrow(why);
     expect(await readdir(directory)).toEqual(['host1']);
+  });
+
+  it('takes new certificates of the same authority, in the place of those that end', async () => {
+    await first();
+    const old = await fileOf('host2');
+    await from('host2', old);
+    const [ca, key] = ['ca.pem', 'ca-key.pem'].map((name) => join(directory, 'host1/cluster', name)) as [
+      string,
+      string,
+    ];
+    const privateKey = createPrivateKey(await readFile(key, 'utf8'));
+    const [notBefore, notAfter] = [new Date(Date.now() - 1e9), new Date(Date.now() + 1e9)];
+    const request = {
+      commonName: 'weft peers',
+      publicKey: createPublicKey(privateKey),
+      notBefore,
+      notAfter,
+      names: undefined,
+    };
+    await writeFile(ca, issueCertificate(request, { commonName: 'weft peers', privateKey }));
+    expect(await first()).toContain('host1: wrote');
+    const renewed = await fileOf('host2');
+    expect(renewed['ca']).not.toBe(old['ca']);
+    expect(await from('host2', renewed)).toContain('tls/ca.pem');
+    expect(await from('host2', renewed)).toContain('nothing to change');
   });
 
   it('refuses a certificate of another authority', async () => {
