@@ -6,6 +6,9 @@ import type { ViteUserConfig } from 'vitest/config';
 
 const root = new URL('..', import.meta.url).pathname;
 
+/** What is polled for comes soon, or on a busy machine later: vitest's second is too little. */
+const expect = { poll: { timeout: 10_000 } };
+
 const config: ViteUserConfig = {
   root,
   test: {
@@ -19,6 +22,7 @@ const config: ViteUserConfig = {
           include: ['test/unit/**/*.test.ts'],
           environment: 'node',
           testTimeout: 30_000,
+          expect,
           // A process for each of 76 files is a quarter of what they cost; and what one leaves running, others see.
           isolate: false,
         },
@@ -33,6 +37,7 @@ const config: ViteUserConfig = {
           pool: 'forks',
           fileParallelism: false,
           testTimeout: 90_000,
+          expect,
           hookTimeout: 90_000,
         },
       },

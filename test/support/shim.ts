@@ -24,7 +24,7 @@ export interface ShimOptions {
   readonly signal?: AbortSignal;
 }
 
-/** One execution of the shim, start to exit. Rejects when it cannot be started or prints what is not JSON. */
+/** One execution of the shim, start to exit. Rejects when it cannot be started, was aborted and is gone, or prints what is not JSON. */
 export async function runShim(options: ShimOptions): Promise<ShimRun> {
   const [program, ...args] = [...(options.prefix ?? []), options.binary ?? shimPath];
   const startedMs = performance.now();
@@ -37,8 +37,12 @@ export async function runShim(options: ShimOptions): Promise<ShimRun> {
   if (options.holdStdin === true) child.stdin.write(options.stdin ?? '');
   else child.stdin.end(options.stdin ?? '');
   const code = await new Promise<number | null>((resolve, reject) => {
-    child.on('error', reject);
-    child.on('close', resolve);
+    let aborted: Error | undefined;
+    child.on('error', (error) => {
+      if (child.pid === undefined) reject(error);
+      aborted = error;
+    });
+    child.on('close', (status) => (aborted ? reject(aborted) : resolve(status)));
   });
   const durationMs = performance.now() - startedMs;
   child.stdin.destroy();

@@ -65,7 +65,7 @@ describe('calls to a voter', () => {
     voter.tookMs = foreverMs;
     const leaver = new AbortController();
     const left = voter.call(leaver.signal);
-    await vi.waitFor(() => expect(voter.calls).toBe(2));
+    await vi.waitFor(() => expect(voter.calls).toBe(2), { timeout: 10_000 });
     const other = voter.call(new AbortController().signal);
     voter.tookMs = 20;
     leaver.abort(new Error('left'));
@@ -80,7 +80,7 @@ describe('calls to a voter', () => {
     voter.turns.missed();
     const leaver = new AbortController();
     const trying = voter.call(leaver.signal);
-    await vi.waitFor(() => expect(voter.calls).toBe(1));
+    await vi.waitFor(() => expect(voter.calls).toBe(1), { timeout: 10_000 });
     await expect(voter.call(AbortSignal.timeout(30))).rejects.toThrow('timeout');
     expect(voter.calls).toBe(1);
     leaver.abort();

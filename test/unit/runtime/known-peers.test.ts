@@ -96,7 +96,7 @@ describe('peers known before a restart', () => {
     await using known = asDisposable(await withKnownPeers(ipam, { path, log, registry, ...fast }));
     const listener = vi.fn();
     known.onChange(listener);
-    await vi.waitFor(() => expect(namesOf(known.view())).toEqual(['a']));
+    await vi.waitFor(() => expect(namesOf(known.view())).toEqual(['a']), { timeout: 10_000 });
     expect(listener).toHaveBeenCalled();
   });
 
@@ -105,14 +105,14 @@ describe('peers known before a restart', () => {
     const { ipam, hear } = fakeIpam();
     const list = vi.fn(async () => [record('a'), record('b')]);
     await using known = asDisposable(await withKnownPeers(ipam, { path, log, registry: { list }, ...fast }));
-    await vi.waitFor(() => expect(list.mock.calls.length).toBeGreaterThan(2));
+    await vi.waitFor(() => expect(list.mock.calls.length).toBeGreaterThan(2), { timeout: 10_000 });
     hear([own, peer('a', []), peer('b', [])]);
     known.view();
     await vi.waitFor(async () => {
       const before = list.mock.calls.length;
       await new Promise((resolve) => setTimeout(resolve, 30));
       expect(list.mock.calls.length).toBe(before);
-    });
+    }, 10_000);
   });
 
   test.each([
