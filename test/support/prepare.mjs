@@ -121,8 +121,10 @@ async function installNodePackages() {
   const stamp = join(modules, '.weft-lock');
   if (existsSync(nodeBinary) && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
   say('installing npm packages (once, about 20 s) …');
-  // The tools are development packages, which NODE_ENV=production and a user's `omit` leave out.
-  await run('installing npm packages', 'npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error']);
+  // The tools are development packages, which NODE_ENV=production and a user's `omit` leave out; what they ask of Node is asked of the
+  // project's own, not of the one that npm runs on.
+  const quiet = ['--no-audit', '--no-fund', '--loglevel=error'];
+  await run('installing npm packages', 'npm', ['ci', '--include=dev', '--engine-strict=false', ...quiet]);
   if (!existsSync(nodeBinary))
     unprepared(
       'npm ci ended well, but the package `node` brought no binary: npm must be allowed to run its install script\n      (npm config get ignore-scripts says whether it is), for example: npm_config_ignore_scripts=false npm ci',

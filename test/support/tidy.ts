@@ -13,7 +13,7 @@ const bannedTexts: readonly RegExp[] = [
   new RegExp(`registry\\.npmjs\\.org`),
   new RegExp(`proxy\\.golang\\.org`),
   new RegExp(`deb\\.debian\\.org`),
-  new RegExp(`/work/(?:main|shared|\\.library)`),
+  new RegExp(`/work/(?:main|shared|wt|\\.library)`),
 ];
 
 /** One line for each breach, `path: what`. Empty when the tree is tidy. */
