@@ -29,17 +29,20 @@ export interface KernelDump {
   readonly nft: readonly string[];
 }
 
-/** One process in the namespace asks for everything: what is told apart by these lines. */
+/** Few processes ask for everything, since each costs more than its answer: what is told apart by these lines. */
 const commands = {
-  links: 'ip -d -j address',
-  routes4: 'ip -4 route show table all',
-  routes6: 'ip -6 route show table all',
+  /** A line for each. */
+  linksAndRoutes: "printf 'address\nroute show table all\n' | ip -j -batch -",
   fdb: 'bridge fdb show',
   qdiscs: 'tc qdisc show',
   rules: 'ip rule; ip -6 rule',
   ruleset: 'nft -j list ruleset',
 } as const;
 const mark = '=====';
+
+interface Route {
+  readonly flags?: readonly string[];
+}
 
 /** Links with their addresses, routes of every table, rules, FDB, qdiscs, the whole nft ruleset. */
 export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
@@ -48,8 +51,11 @@ export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
   const said = Object.fromEntries(Object.keys(commands).map((key, at) => [key, texts[at] ?? ''])) as {
     readonly [key in keyof typeof commands]: string;
   };
-  const { routes4, routes6, fdb, qdiscs, rules } = said;
-  const links = JSON.parse(said.links) as readonly Link[];
+  const { fdb, qdiscs, rules } = said;
+  const [links, routes] = said.linksAndRoutes.split('\n').map((line) => JSON.parse(line === '' ? '[]' : line)) as [
+    readonly Link[],
+    readonly Route[],
+  ];
   const ruleset = JSON.parse(said.ruleset) as { readonly nftables: readonly object[] };
   return {
     links: links.map(({ ifname, mtu, flags, addr_info }) => {
@@ -59,9 +65,12 @@ export async function kernelDump(netns: TestNetns): Promise<KernelDump> {
       return `${ifname} mtu ${mtu} ${flags.includes('UP') ? 'up' : 'down'} ${addresses.join(' ')}`;
     }),
     // Whether a route's link has a carrier is told late: of a bridge that lost its last port, after up to a second.
-    routes: linesOf(
-      (routes4 + routes6.replaceAll(/.*(fe80|ff00|multicast).*\n/g, '')).replaceAll(/ (linkdown|dead)\b/g, ''),
-    ),
+    routes: routes
+      .map((route) =>
+        JSON.stringify({ ...route, flags: route.flags?.filter((flag) => !/^(linkdown|dead)$/.test(flag)) }),
+      )
+      .filter((route) => !/fe80|ff00|multicast/.test(route))
+      .toSorted(),
     rules: linesOf(rules),
     fdb: linesOf(fdb).filter((line) => !/^(33:33|01:00:5e)/.test(line)),
     qdiscs: linesOf(qdiscs.replaceAll(/ [0-9a-f]+: /g, ' ').replaceAll(/ refcnt \d+/g, '')),

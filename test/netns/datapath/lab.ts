@@ -312,22 +312,21 @@ const sysctls = [
   ...['accept_ra', 'disable_ipv6'].map((name) => `ipv6/conf/weftp*/${name}`),
 ];
 
+/** Few processes, since each costs more than its answer. With details an address says all that its link does. */
+const looks = `
+printf 'address\\nroute show table all\\nnexthop\\nneigh show nud permanent\\n' | ip -d -batch -
+bridge fdb
+nft -s list ruleset
+cd /proc/sys/net
+grep -H . ${sysctls.join(' ')} 2>/dev/null || true`;
+
 /** Everything of a namespace that the datapath may touch, in the tools' own words, without counters and ages. */
 export async function snapshot(netns: TestNetns): Promise<string> {
-  const words = await Promise.all([
-    netns.exec(['ip', '-d', 'link']),
-    netns.exec(['ip', 'address']),
-    netns.exec(['ip', 'route', 'show', 'table', 'all']),
-    netns.exec(['ip', 'nexthop']),
-    netns.exec(['ip', 'neigh', 'show', 'nud', 'permanent']),
-    netns.exec(['bridge', 'fdb']),
-    netns.exec(['nft', '-s', 'list', 'ruleset']),
-    netns.exec(['sh', '-c', `cd /proc/sys/net; grep -H . ${sysctls.join(' ')} 2>/dev/null || true`]),
-  ]);
+  const words = await netns.exec(['sh', '-ec', looks]);
   // Details that change by themselves: whether a link has a carrier, which the kernel tells up to a second late; timers of bridges.
   const byThemselves =
     / state (UP|LOWERLAYERDOWN|DOWN|UNKNOWN)|NO-CARRIER,|,LOWER_UP| linkdown| qdisc (noop|noqueue)|\w+_timer +[\d.]+/g;
-  return words.join('\n').replaceAll(byThemselves, '');
+  return words.replaceAll(byThemselves, '');
 }
 
 export { run };
