@@ -331,7 +331,7 @@ export const findingCatalogue: Readonly<Record<FindingName, FindingKind>> = {
     symptom: 'Some Services lead to a pod that has nothing to do with them',
     cause: 'The range of the pods overlaps the Service range of the cluster.',
     nextStep:
-      'Before the network is founded: choose another range (setting `ranges`), or reserve the overlap (`reserved`). Afterwards: change the range (docs/ipam.md, "Change a range").',
+      'Before the network is founded: choose another range (setting `ranges`), or reserve the overlap (`reserved`). Afterwards: change the range (docs/ipam.md, "Change a range"), or delete a ServiceCIDR that was added (kubectl delete servicecidr NAME) before Services use it.',
   },
   vxlanPortTaken: {
     severity: 'error',

@@ -187,6 +187,7 @@ async function start(given: Start): Promise<void> {
       datapath,
       discovery,
       log: log.child({ part: 'health' }),
+      serviceRanges: (until) => serviceRangesOf(config, until),
       view: () => withUnderlay(ipam.view(), discovery.nodes(), parts.underlay),
     });
     parts.health = health;

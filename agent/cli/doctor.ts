@@ -31,6 +31,7 @@ export async function examineHost(
       peers: [],
       machineIds: new Map(),
       serviceAddress: env['KUBERNETES_SERVICE_HOST'],
+      serviceRanges: [],
       conflistPath: config.conflistPath,
     },
     settings,

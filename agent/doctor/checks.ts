@@ -22,6 +22,8 @@ export interface CheckedNode {
   readonly machineIds: ReadonlyMap<string, string>;
   /** The API server's Service address (KUBERNETES_SERVICE_HOST); undefined outside Kubernetes. */
   readonly serviceAddress: string | undefined;
+  /** What the cluster gives to Services, as far as it was asked, CIDRs and whose they are. */
+  readonly serviceRanges: readonly { readonly cidr: string; readonly by: string }[];
   readonly conflistPath: string;
 }
 
@@ -67,6 +69,12 @@ function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): reado
       const message = `the host's address ${cidr} on ${ifname} lies in the range ${range} of the pods`;
       findings.set(cidr, { name: 'rangeOverlapsRoute', subject: cidr, message });
     }
+  }
+  for (const { cidr, by } of node.serviceRanges) {
+    const range = pool.find((one) => familyOf(one) === familyOf(cidr) && intersects(one, cidr));
+    if (range === undefined) continue;
+    const message = `${cidr} is ${by}, and overlaps the range ${range} of the pods`;
+    findings.set(`services ${cidr}`, { name: 'rangeOverlapsServices', subject: cidr, message });
   }
   const { serviceAddress } = node;
   const services = serviceAddress === undefined ? undefined : pool.find((range) => cidrContains(range, serviceAddress));

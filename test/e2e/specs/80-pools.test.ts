@@ -93,3 +93,23 @@ test('a pod that names a pool nobody knows says so, and starts once the pool is 
 test('no agent was restarted for any of this', async () => {
   expect(await starts()).toEqual(startedAtMs);
 });
+
+test('a ServiceCIDR that is added inside the range is found by who asks the agent to look, and is none once it is gone', async () => {
+  const [node] = cluster.nodes;
+  if (node === undefined) throw new Error('a cluster has nodes');
+  const found = async (): Promise<readonly unknown[]> => {
+    const status = await node.run(['curl', '-fsS', '--max-time', '5', 'http://127.0.0.1:6785/api/status?fresh=true']);
+    const { findings } = JSON.parse(status) as Awaited<ReturnType<typeof agentStatus>>;
+    return findings.filter(({ name }) => name === 'rangeOverlapsServices').map(({ subject }) => subject);
+  };
+  expect(await found()).toEqual([]);
+  const spec = { cidrs: ['10.47.240.0/24'] };
+  const added = { apiVersion: 'networking.k8s.io/v1', kind: 'ServiceCIDR', metadata: { name: 'inside' }, spec };
+  await cluster.plane.kubectl(['create', '-f', '-'], { input: JSON.stringify(added) });
+  try {
+    await until('it is found', 10_000, async () => (await found()).includes('10.47.240.0/24'));
+  } finally {
+    await cluster.plane.kubectl(['delete', 'servicecidr', 'inside']);
+  }
+  await until('it is gone', 10_000, async () => (await found()).length === 0);
+});

@@ -61,6 +61,7 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       ],
       machineIds: new Map(),
       serviceAddress: '10.96.0.1',
+      serviceRanges: [],
       conflistPath,
       ...node,
     };
@@ -119,6 +120,18 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       ['rangeOverlapsServices', '10.36.0.1'],
       'true',
       { serviceAddress: '10.36.0.1' },
+    ],
+    [
+      'a ServiceCIDR that reaches into the range, beside one that does not',
+      ['rangeOverlapsServices', '10.46.0.0/15'],
+      'true',
+      {
+        serviceRanges: [
+          { cidr: '10.96.0.0/12', by: 'the service range of ServiceCIDR kubernetes' },
+          { cidr: '10.46.0.0/15', by: 'the service range of ServiceCIDR more' },
+          { cidr: '10.47.0.0/16', by: 'the service range of ServiceCIDR reserved' },
+        ],
+      },
     ],
     [
       'a VXLAN device with the same port and VNI',
@@ -182,6 +195,7 @@ describe('checks of a host', { timeout: 30_000 }, () => {
     'an address of the host in the range': 'ip address del 10.35.0.1/32 dev lo',
     'an IPv6 route in the range': 'ip -6 route del fd42::/64 dev eth0',
     'the Service range inside the range': { reserved: ['10.36.0.0/16'] },
+    'a ServiceCIDR that reaches into the range, beside one that does not': { serviceRanges: [] },
     'a VXLAN device with the same port and VNI': 'ip link del other0',
     'an MTU setting that is too large': { mtuBytes: 1350 },
     'a strict reverse path filter with mode auto': 'sysctl -w net.ipv4.conf.all.rp_filter=2',
