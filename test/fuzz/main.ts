@@ -4,18 +4,17 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 
 import { CniCase } from '#test/support/cni-case.ts';
+import { readOptions, wholeNumber } from '#test/support/options.ts';
 import { ensureShim } from '../../cni-shim/build.ts';
 import { buildFuzzer, runFuzzer } from './shim.ts';
 import { fuzzSocket } from './socket.ts';
 
-const { values } = parseArgs({
-  options: { seconds: { type: 'string', default: '60' }, seed: { type: 'string' } },
-});
-const halfSeconds = Math.max(1, Math.floor(Number(values.seconds) / 2));
-const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31));
+const usage = 'npm run fuzz -- [--seconds N] [--seed S]';
+const values = readOptions({ seconds: { type: 'string' }, seed: { type: 'string' } }, usage);
+const halfSeconds = Math.max(1, Math.floor(wholeNumber('--seconds', values.seconds, 60, usage, 1) / 2));
+const seed = wholeNumber('--seed', values.seed, Math.floor(Math.random() * 2 ** 31), usage);
 
 async function fuzzShim(): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'weft-fuzz-'));

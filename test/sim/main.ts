@@ -1,28 +1,22 @@
 // `npm run sim -- --seeds N --first-seed S --peers N [--trace]`: runs seeds one after the other. Stops at the first violation,
 // printing its seed and the end of its trace. The last line is a summary with counters.
-import { parseArgs } from 'node:util';
+import { readOptions, wholeNumber } from '#test/support/options.ts';
 import { Counters, faultNames, operationNames } from './counters.ts';
 import { runSeed } from './run.ts';
 
-function count(text: string | undefined, fallback: number | undefined, option: string): number | undefined {
-  if (text === undefined) return fallback;
-  const value = Number(text);
-  if (Number.isSafeInteger(value) && value >= 0) return value;
-  console.error(`weft: ${option} must be a whole number, not "${text}"`);
-  process.exit(2);
-}
-
-const { values } = parseArgs({
-  options: {
+const usage = 'npm run sim -- [--seeds N] [--first-seed S] [--peers N] [--trace]';
+const values = readOptions(
+  {
     seeds: { type: 'string' },
     'first-seed': { type: 'string' },
     peers: { type: 'string' },
     trace: { type: 'boolean' },
   },
-});
-const seeds = count(values.seeds, 200, '--seeds') ?? 0;
-const first = count(values['first-seed'], 1, '--first-seed') ?? 0;
-const peers = count(values.peers, undefined, '--peers');
+  usage,
+);
+const seeds = wholeNumber('--seeds', values.seeds, 200, usage, 1);
+const first = wholeNumber('--first-seed', values['first-seed'], 1, usage);
+const peers = wholeNumber('--peers', values.peers, undefined, usage, 1);
 
 const totals = new Counters();
 const startMs = performance.now();
