@@ -22,6 +22,9 @@ const replaceRule = (chain: string, text: string): string =>
   `RULE=$(nft -a list chain inet weft ${chain} | grep -m1 '${text}'); nft "replace rule inet weft ${chain} handle \${RULE##*handle } ` +
   `drop comment $(echo "$RULE" | grep -o '"weft:[^"]*"')"`;
 
+/** So quick that nothing heals the first before the last has come. */
+const ipAtOnce = (...lines: readonly string[]): string => `printf '${lines.join('\\n')}\\n' | ip -batch -`;
+
 const routed: readonly Fault[] = [
   ...both,
   ['IPv6 of the overlay device switched off', 'sysctl -qw net.ipv6.conf.weft0.disable_ipv6=1'],
@@ -61,7 +64,7 @@ const routed: readonly Fault[] = [
   ['a rule replaced under its comment', replaceRule('prerouting_raw', '@sources4 accept')],
   [
     'the ruleset saved, edited and loaded',
-    "nft list ruleset | sed 's/@sources4 accept/@sources4 drop/' >FILE; nft flush ruleset; nft -f FILE",
+    "(echo flush ruleset; nft list ruleset) | sed 's/@sources4 accept/@sources4 drop/' >FILE; nft -f FILE",
   ],
   ['an IPv6 pod route deleted', 'ip -6 route del fd42::a'],
   ['the IPv6 gateway deleted', 'ip address del fe80::457:65ff:fe66:7401/64 dev HOST'],
@@ -71,11 +74,11 @@ const routed: readonly Fault[] = [
   ['its TOS changed', 'ip link set weft0 type vxlan id 6784 tos 4'],
   [
     'its address in another scope',
-    'ip address del 10.32.0.1/32 dev weft0; ip address add 10.32.0.1/32 dev weft0 scope link',
+    ipAtOnce('address del 10.32.0.1/32 dev weft0', 'address add 10.32.0.1/32 dev weft0 scope link'),
   ],
   [
     'the gateway in another scope',
-    'ip address del 169.254.1.1/32 dev HOST; ip address add 169.254.1.1/32 dev HOST scope global',
+    ipAtOnce('address del 169.254.1.1/32 dev HOST', 'address add 169.254.1.1/32 dev HOST scope global'),
   ],
   ['a second address on a pod link', 'ip address add 10.32.0.99/32 dev HOST'],
   ['a second IPv6 address on a pod link', 'ip address add fd42::99/64 dev HOST nodad'],
