@@ -251,7 +251,7 @@ class CniHandler {
   }
 }
 
-const isShimRequest = new Ajv({ allErrors: false }).compile<ShimRequest>(shimRequestSchema);
+const isShimRequest = new Ajv({ allErrors: false, validateSchema: false }).compile<ShimRequest>(shimRequestSchema);
 
 /** The shim's request, or why it is none. */
 function bodyOf({ method, target, contentType, body }: HttpRequest): ShimRequest | WeftError {

@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import { isIP } from 'node:net';
 import fastify from 'fastify';
 import type { FastifyInstance } from 'fastify';
-import { Type } from 'typebox';
+import { type TSchema, Type } from 'typebox';
 import { hostPort } from '#agent/config/formats.ts';
 import { WeftError } from '#agent/errors.ts';
 import type { Metrics } from '#agent/observe/metrics.ts';
@@ -25,7 +25,7 @@ export interface ObserveServers {
   close(): Promise<void>;
 }
 
-const statusQuery = Type.Object(
+export const statusQuery: TSchema = Type.Object(
   {
     leases: Type.Integer({ minimum: 0, maximum: 10_000, default: 1000 }),
     fresh: Type.Boolean({ default: false }),
@@ -64,6 +64,7 @@ function baseServer({ sources }: ObserveOptions): FastifyInstance {
     requestTimeout: 10_000,
     connectionTimeout: 30_000,
     forceCloseConnections: true,
+    ajv: { customOptions: { validateSchema: false } },
   });
   server.server.maxConnections = 256;
   server.get('/healthz', () => ({ ok: true }));

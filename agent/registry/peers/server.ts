@@ -38,7 +38,7 @@ export async function startVoterServer(
     https: { ...tls, requestCert: true, rejectUnauthorized: true, minVersion: 'TLSv1.3' },
     bodyLimit: maxRequestBytes,
     forceCloseConnections: true,
-    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false } },
+    ajv: { customOptions: { validateSchema: false, coerceTypes: false, removeAdditional: false, useDefaults: false } },
   });
   server.setErrorHandler(async (thrown, _request, reply) => {
     const status = (thrown as { readonly statusCode?: number }).statusCode;
