@@ -21,6 +21,11 @@ export interface RunResult {
   readonly stderr: string;
 }
 
+/** An agent of the person who runs the lab may have its settings in the environment: they are not for the lab's. */
+function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('WEFT_')));
+}
+
 /** Starts programs under one lab's mark. */
 export class Runner {
   readonly mark: string;
@@ -35,7 +40,7 @@ export class Runner {
     options: Omit<RunOptions, 'signal' | 'stdin'> = {},
   ): ChildProcess {
     const [program = '', ...args] = command;
-    const inherited = options.bareEnv === true ? { PATH: process.env['PATH'] } : process.env;
+    const inherited = options.bareEnv === true ? { PATH: process.env['PATH'] } : withoutSettings(process.env);
     return spawn(program, args, {
       stdio,
       detached: true,

@@ -36,7 +36,8 @@ function labUnder(program: readonly string[], ...args: readonly string[]): LabRu
   const node = [process.execPath, '--disable-warning=ExperimentalWarning', 'test/lab/main.ts'];
   const [first = '', ...rest] = [...program, ...node, ...args];
   const child = spawn(first, rest, {
-    env: { ...process.env, LAB_OF_WEFT_DIR: join(directory, 'lab') },
+    // A setting for an agent of the person who runs the lab.
+    env: { ...process.env, LAB_OF_WEFT_DIR: join(directory, 'lab'), WEFT_NODE_NAME: 'mine' },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const seen = { out: '', err: '' };
