@@ -151,10 +151,10 @@ function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at
   enterOwn(state, cycle);
 }
 
-/** Another incarnation than the one that was heard of, or older. */
+/** Another incarnation than the one that was heard of, or older, or of a record that is gone. */
 function isOutdated(state: State, stored: StoredRecord): boolean {
   const known = state.peers.get(stored.name);
-  if (known === undefined) return false;
+  if (known === undefined) return true;
   const parsed = parsePeer(stored.value);
   return known.stored.uid !== stored.uid || (parsed.ok && parsed.record.seq < known.record.seq);
 }

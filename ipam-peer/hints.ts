@@ -22,6 +22,7 @@ export function hint(state: State, name: string, stored: StoredRecord | undefine
     return;
   }
   if (stored === undefined) {
+    state.cycle?.news.add(name);
     forget(state, name);
     if (concerns(state, name)) wakeUp(state, nowMs);
     return;

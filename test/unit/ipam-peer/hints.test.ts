@@ -17,7 +17,7 @@ function listing(bench: Bench, name: string): { readonly hand: Hand; readonly ar
   return { hand, arrive: () => hand.feed({ kind: 'answer', request: request.request, answer }) };
 }
 
-const heard = ({ sim }: Hand): unknown =>
+const heard = ({ sim }: Hand): Readonly<Record<string, number>> =>
   Object.fromEntries([...(sim.state?.peers ?? [])].map(([name, { record }]) => [name, record.seq]));
 
 test('a record that was made, and one that was changed, while a list was under way stay as they were heard', () => {
@@ -30,6 +30,20 @@ test('a record that was made, and one that was changed, while a list was under w
   expect(two.blocks()).toEqual(['10.40.0.0/13']);
   arrive();
   expect(heard(hand)).toEqual({ 'n1.x': bench.record('n1').seq, 'n2.x': bench.record('n2').seq });
+});
+
+test('a record that was deleted while a list was under way does not come back', () => {
+  const bench = new Bench();
+  bench.peer('n1').start();
+  bench.settle();
+  const two = bench.peer('n2').start();
+  bench.settle(5000);
+  const { hand, arrive } = listing(bench, 'n3');
+  two.sim.loseDisk();
+  bench.registry.remove('n2.x');
+  hand.deliver();
+  arrive();
+  expect(Object.keys(heard(hand))).toEqual(['n1.x']);
 });
 
 test('a record that is gone by the list, and was not heard of since, is gone', () => {
