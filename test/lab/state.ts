@@ -24,12 +24,13 @@ export interface LabState {
 export const labDirectory: string = process.env['LAB_OF_WEFT_DIR'] ?? '/run/weft-lab';
 const stateFile = join(labDirectory, 'state.json');
 
-/** State of a process' start, or undefined when there is no such process. */
+/** A process' start. Undefined when it has ended, also where nobody reaps it, as the first process of a container may not. */
 export function startTicksOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The name in parentheses may hold anything, blanks and parentheses too.
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' ? undefined : fields[19];
   } catch {
     return undefined;
   }

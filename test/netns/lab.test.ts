@@ -172,6 +172,18 @@ describe('npm start', { timeout: 120_000 }, () => {
     },
   );
 
+  it('killed with -9 where nobody reaps it: the next start works', async () => {
+    const killed = labUnder(['sh', '-c', '"$@" & exec sleep 60', 'sh'], '--nodes', '1');
+    await killed.says('[2/');
+    const { pid } = JSON.parse(readFileSync(join(directory, 'lab/state.json'), 'utf8')) as { readonly pid: number };
+    process.kill(pid, 'SIGKILL');
+    const next = await lab('--once', '--nodes', '1', '--pods', '1').ended;
+    expect([next.code, next.err]).toEqual([0, expect.stringContaining('of a lab that was killed')]);
+    killed.child.kill('SIGKILL');
+    await killed.ended;
+    expect(traces()).toEqual(before);
+  });
+
   it('Ctrl-C half-way leaves nothing and is no success', async () => {
     const started = lab('--nodes', '2');
     await started.says('[3/');
