@@ -13,12 +13,18 @@ export interface LogOptions extends Pick<Config, 'logLevel' | 'logFormat'> {
   readonly isTerminal?: boolean;
 }
 
-/** The root logger; parts get children with `part` set. Lines are written at once, so that none is lost in a crash. */
+/** What waits for room where the log's disk is full; later lines are lost. */
+const waitingBytes = 1 << 20;
+
+/**
+ * The root logger; parts get children with `part` set. Lines are written at once, so that none is lost in a crash. Where they cannot
+ * be written (the disk is full, whoever read is gone) the agent goes on without them.
+ */
 export function createLogger(options: LogOptions): Logger {
   const { write } = options;
   const isTerminal = options.isTerminal ?? process.stderr.isTTY;
   const asText = options.logFormat === 'text' || (options.logFormat === 'auto' && isTerminal);
-  const sink = write ?? ((line: string): void => void process.stderr.write(line));
+  const sink = write ?? writeToStderr();
   const settings = {
     level: options.logLevel,
     base: null,
@@ -26,7 +32,15 @@ export function createLogger(options: LogOptions): Logger {
     formatters: { level: (label: string) => ({ level: label }) },
   };
   if (asText) return pino(settings, { write: (line: string) => sink(textLine(line)) });
-  return write === undefined ? pino(settings, pino.destination({ dest: 2, sync: true })) : pino(settings, { write });
+  if (write !== undefined) return pino(settings, { write });
+  const stderr = pino.destination({ dest: 2, sync: true, maxLength: waitingBytes });
+  stderr.on('error', () => undefined);
+  return pino(settings, stderr);
+}
+
+function writeToStderr(): (line: string) => void {
+  process.stderr.on('error', () => undefined);
+  return (line) => void process.stderr.write(line);
 }
 
 /** One JSON line as a line for people. What is no JSON passes as it is. */

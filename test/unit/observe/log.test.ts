@@ -1,4 +1,7 @@
 // The log in both forms: what a person reads on a terminal and what a collector parses.
+import { spawnSync } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { createLogger, textLine } from '#agent/observe/log.ts';
 import type { LogOptions } from '#agent/observe/log.ts';
@@ -46,5 +49,30 @@ describe('log', () => {
 
   it('passes on what is no JSON', () => {
     expect(textLine('plain\n')).toBe('plain\n');
+  });
+});
+
+describe('a log that cannot be written', () => {
+  it.each(['json', 'text'])('%s: the agent goes on', (logFormat) => {
+    const log = JSON.stringify(join(process.cwd(), 'agent/observe/log.ts'));
+    const program = `
+      const { createLogger } = await import(${log});
+      const log = createLogger({ logLevel: 'info', logFormat: '${logFormat}' });
+      for (let round = 0; round < 3; round++) {
+        log.info({ round }, 'nobody reads this');
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      console.log('goes on');`;
+    const full = openSync('/dev/full', 'w');
+    try {
+      const node = ['--disable-warning=ExperimentalWarning', '--input-type=module', '-e', program];
+      const { status, stdout } = spawnSync(process.execPath, node, {
+        stdio: ['ignore', 'pipe', full],
+        encoding: 'utf8',
+      });
+      expect([status, stdout]).toEqual([0, 'goes on\n']);
+    } finally {
+      closeSync(full);
+    }
   });
 });
