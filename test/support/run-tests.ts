@@ -11,7 +11,7 @@ import { join } from 'node:path';
 
 import { ensureForAll } from '#test/runtimes/programs.ts';
 
-import { bundlePrograms, importsOfAgent } from './programs.ts';
+import { bundlePrograms } from './programs.ts';
 import { addUp, describeProcessorSeconds, type FileReport, runVitest } from './vitest-run.ts';
 
 const usualProjects = ['unit', 'sim', 'netns'] as const;
@@ -131,9 +131,9 @@ const flaky: string[] = [];
 const { projects, rest } = parseArguments(process.argv.slice(2));
 process.env['NODE_COMPILE_CACHE'] = join(process.cwd(), '.cache/compile');
 if (projects.includes('netns') || projects.includes('runtimes')) {
-  await bundlePrograms();
+  const imports = await bundlePrograms();
   // A third of what starting an agent costs is compiling it. Once for all: those that are killed put nothing into the cache.
-  spawnSync(process.execPath, ['--input-type=module', '-e', await importsOfAgent()]);
+  spawnSync(process.execPath, ['--input-type=module', '-e', imports]);
 }
 if (projects.includes('runtimes')) await ensureForAll((line) => console.log(`weft: ${line}`));
 const reports = await runAgain(await runAll(projects, rest));
