@@ -2,10 +2,10 @@
 
 import { mkdir, readdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 
 import type { AgentHost } from '#test/support/agent-host.ts';
-import { createCniHost, createOutside } from '#test/support/cni-host.ts';
+import { awaitNoPodLinks, createCniHost, createOutside } from '#test/support/cni-host.ts';
 import { referencePlugins } from '#test/support/conf-list.ts';
 import { type KernelDump, kernelDump } from '#test/support/kernel-dump.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
@@ -26,6 +26,8 @@ afterAll(async () => {
   await host[Symbol.asyncDispose]();
   await outside[Symbol.asyncDispose]();
 });
+
+beforeEach(() => awaitNoPodLinks(hostNetns));
 
 const env = { CNI_PATH: `/nowhere:${referencePlugins}` };
 const hostLocal = (subnet = '10.99.0.0/24'): Record<string, unknown> => ({

@@ -1,9 +1,9 @@
 // Weft as the IPAM plugin of Debian's reference plugins: they make the link, the address is the pool's.
 
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 
 import type { AgentHost } from '#test/support/agent-host.ts';
-import { createBinDir, createCniHost } from '#test/support/cni-host.ts';
+import { awaitNoPodLinks, createBinDir, createCniHost } from '#test/support/cni-host.ts';
 import { type Attachment, ConfList, type Plugin, PluginError } from '#test/support/conf-list.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { TestNetns } from '#test/support/netns.ts';
@@ -36,6 +36,8 @@ const addressIn = (result: Readonly<Record<string, unknown>>): string =>
 const plain = (result: Readonly<Record<string, unknown>>): string => addressIn(result).split('/')[0] ?? '';
 const reaches = (from: TestNetns, to: string): Promise<string> => from.exec(['ping', '-c', '1', '-W', '2', to]);
 const routes = [{ dst: '0.0.0.0/0' }];
+
+beforeEach(() => awaitNoPodLinks(hostNetns));
 
 test('under bridge: pods of the bridge, Weft’s own pods, and the host reach each other', async () => {
   await using own = await TestNetns.create('pod');

@@ -101,16 +101,20 @@ describe('two hosts with a pod each', () => {
     await host.stop();
     const before = await identity(host.netns);
     const [stream, back] = [await udpStream(near, far), await udpStream(far, near)];
-    for (const killAfterMs of [0, 40, 90, undefined]) {
+    // How long a start takes is the machine's business: the first is waited for, the others die in its tenths.
+    let startMs = 0;
+    for (let tenth = 0; tenth <= 10; tenth++) {
+      const began = performance.now();
       const agent = startAgent(host);
-      if (killAfterMs === undefined) await agent.ready;
-      else await new Promise((resolve) => setTimeout(resolve, 150 + killAfterMs));
+      if (tenth === 0) await agent.ready;
+      else await new Promise((resolve) => setTimeout(resolve, (startMs * tenth) / 10));
+      if (tenth === 0) startMs = performance.now() - began;
       agent.child.kill('SIGKILL');
       await once(agent.child, 'close');
     }
     const [there, here] = [await stream.stop(), await back.stop()];
     expect([there.lost, here.lost]).toEqual([0, 0]);
-    expect(there.sent).toBeGreaterThan(500);
+    expect(there.sent).toBeGreaterThan(300);
     expect(await identity(host.netns)).toBe(before);
     await host.start();
   });
