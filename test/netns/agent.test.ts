@@ -34,6 +34,7 @@ async function kernel(host: AgentHost): Promise<string> {
   return told.join('\n');
 }
 
+/** By the command, as a person asks. */
 async function status(host: AgentHost): Promise<Status> {
   return JSON.parse(await inside(host).exec([process.execPath, weft, 'status', '--json'])) as Status;
 }
@@ -51,7 +52,7 @@ async function until<T>(probe: () => Promise<T | undefined>): Promise<T> {
 /** After a kill a stale socket and the mark of a predecessor make STATUS succeed before the agent is there. */
 const ready = async (host: AgentHost): Promise<Status> =>
   until(async () => {
-    const now = await status(host);
+    const now = await host.status();
     return now.ready ? now : undefined;
   });
 

@@ -89,7 +89,7 @@ describe('chaos', { timeout: 3_600_000 }, () => {
     const random = seededRandom(seed);
     let over = false;
     const wanted = setting('CHAOS_PODS', 200);
-    const pods = runPods({ cluster, slots, random, stayMs: 1000, enough: (begun) => over && begun >= wanted });
+    const pods = runPods({ cluster, slots, random, stayMs: 2000, enough: (begun) => over && begun >= wanted });
     const world = { cluster, random, lastsMs: 1500, copies: new Map<number, string>() };
     const happened: string[] = [];
     const wreck = async (): Promise<void> => {

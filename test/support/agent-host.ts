@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { createKeys } from '#agent/registry/peers/keys.ts';
+import type { Status } from '#agent/observe/status.ts';
 import { createVoterDisk } from '#agent/registry/peers/store.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 import { programPath } from '#test/support/programs.ts';
@@ -26,6 +27,10 @@ const wiring: readonly (readonly string[])[] = [
   ['ip', 'address', 'add', `${underlay}/24`, 'dev', 'eth0'],
   ['ip', 'link', 'set', 'eth0', 'up'],
 ];
+
+/** Bash connects by itself; the namespace's own 127.0.0.1 is not to be reached from here. */
+const askStatus =
+  "exec 3<>/dev/tcp/127.0.0.1/6785; printf 'GET /api/status HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3";
 
 export interface CniCallOptions {
   readonly netns: string;
@@ -155,11 +160,19 @@ export class AgentHost implements AsyncDisposable {
     });
   }
 
+  /** What the agent says of itself, as `weft status --json` prints it, for a hundredth of the processor time. */
+  async status(): Promise<Status> {
+    const options = { signal: AbortSignal.timeout(20_000) };
+    const command = ['bash', '-c', askStatus];
+    const answer = await (this.netns === undefined ? run(command, options) : this.netns.exec(command, options));
+    const [head = '', body = ''] = answer.split('\r\n\r\n');
+    if (!head.startsWith('HTTP/1.1 200 ')) throw new Error(`the status API answers ${head}`);
+    return JSON.parse(body) as Status;
+  }
+
   /** How many addresses the agent says are leased to pods. */
   async leasedAddresses(): Promise<number> {
-    const command = [process.execPath, programPath('weft'), 'status', '--json'];
-    const text = await (this.netns === undefined ? run(command) : this.netns.exec(command));
-    return (JSON.parse(text) as { leasesTotal: number }).leasesTotal;
+    return (await this.status()).leasesTotal;
   }
 
   async log(): Promise<string> {

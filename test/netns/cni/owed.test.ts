@@ -11,9 +11,7 @@ import { referencePlugins } from '#test/support/conf-list.ts';
 import { kernelDump } from '#test/support/kernel-dump.ts';
 import { run, TestNetns } from '#test/support/netns.ts';
 import type { ShimRun } from '#test/support/shim.ts';
-import { programPath } from '#test/support/programs.ts';
 
-const weft = programPath('weft');
 let host: AgentHost;
 let hostNetns: TestNetns;
 let binDir = '';
@@ -29,8 +27,6 @@ beforeAll(async () => {
 afterAll(() => host[Symbol.asyncDispose]());
 
 const soon = { timeout: 40_000, interval: 200 } as const;
-/** Asking for findings starts a program. */
-const seldom = { timeout: 40_000, interval: 1000 } as const;
 const install = (): Promise<void> => symlink(join(referencePlugins, 'host-local'), join(binDir, 'host-local'));
 const call = (verb: string, pod: TestNetns, env: Readonly<Record<string, string>> = {}): Promise<ShimRun> =>
   host.cni(verb, {
@@ -41,8 +37,7 @@ const call = (verb: string, pod: TestNetns, env: Readonly<Record<string, string>
 const kept = async (): Promise<readonly string[]> =>
   (await readdir(join(dataDir, 'weft'))).filter((name) => /^\d/.test(name));
 const findings = async (): Promise<readonly { name: string; message: string }[]> => {
-  const status = await hostNetns.exec([process.execPath, weft, 'status', '--json']);
-  const all = (JSON.parse(status) as { findings: readonly { name: string; message: string }[] }).findings;
+  const { findings: all } = await host.status();
   return all.filter(({ name }) => name === 'pluginOwed');
 };
 
@@ -70,7 +65,7 @@ test('its program is gone: DEL succeeds, all of ours goes, it is told when it is
   expect(await call('ADD', other, elsewhere)).toMatchObject({ code: 0, json: { ips: [{ address: '10.99.0.3/32' }] } });
   await install();
   await expect.poll(kept, soon).toEqual(['10.99.0.3']);
-  await expect.poll(findings, seldom).toEqual([]);
+  await expect.poll(findings, soon).toEqual([]);
   expect(await call('ADD', pod)).toMatchObject({ code: 0 });
   for (const [one, env] of [
     [pod, {}],
@@ -100,7 +95,7 @@ test('it is told by the ADD that uses the id again; a further DEL says by which 
   await owe();
   expect(await call('DEL', pod, { CNI_PATH: referencePlugins })).toMatchObject({ code: 0 });
   await expect.poll(kept, soon).toEqual([]);
-  await expect.poll(findings, seldom).toEqual([]);
+  await expect.poll(findings, soon).toEqual([]);
 });
 
 test('a DEL of another network with the same plugin, id and interface does not stand for the one that is owed', async () => {
@@ -118,7 +113,7 @@ test('a DEL of another network with the same plugin, id and interface does not s
   expect(await host.cni('DEL', { ...another, conf: { name: 'another', ipam } })).toMatchObject({ code: 0 });
   expect(await findings()).toHaveLength(1);
   await install();
-  await expect.poll(findings, seldom).toEqual([]);
+  await expect.poll(findings, soon).toEqual([]);
   expect(await kept()).toEqual([]);
   await rm(join(binDir, 'host-local'));
 });
@@ -150,7 +145,7 @@ esac
   await rm(path);
   await install();
   await host.start();
-  await expect.poll(findings, seldom).toEqual([]);
+  await expect.poll(findings, soon).toEqual([]);
   await rm(path);
 });
 
@@ -170,6 +165,6 @@ esac
   expect(await findings()).toMatchObject([{ message: expect.stringContaining('the books are locked') }]);
   await rm(path);
   await install();
-  await expect.poll(findings, seldom).toEqual([]);
+  await expect.poll(findings, soon).toEqual([]);
   await rm(path);
 });

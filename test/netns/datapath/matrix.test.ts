@@ -67,8 +67,7 @@ async function record(netns: TestNetns): Promise<void> {
 async function recorded(netns: TestNetns, family: Family): Promise<ReadonlySet<string>> {
   const listed = await netns.json<{
     readonly nftables: readonly { readonly set?: { readonly elem?: readonly { readonly concat: string[] }[] } }[];
-  }>(['nft', '-j', 'list', 'set', 'inet', 'seen', `requests${family}`]);
-  await netns.exec(['nft', 'flush', 'set', 'inet', 'seen', `requests${family}`]);
+  }>(['sh', '-ec', `nft -j list set inet seen requests${family}; nft flush set inet seen requests${family}`]);
   const elements = listed.nftables.find((object) => object.set)?.set?.elem ?? [];
   return new Set(elements.map(({ concat }) => concat.join(' > ')));
 }

@@ -13,6 +13,7 @@ import { openVoterStore } from '#agent/registry/peers/store.ts';
 import { readTlsFiles } from '#agent/registry/peers/tls.ts';
 import type { Registry, RegistryRecord, WatchEvent } from '#agent/registry/registry.ts';
 import { createPeersCluster, type PeersCluster } from '#test/support/peers-cluster.ts';
+import { programPath } from '#test/support/programs.ts';
 import { sampleValue, until } from '#test/support/registry-contract.ts';
 
 const signal = new AbortController().signal;
@@ -54,8 +55,7 @@ async function startNode(peers: PeersCluster, name: string): Promise<NodeProcess
     statePath: peers.statePath(name),
     trustAfterMs: 300,
   };
-  const script = new URL('../../support/peers-node.ts', import.meta.url).pathname;
-  const args = ['--disable-warning=ExperimentalWarning', script, JSON.stringify(options)];
+  const args = ['--disable-warning=ExperimentalWarning', programPath('peers-node'), JSON.stringify(options)];
   const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
   const waiting = new Map<number, (result: unknown) => void>();
   const ready = Promise.withResolvers<void>();
