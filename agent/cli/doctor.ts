@@ -13,10 +13,7 @@ import { certificateConditions, readCertificateEnds } from '#agent/registry/peer
 import { namedUnderlay } from '#agent/underlay.ts';
 
 /** Findings about the host, without an agent. Throws WeftError where the kernel cannot be asked at all. */
-export async function examineHost(
-  config: Config,
-  env: Readonly<Record<string, string | undefined>>,
-): Promise<readonly Finding[]> {
+export async function examineHost(config: Config): Promise<readonly Finding[]> {
   const settings = datapathSettings(config, '');
   using io = openKernelIo(settings);
   const facts = await gatherFacts({ io, settings, conflistPath: config.conflistPath });
@@ -30,7 +27,8 @@ export async function examineHost(
       underlayAddress: namedUnderlay(config) || own || primaryAddress(facts),
       peers: [],
       machineIds: new Map(),
-      serviceAddress: env['KUBERNETES_SERVICE_HOST'],
+      // Whoever founds the network leaves the Services out of the range; what is left out, only an agent knows.
+      serviceAddress: undefined,
       serviceRanges: [],
       conflistPath: config.conflistPath,
     },

@@ -207,7 +207,7 @@ async function doctor(
     asked === undefined ? '' : await asked.then(() => '').catch((error: unknown) => toWeftError(error).message);
   const findings =
     asked === undefined || away !== ''
-      ? await examineHost(loadConfig({ argv: [], env }).config, env)
+      ? await examineHost(loadConfig({ argv: [], env }).config)
       : (await asked).findings;
   const heading = away === '' ? '' : `${away}; only the host is looked at\n`;
   out(json ? `${JSON.stringify(findings, null, 2)}\n` : heading + doctorText(findings));

@@ -97,9 +97,10 @@ function port(facts: HostFacts, settings: Checked): readonly Condition[] {
   });
   const devices = facts.links
     .filter(({ ifname, vxlan }) => ifname !== settings.overlayDevice && vxlan?.port === settings.vxlanPort)
-    .filter(({ vxlan }) => vxlan?.vni === settings.vni)
-    .map(({ ifname }): Condition => {
-      const message = `the VXLAN device ${ifname} has the overlay's port and VNI ${settings.vni}`;
+    .filter(({ vxlan }) => vxlan?.vni === settings.vni || vxlan?.vni === 'every')
+    .map(({ ifname, vxlan }): Condition => {
+      const vni = vxlan?.vni === 'every' ? 'every VNI' : `VNI ${settings.vni}`;
+      const message = `the VXLAN device ${ifname} has the overlay's port and ${vni}`;
       return { name: 'vxlanPortTaken', subject, message };
     });
   return [...programs, ...devices];

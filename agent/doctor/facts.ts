@@ -11,6 +11,7 @@ import { dumpChains, getGeneration } from '#agent/datapath/nft-objects.ts';
 import type { DatapathSettings } from '#agent/datapath/settings.ts';
 import { dumpAddresses } from '#agent/netlink/addr.ts';
 import { dumpLinks } from '#agent/netlink/link.ts';
+import type { VxlanData } from '#agent/netlink/link-kinds.ts';
 import { dumpNeighbours } from '#agent/netlink/neighbour.ts';
 import { dumpRoutes, prefixOf, routeTable } from '#agent/netlink/route.ts';
 
@@ -20,7 +21,8 @@ export interface LinkFact {
   readonly mac: string;
   readonly mtuBytes: number;
   /** Of a VXLAN device. */
-  readonly vxlan: { readonly port: number; readonly vni: number } | undefined;
+  /** `vni` is 'every' where routes or Open vSwitch choose it for each packet (`external`). */
+  readonly vxlan: { readonly port: number; readonly vni: number | 'every' } | undefined;
   /** With prefix length. */
   readonly cidrs: readonly string[];
 }
@@ -120,10 +122,7 @@ async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Pro
       ifindex: link.ifiIndex,
       mac: link.address ?? '',
       mtuBytes: link.mtu ?? 0,
-      vxlan:
-        link.linkinfo?.kind === 'vxlan'
-          ? { port: link.linkinfo.data?.port ?? 0, vni: link.linkinfo.data?.id ?? 0 }
-          : undefined,
+      vxlan: link.linkinfo?.kind === 'vxlan' ? vxlanOf(link.linkinfo.data) : undefined,
       cidrs: addresses
         .filter(({ ifaIndex }) => ifaIndex === link.ifiIndex)
         .map((address) => `${address.local ?? address.address}/${address.ifaPrefixlen}`),
@@ -141,6 +140,10 @@ async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Pro
       links.map(({ ifname = '', afSpec }) => [ifname, Math.max(all, afSpec?.inet?.conf?.rpFilter ?? 0)]),
     ),
   };
+}
+
+function vxlanOf({ port = 0, id = 0, collectMetadata = false }: VxlanData = {}): LinkFact['vxlan'] {
+  return { port, vni: collectMetadata ? 'every' : id };
 }
 
 /** The link that has the address. */

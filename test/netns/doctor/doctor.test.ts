@@ -138,6 +138,11 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       ['vxlanPortTaken', 'UDP 6784'],
       'ip link add other0 type vxlan id 6784 dstport 6784 dev eth0; ip link set other0 up',
     ],
+    [
+      'a VXLAN device of every VNI on the port, such as Weave Net’s',
+      ['vxlanPortTaken', 'UDP 6784'],
+      'ip link add other0 type vxlan external dstport 6784; ip link set other0 up',
+    ],
     ['an MTU setting that is too large', ['mtuTooLarge', 'eth0'], 'ip link set eth0 mtu 1400', {}, { mtuBytes: 1400 }],
     [
       'a strict reverse path filter with mode auto',
@@ -197,6 +202,7 @@ describe('checks of a host', { timeout: 30_000 }, () => {
     'the Service range inside the range': { reserved: ['10.36.0.0/16'] },
     'a ServiceCIDR that reaches into the range, beside one that does not': { serviceRanges: [] },
     'a VXLAN device with the same port and VNI': 'ip link del other0',
+    'a VXLAN device of every VNI on the port, such as Weave Net’s': 'ip link del other0',
     'an MTU setting that is too large': { mtuBytes: 1350 },
     'a strict reverse path filter with mode auto': 'sysctl -w net.ipv4.conf.all.rp_filter=2',
     'two peers with one link address': 'ip neigh replace 192.0.2.3 lladdr 02:00:00:00:00:0a dev eth0 nud permanent',
@@ -305,5 +311,10 @@ describe('checks of a host', { timeout: 30_000 }, () => {
     expect(told).toMatch(/ended with 1\n$/);
     await sh('ip route del 10.33.0.0/16');
     expect(await host.exec(doctor, { env })).toBe('no findings\n');
+  });
+
+  it('weft doctor without an agent says nothing of Services in the range: who founds the network leaves them out', async () => {
+    const env = { ...process.env, WEFT_CONFLIST_PATH: conflistPath, KUBERNETES_SERVICE_HOST: '10.43.0.1' };
+    expect(await host.exec([process.execPath, weft, 'doctor', '--before-install'], { env })).toBe('no findings\n');
   });
 });
