@@ -14,7 +14,7 @@ import { Cluster } from './cluster.ts';
 import { ensureImages } from './images.ts';
 import { ensurePrograms } from './programs.ts';
 import { runInSandbox, sandboxPidFile, workDirectory } from './sandbox.ts';
-import { clusterName, oneOf, type ClusterPaths, type ClusterSettings } from './settings.ts';
+import { clusterName, oneOf, pathInNodes, type ClusterPaths, type ClusterSettings } from './settings.ts';
 
 const directory = join('/run', clusterName);
 const say = (line: string): void => console.error(line);
@@ -114,7 +114,7 @@ switch (verb) {
         : [
             'sh',
             '-c',
-            'pid=$(cat "$1"); shift; exec nsenter -t "$pid" -m -u -i -n -p -C -r -w "$@"',
+            `pid=$(cat "$1"); shift; exec nsenter -t "$pid" -m -u -i -n -p -C -r -w env '${pathInNodes}' "$@"`,
             'sh',
             `${paths.work}/${machine}/init.pid`,
             ...command,

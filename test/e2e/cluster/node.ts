@@ -14,6 +14,7 @@ import {
   controlPlaneTaint,
   familiesOf,
   images,
+  pathInNodes,
   type ClusterPaths,
   type ClusterSettings,
 } from './settings.ts';
@@ -119,8 +120,7 @@ export class ClusterNode {
   async #inside(command: readonly string[], stdinFile: string | undefined): Promise<readonly string[]> {
     const init = (await readFile(join(this.#files, 'init.pid'), 'utf8')).trim();
     const enter = ['nsenter', '-t', init, '-m', '-u', '-i', '-n', '-p', '-C', '-r', '-w', 'env'];
-    const path = 'PATH=/node/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-    const full = [...enter, path, ...command];
+    const full = [...enter, pathInNodes, ...command];
     return stdinFile === undefined
       ? full
       : ['sh', '-c', 'file=$1; shift; exec "$@" <"$file"', 'sh', stdinFile, ...full];
@@ -200,6 +200,8 @@ function kubeletConfiguration(machine: string, settings: ClusterSettings): unkno
       'nodefs.inodesFree': '1%',
       'imagefs.available': '1%',
     },
+    // Specs kill agents over and over; the kubelet would wait up to five minutes for the next restart.
+    crashLoopBackOff: { maxContainerRestartPeriod: '2s' },
     imageGCHighThresholdPercent: 100,
     imageGCLowThresholdPercent: 99,
   };

@@ -1,6 +1,9 @@
 // Names and addresses of the test cluster, and the few choices that a boot takes.
 
 export const clusterName = 'weft-e2e';
+
+/** For commands in a node: /node/bin has the cluster's programs. */
+export const pathInNodes = 'PATH=/node/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 export const clusterDomain = 'cluster.local';
 
 /** What a family brings to the cluster. */
