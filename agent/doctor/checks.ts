@@ -162,7 +162,7 @@ function cni(facts: HostFacts, { conflistPath }: CheckedNode): readonly Conditio
   });
 }
 
-/** What only another pod network makes: its links, plugins and chains. */
+/** What only another pod network makes: its links, plugins and chains or tables. */
 const formerNetworks: readonly {
   readonly network: string;
   readonly links: RegExp;
@@ -173,7 +173,7 @@ const formerNetworks: readonly {
     network: 'flannel',
     links: /^flannel(?:\.\d+|-v6\.\d+|-wg(?:-v6)?|\.ipip)?$/,
     plugins: /^flannel$/,
-    chains: /^FLANNEL-/,
+    chains: /^(?:FLANNEL-|flannel-ipv[46]$)/,
   },
   {
     network: 'Weave Net',
@@ -200,7 +200,7 @@ function leftovers(facts: HostFacts, node: CheckedNode): readonly Condition[] {
     }
     const own = [...new Set(facts.chains.filter((chain) => chains.test(chain)))].toSorted();
     const [first] = own;
-    if (first !== undefined) add(first, `a chain of ${network} in the packet filter, one of ${own.length}`);
+    if (first !== undefined) add(first, `a chain or table of ${network} in the packet filter, one of ${own.length}`);
   }
   // The bridge of flannel, and by default of the reference plugin, which may well have Weft's own addresses.
   for (const { ifname, cidrs } of facts.links) {

@@ -56,7 +56,7 @@ export interface HostFacts {
   readonly neighbours: readonly { readonly ifindex: number; readonly address: string; readonly mac: string }[];
   readonly portUsers: readonly PortUser[];
   readonly cniFiles: readonly CniFile[];
-  /** Names of nftables' chains, iptables-nft's included; legacy iptables' cannot be read without its program. */
+  /** Names of nftables' chains and of the tables that have them, iptables-nft's included; legacy iptables' cannot be read without its program. */
   readonly chains: readonly string[];
   /** Effective reverse path filter by link name: the maximum of `all` and the link's. */
   readonly rpFilter: ReadonlyMap<string, number>;
@@ -135,7 +135,7 @@ async function kernelFacts(io: KernelIo, settings: FactSources['settings']): Pro
         isVia: [route.gateway, route.nhId, route.multipath].some((value) => value !== undefined),
         ifname: names.get(route.oif ?? 0) ?? '',
       })),
-    chains: (await io.netfilter.dumpAsync(dumpChains())).map(({ name }) => name ?? ''),
+    chains: (await io.netfilter.dumpAsync(dumpChains())).flatMap(({ name = '', table = '' }) => [name, table]),
     rpFilter: new Map(
       links.map(({ ifname = '', afSpec }) => [ifname, Math.max(all, afSpec?.inet?.conf?.rpFilter ?? 0)]),
     ),

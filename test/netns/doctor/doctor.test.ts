@@ -187,6 +187,11 @@ describe('checks of a host', { timeout: 30_000 }, () => {
       `echo '{"plugins":[{"type":"flannel"},{"type":"portmap"}]}' >DIR/10-flannel.conflist`,
     ],
     [
+      'tables that flannel left',
+      ['leftoverNetwork', 'flannel-ipv4'],
+      'for f in ip:4 ip6:6; do nft add table ${f%:*} flannel-ipv${f#*:}; nft add chain ${f%:*} flannel-ipv${f#*:} forward; done',
+    ],
+    [
       'rules that Weave Net left',
       ['leftoverNetwork', 'WEAVE-NPC'],
       'nft add table ip filter; nft add chain ip filter WEAVE-NPC; nft add chain ip filter WEAVE-NPC-EGRESS',
@@ -215,6 +220,7 @@ describe('checks of a host', { timeout: 30_000 }, () => {
     'a link that Weave Net left': 'ip link del weave',
     'a bridge with addresses that are not Weft’s': 'ip link del cni0',
     'a network configuration that flannel left': 'rm -f DIR/10-flannel.conflist',
+    'tables that flannel left': 'nft delete table ip flannel-ipv4; nft delete table ip6 flannel-ipv6',
     'rules that Weave Net left': 'iptables-save | grep -v WEAVE | iptables-restore',
   };
 
