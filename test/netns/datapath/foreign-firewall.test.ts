@@ -88,7 +88,9 @@ describe('firewalls of the host', { timeout: 60_000 }, () => {
   it('rules that iptables-save and iptables-restore have rewritten are still ours; flushed ones come back', async () => {
     const [host, near, far, neighbour] = await threePods();
     await host.netns.exec(['sh', '-ec', backends[0]?.[1] ?? '']);
-    await until('the rules are there', async () => (await foreignRules(host.netns)).includes('weft:accept'));
+    // Two of FORWARD and one of INPUT.
+    const isOpen = async (): Promise<boolean> => (await foreignRules(host.netns)).split('weft:accept').length === 4;
+    await until('the rules are there', isOpen);
     const before = await foreignRules(host.netns);
     await host.netns.exec([
       'sh',

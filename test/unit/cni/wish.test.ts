@@ -168,14 +168,16 @@ test('a hostIP that is an IPv4 address in IPv6 is that IPv4 address', () => {
 test('ten thousand ports are no more than ten thousand looks', () => {
   const many = (from: number): readonly object[] =>
     Array.from({ length: 10_000 }, (_, at) => ({ hostPort: from + at, containerPort: 80 }));
-  const startedMs = performance.now();
+  // Processor time: others' does not count.
+  const before = process.cpuUsage();
   const { portMappings = [] } = parseWish({ portMappings: many(20_000) }, undefined).link;
   const others = parseWish({ portMappings: many(30_000) }, undefined).link.portMappings ?? [];
   const claims = new PortClaims();
   claims.claim({ containerId: 'a', ifname: 'eth0' }, portMappings, () => []);
   claims.claim({ containerId: 'b', ifname: 'eth0' }, others, () => []);
+  const { user, system } = process.cpuUsage(before);
   // A look at each pair takes ten times as long.
-  expect(performance.now() - startedMs).toBeLessThan(2000);
+  expect((user + system) / 1000).toBeLessThan(2000);
 });
 
 test('any JSON ends in a wish or a catalogued error', () => {
