@@ -8,7 +8,7 @@ import { toRead } from './due.ts';
 import type { Answer, StoredRecord } from './events.ts';
 import { newUniverse, seed } from './found.ts';
 import { grant } from './grant.ts';
-import { forget, learn } from './hints.ts';
+import { forget, isOlder, learn } from './hints.ts';
 import { isBack, suspect, writeBack } from './back.ts';
 import { adopt, createOwn, found } from './join.ts';
 import { confirm, mayHaveOldPods, recall } from './own.ts';
@@ -141,8 +141,9 @@ function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at
   for (const name of state.peers.keys()) if (!names.has(name) && !cycle.news.has(name)) forget(state, name);
   for (const stored of records) {
     if (stored.name === state.config.self) continue;
-    if (cycle.news.has(stored.name) && isOutdated(state, stored)) continue;
-    learn(state, stored);
+    const parsed = parsePeer(stored.value);
+    if (cycle.news.has(stored.name) && isOutdated(state.peers.get(stored.name), stored, parsed)) continue;
+    learn(state, stored, parsed);
   }
   state.listed = true;
   cycle.listed = true;
@@ -152,11 +153,12 @@ function listed(state: State, cycle: Cycle, records: readonly StoredRecord[], at
 }
 
 /** Another incarnation than the one that was heard of, or older, or of a record that is gone. */
-function isOutdated(state: State, stored: StoredRecord): boolean {
-  const known = state.peers.get(stored.name);
-  if (known === undefined) return true;
-  const parsed = parsePeer(stored.value);
-  return known.stored.uid !== stored.uid || (parsed.ok && parsed.record.seq < known.record.seq);
+function isOutdated(
+  known: Known<PeerRecord> | undefined,
+  stored: StoredRecord,
+  parsed: ReturnType<typeof parsePeer>,
+): boolean {
+  return known?.stored.uid !== stored.uid || isOlder(known, stored, parsed);
 }
 
 function enterOwn(state: State, cycle: Cycle): void {

@@ -31,11 +31,19 @@ export function hint(state: State, name: string, stored: StoredRecord | undefine
   const known = state.peers.get(name);
   if (known?.stored.version === stored.version && known.stored.uid === stored.uid) return;
   const parsed = parsePeer(stored.value);
-  const older = known?.stored.uid === stored.uid && parsed.ok && parsed.record.seq < known.record.seq;
-  if (older) return;
+  if (isOlder(known, stored, parsed)) return;
   state.cycle?.news.add(name);
   learn(state, stored, parsed);
   if (concerns(state, name)) wakeUp(state, nowMs);
+}
+
+/** Older than what is known of the same incarnation. */
+export function isOlder(
+  known: Known<PeerRecord> | undefined,
+  { uid }: Pick<StoredRecord, 'uid'>,
+  parsed: ReturnType<typeof parsePeer>,
+): boolean {
+  return known?.stored.uid === uid && parsed.ok && parsed.record.seq < known.record.seq;
 }
 
 function hintOfOwn(state: State, stored: StoredRecord | undefined): void {

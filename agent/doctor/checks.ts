@@ -48,12 +48,14 @@ const intersects = (left: string, right: string): boolean => cidrContains(left, 
 
 function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): readonly Condition[] {
   const pool = subtractCidrs(node.ranges, node.reserved);
+  const overlapped = (cidr: string): string | undefined =>
+    pool.find((range) => familyOf(range) === familyOf(cidr) && intersects(range, cidr));
   const foreign = (ifname: string): boolean =>
     ifname !== settings.overlayDevice && !ifname.startsWith(settings.podLinkPrefix);
   // Links of other plugins may have addresses out of this node's blocks; what leads to another machine is of nobody here.
   const clash = (cidr: string, isVia = false): string | undefined => {
     if (cidr.endsWith('/0') || (!isVia && node.ownBlocks.some((block) => cidrContains(block, cidr)))) return undefined;
-    return pool.find((range) => familyOf(range) === familyOf(cidr) && intersects(range, cidr));
+    return overlapped(cidr);
   };
   const findings = new Map<string, Condition>();
   for (const { dst, ifname, isVia } of facts.routes) {
@@ -71,7 +73,7 @@ function overlaps(facts: HostFacts, node: CheckedNode, settings: Checked): reado
     }
   }
   for (const { cidr, by } of node.serviceRanges) {
-    const range = pool.find((one) => familyOf(one) === familyOf(cidr) && intersects(one, cidr));
+    const range = overlapped(cidr);
     if (range === undefined) continue;
     const message = `${cidr} is ${by}, and overlaps the range ${range} of the pods`;
     findings.set(`services ${cidr}`, { name: 'rangeOverlapsServices', subject: cidr, message });
